@@ -1,0 +1,1 @@
+"""Routing policies: pure functions from facts and candidates to a decision that says why."""

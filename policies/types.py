@@ -1,0 +1,124 @@
+"""The words a policy speaks: facts of a request, candidates, and the decision that names its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal
+
+import msgspec
+
+RejectionReason = Literal[
+    "not_allowed",
+    "missing_capability",
+    "context_too_long",
+    "unpriced",
+    "unhealthy",
+    "cooldown",
+    "too_expensive",
+    "excluded_by_request",
+    "budget_exhausted",
+    "not_selected",
+]
+"""Why a candidate is out. A closed set: it becomes a metric label."""
+
+Size = Literal["small", "medium", "large"]
+Weights = Literal["open", "closed"]
+Locality = Literal["cloud", "local", "edge"]
+Modality = Literal["text", "image", "audio", "file", "video"]
+
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+TEXT_ONLY: Final[frozenset[str]] = frozenset({"text"})
+
+
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy may know of a request."""
+
+    operation: str
+    """`chat`, `completions` or `embeddings`."""
+    route: str
+    """The name the client asked for."""
+    team: str = ""
+    key_id: str = ""
+    user: str = ""
+    session: str = ""
+    tags: Mapping[str, str] = NOTHING
+    headers: Mapping[str, str] = NOTHING
+    """Only those a rule of the route reads; names in lower case."""
+    input_tokens: int = 0
+    """Likely number of input tokens."""
+    input_tokens_bound: int = 0
+    """No tokenizer can count more than this."""
+    output_cap: int | None = None
+    """Most output tokens per choice that the client allows; None if it set no cap."""
+    choices: int = 1
+    stream: bool = False
+    tools: bool = False
+    json_schema: bool = False
+    modalities: frozenset[str] = TEXT_ONLY
+    """Of the input: text, image, audio, file, video."""
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change about a deployment while a configuration is in force."""
+
+    deployment: str
+    """`provider/id`, unique in the configuration."""
+    model: str
+    provider: str
+    size: str | None = None
+    weights: str | None = None
+    locality: str | None = None
+    domain: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset({"chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file"})
+    """Operations, features and input modalities that it serves."""
+    context_tokens: int | None = None
+    """Input plus output limit; None if unknown."""
+    weight: float = 1.0
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment as a policy sees it at this moment."""
+
+    traits: Traits
+    allowed: bool = True
+    """Whether the key may use this model."""
+    health: Literal["up", "probe", "cooldown", "busy"] = "up"
+    """`probe`: half-open, this call may try it; `busy`: its connection limit is reached."""
+    in_flight: int = 0
+    worst_case_nusd: int | None = None
+    """Highest possible charge for this request; None if no price is known."""
+    expected_nusd: int | None = None
+    """Likely charge for this request; None if no price is known."""
+    first_token_ms: float | None = None
+    """Seen quantile of the time to the first token; None if never seen."""
+    total_ms: float | None = None
+    """Seen quantile of the whole call; None if never seen."""
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A candidate that is out, and why."""
+
+    deployment: str
+    reason: RejectionReason
+    detail: str = ""
+    """The numbers behind the reason, for people: `needs 9,120 tokens, limit 8,192`."""
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """A candidate in the order to try, with the parts of its score."""
+
+    deployment: str
+    score: tuple[tuple[str, float], ...] = ()
+    """(name, value) pairs, the lower the better: `(("expected_usd", 0.0012),)`."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What to try in which order, what not and why."""
+
+    order: tuple[Ranked, ...]
+    rejected: tuple[Rejection, ...]
+    rule: str
+    """Name of the rule that matched; `default` if none did."""
+    kind: str
+    """The policy kind that ordered the candidates."""

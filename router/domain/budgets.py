@@ -1,0 +1,108 @@
+"""Budgets and the buckets that are counted: one budget, in one window, for one scope instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import msgspec
+
+WindowKind = Literal["hour", "day", "week", "month", "lifetime"]
+Dimension = Literal["key", "team", "user", "session", "route", "model", "provider"]
+
+NEVER_MS: Final = 2**53 - 1
+"""End of a window that does not end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A limit on spending: whose, how much, in which window."""
+
+    name: str
+    limit_nusd: int
+    window: WindowKind
+    timezone: str = "UTC"
+    """IANA time zone in which calendar windows begin."""
+    each: Dimension | None = None
+    """Split by this dimension: every value has the whole limit for itself. None: one for all."""
+    hard: bool = True
+    """A hard budget refuses; a soft one only counts, alerts and steers."""
+    when: tuple[tuple[str, frozenset[str]], ...] = ()
+    """(dimension or `tag:<name>`, accepted values) pairs, all of which must hold for the budget to apply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """The unit that is counted."""
+
+    budget: str
+    scope: str
+    """`team=search`, or an empty string for a budget that is not split."""
+    window: str
+    """`2026`-style label that is unique per window of the budget: `2026-11`, `2026-11-22`, `2026-W47`, `2026-11-22T14`, `all`."""
+    starts_ms: int
+    """First millisecond of the window, Unix time."""
+    ends_ms: int
+    """First millisecond after the window, Unix time; `NEVER_MS` if it does not end."""
+    limit_nusd: int
+    """The limit this process knows. The store's own copy decides (see `BudgetStore.publish_limits`)."""
+    hard: bool
+
+
+@dataclass(slots=True, eq=False)
+class BucketSet:
+    """All buckets that one attempt falls under; built once per principal and window, then reused."""
+
+    buckets: tuple[Bucket, ...]
+    valid_until_ms: int
+    """After this, at least one window has ended and the set must be built anew."""
+    encoded: dict[str, Any] = field(default_factory=dict)
+    """Adapters may keep their wire form here, under their own name."""
+
+
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """An amount set aside in every bucket of an attempt, until it is settled or voided."""
+
+    attempt_id: str
+    amount_nusd: int
+    buckets: BucketSet
+    tightest: Bucket | None = None
+    """The hard bucket with the least left after this hold."""
+    tightest_left_nusd: int | None = None
+    """What was left in it after this hold, nano-USD; None if no hard budget applies."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing was held, because one bucket is too full."""
+
+    bucket: Bucket
+    limit_nusd: int
+    spent_nusd: int
+    held_nusd: int
+    needed_nusd: int
+
+    @property
+    def left_nusd(self) -> int:
+        """What could still be reserved now, never negative."""
+        return max(0, self.limit_nusd - self.spent_nusd - self.held_nusd)
+
+
+class WindowMoved(msgspec.Struct, frozen=True, kw_only=True):
+    """A bucket's window is not the store's current one: build the set anew for `now_ms` and try again."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketState:
+    """What the store holds for one bucket."""
+
+    budget: str
+    scope: str
+    window: str
+    limit_nusd: int | None
+    spent_nusd: int
+    held_nusd: int
+    debt_nusd: int
+    """The part of `spent_nusd` that came from charges above their holds."""
+    ends_ms: int

@@ -1,0 +1,49 @@
+"""Money: integers of nano-USD. 1 USD = 1,000,000,000 nano-USD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, Decimal
+from typing import Final, NewType
+
+NanoUsd = NewType("NanoUsd", int)
+
+NUSD_PER_USD: Final = 1_000_000_000
+MAX_NUSD: Final = 2**53 - 1
+"""Largest amount a counter can hold exactly: Redis' Lua numbers are doubles. About 9,007,199 USD."""
+
+
+def from_usd(usd: Decimal | str | int) -> NanoUsd:
+    """Convert USD to nano-USD, rounding up what is smaller than one nano-USD.
+
+    Raises:
+        ValueError: not a finite number, or its size is above `MAX_NUSD`.
+    """
+    value = Decimal(usd)
+    if not value.is_finite():
+        raise ValueError(f"{usd!r} is not an amount of money")
+    nusd = int((value * NUSD_PER_USD).to_integral_value(rounding=ROUND_CEILING))
+    if abs(nusd) > MAX_NUSD:
+        raise ValueError(f"{usd} USD is more than a counter can hold exactly (9,007,199 USD)")
+    return NanoUsd(nusd)
+
+
+def to_usd(nusd: int) -> Decimal:
+    """Convert nano-USD to USD, exactly."""
+    return Decimal(nusd) / NUSD_PER_USD
+
+
+def format_usd(nusd: int) -> str:
+    """Write an amount for people: at least two decimals, no trailing zeros after them, no exponent."""
+    text = f"{Decimal(nusd) / NUSD_PER_USD:.9f}".rstrip("0")
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction.ljust(2, '0')}"
+
+
+def sum_charge(lines: Iterable[tuple[int, int]], *, fixed_nusd: int = 0) -> NanoUsd:
+    """Sum (units, nano-USD per million units) pairs and a fixed part into one charge.
+
+    Rounds up once, at the end: a charge can be too high by less than one nano-USD and can never
+    be too low.
+    """
+    return NanoUsd(fixed_nusd - (-sum(units * price for units, price in lines) // 1_000_000))

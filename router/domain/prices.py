@@ -1,0 +1,49 @@
+"""Prices: nano-USD per million units, with tiers, source and date. Unknown is None, never zero."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """Rates per class of tokens, nano-USD per million tokens. None: the class has no rate of its own."""
+
+    input: int
+    output: int
+    cache_read: int | None = None
+    """None: charged as `input`."""
+    cache_write: int | None = None
+    """None: charged as `input`."""
+    reasoning: int | None = None
+    """None: charged as `output`."""
+    audio_input: int | None = None
+    """None: charged as `input`."""
+    audio_output: int | None = None
+    """None: charged as `output`."""
+
+
+class Tier(msgspec.Struct, frozen=True, kw_only=True):
+    """Rates that hold for the whole request once its input is longer than a threshold."""
+
+    above_input_tokens: int
+    rates: Rates
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment costs."""
+
+    rates: Rates
+    tiers: tuple[Tier, ...] = ()
+    """In rising order of `above_input_tokens`."""
+    per_request_nusd: int = 0
+    per_image_nusd: int | None = None
+    """A flat fee per input image; None: images are counted in tokens."""
+    per_hour_nusd: int | None = None
+    """For a machine of one's own: cost of an hour, shared by `concurrency` calls at a time."""
+    concurrency: int = 1
+    free: bool = False
+    """Declared free by the operator. All rates are zero."""
+    source: str
+    """Where the price comes from: `config`, `genai-prices 0.2.3`, `assumed`."""
+    date: str = ""
+    """ISO date from which it holds, or at which it was read."""

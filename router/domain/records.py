@@ -1,0 +1,66 @@
+"""The spend record: one line of the books per attempt, with every input of the price calculation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal["ok", "cut", "client_left", "upstream_error", "upstream_lost", "refused_upstream", "swept", "corrected", "voided"]
+
+
+class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One attempt, as it is written to the ledger's log. No prompt, no answer, no secret."""
+
+    attempt_id: str
+    request_id: str
+    at_ms: int
+    """When it was settled, Unix milliseconds by the proxy's clock."""
+    operation: str = "chat"
+    """`chat`, `completions` or `embeddings`."""
+    route: str = ""
+    rule: str = ""
+    reason: str = ""
+    """Why this deployment came first: the policy kind, or `fallback:<cause>`."""
+    model: str = ""
+    deployment: str = ""
+    provider: str = ""
+    served_model: str = ""
+    """The model name in the provider's answer, if it gave one."""
+    team: str = ""
+    key_id: str = ""
+    user: str = ""
+    session: str = ""
+    tags: dict[str, str] = {}
+    outcome: str = "ok"
+    http_status: int = 0
+    attempt_number: int = 1
+    stream: bool = False
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    audio_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_output_tokens: int = 0
+    evidence: str = "exact"
+    doubt: str = ""
+    price_source: str = ""
+    price_input: int | None = None
+    """Rates used, nano-USD per million tokens; None where the price has no such class."""
+    price_cache_read: int | None = None
+    price_cache_write: int | None = None
+    price_output: int | None = None
+    price_request: int = 0
+    hold_nusd: int = 0
+    charge_nusd: int = 0
+    overrun_nusd: int = 0
+    """Charge above hold; booked as debt."""
+    overrun_cause: str = ""
+    baseline_nusd: int | None = None
+    """What the same usage would have cost on the configured baseline model; None if there is none."""
+    first_byte_ms: int | None = None
+    duration_ms: int = 0
+    config_version: str = ""
+    buckets: list[str] = []
+    """`budget|scope|window` of every bucket the charge went to."""

@@ -1,0 +1,221 @@
+"""What the stages need from the outside world: small typed interfaces. `app.py` plugs adapters in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+
+from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, WindowMoved
+
+
+class BudgetStore(Protocol):
+    """Holds and charges. Every call is one atomic step in the store; amounts are nano-USD.
+
+    Raises `StoreUnavailable` from every method if the store does not answer within its timeout.
+    """
+
+    async def reserve(self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet) -> Reservation | Refusal | WindowMoved:
+        """Hold the amount in all buckets, or in none.
+
+        A second call with a known `attempt_id` holds nothing more. A refusal writes nothing. Only hard
+        buckets refuse; soft ones are counted. The store's own limits and clock decide.
+        """
+        ...
+
+    async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
+        """Hold more for the same attempt, in the windows it began in, all or none."""
+        ...
+
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
+        """Replace the hold by the charge in every bucket and append the record, in the same step.
+
+        A second call does nothing. After a sweep has charged the hold, the difference is booked as a
+        correction. A charge above the hold is booked in full; the excess counts as debt. True if this call
+        changed the books.
+        """
+        ...
+
+    async def void(self, held: Reservation) -> bool:
+        """Give the whole hold back: only for calls that provably cost nothing. True if this call did it."""
+        ...
+
+
+class Lease(Protocol):
+    """Keeps this process's holds alive, and turns those of dead processes into charges."""
+
+    async def heartbeat(self, progress: Mapping[str, int]) -> None:
+        """Renew the lease of this replica and store the nano-USD burnt so far per attempt id."""
+        ...
+
+    async def sweep(self) -> int:
+        """Charge the holds of replicas whose lease ran out: progress, else the whole hold. Returns how many."""
+        ...
+
+    async def release(self) -> None:
+        """Give up the lease at a clean end. Holds that are still open are swept by others."""
+        ...
+
+
+class Books(Protocol):
+    """Reads of the ledger for people and dashboards. Never on the hot path."""
+
+    async def publish_limits(self, limits: Mapping[str, int], *, version: str) -> None:
+        """Store the limit of each budget by name, nano-USD. The store decides by these."""
+        ...
+
+    async def bucket_states(self, *, budget: str | None = None, current_only: bool = True) -> Sequence[BucketState]:
+        """What is spent and held."""
+        ...
+
+    def records(self, *, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[bytes]:
+        """All spend records in the order they were written, as JSON."""
+        ...
+
+    async def verify(self) -> Sequence[Drift]:
+        """Recompute every bucket from the log and the open holds; an empty answer means no drift."""
+        ...
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` if the store cannot serve a reservation now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A bucket whose counter and log disagree."""
+
+    bucket: str
+    counter_nusd: int
+    log_nusd: int
+    field: Literal["spent", "held", "debt"]
+
+
+class StoredKey(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A virtual key as it is kept: its secret only as HMAC-SHA-256 under the pepper, in hex."""
+
+    key_id: str
+    secret_hmac: str
+    name: str = ""
+    team: str = ""
+    models: list[str] = []
+    """Routes and models it may ask for; empty: all."""
+    tags: dict[str, str] = {}
+    created_ms: int = 0
+    expires_ms: int | None = None
+    revoked_ms: int | None = None
+
+
+class KeyStore(Protocol):
+    """Minted keys and the pepper, shared by all replicas."""
+
+    async def pepper(self) -> bytes:
+        """The secret under which key secrets are hashed; made at first use."""
+        ...
+
+    async def get_key(self, key_id: str) -> StoredKey | None: ...
+
+    async def put_key(self, key: StoredKey) -> None:
+        """Add or replace."""
+        ...
+
+    async def list_keys(self) -> Sequence[StoredKey]: ...
+
+
+class Ledger(BudgetStore, Lease, Books, KeyStore, Protocol):
+    """One store behind all four: SQLite or Redis."""
+
+    async def open(self, *, replica_id: str, lease_seconds: float) -> None:
+        """Connect, check that the store can be trusted with money (raises `ConfigError`), take the lease."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+UpstreamFault = Literal[
+    "connect", "dns", "tls", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout", "reset", "truncated", "protocol", "too_large"
+]
+
+
+class UpstreamError(Exception):
+    """The call to a provider failed below HTTP."""
+
+    def __init__(self, fault: UpstreamFault, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.sent = sent
+        """Whether any byte of the request may have reached the provider. False: it provably cost nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds."""
+
+    connect_seconds: float = 5.0
+    first_byte_seconds: float = 120.0
+    idle_seconds: float = 60.0
+    """Longest silence between two reads of a body."""
+    total_seconds: float = 600.0
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """Where and how a provider is called: fixed by configuration, never by a request."""
+
+    name: str
+    """Provider name, for messages."""
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    base_path: str
+    """`/v1`, no trailing slash."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent with every call: authorization and what the provider needs."""
+    max_connections: int = 512
+    keepalive_seconds: float = 30.0
+    http2: bool = False
+    proxy: str | None = None
+    ca_file: str | None = None
+    verify: bool = True
+
+
+class UpstreamResponse(Protocol):
+    """An answer whose head has arrived. Whoever gets it must exhaust it or call `abort`."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    """As sent, names in lower case."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises `UpstreamError` (`too_large` above `limit` bytes, `truncated`, ...)."""
+        ...
+
+    async def chunk(self) -> bytes:
+        """Whatever has arrived since the last call, at least one byte; empty at the clean end of the body.
+
+        Reading stops at the socket while nobody asks (back-pressure). Raises `UpstreamError`.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Close the connection now; harmless after the end."""
+        ...
+
+
+class Upstream(Protocol):
+    """Calls providers over one long-lived pool of connections."""
+
+    async def post(
+        self, endpoint: Endpoint, path: str, body: bytes, *, headers: Sequence[tuple[bytes, bytes]] = (), timeouts: Timeouts
+    ) -> UpstreamResponse:
+        """POST JSON to `base_path + path`. Cancelling the call closes the connection.
+
+        `headers` come from the proxy, never from the client unchecked. Content-length, host, content-type
+        and `accept-encoding: identity` are added. A reused connection that turns out to be closed is replaced once, if no
+        byte of an answer had come. Redirects are not followed. Raises `UpstreamError`.
+        """
+        ...
+
+    async def close(self) -> None: ...
