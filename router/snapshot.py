@@ -1,0 +1,174 @@
+"""The compiled configuration: immutable, looked up by the hot path, swapped as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from policies.engine import RoutePolicy
+from policies.types import Traits
+from router.domain.budgets import Budget
+from router.domain.prices import Price
+from router.ports import Endpoint, Timeouts
+
+Lane = Literal["wire", "litellm"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quirks:
+    """How a provider's dialect differs from OpenAI's where we must know it."""
+
+    output_cap_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
+    """The field that limits output when the client sent none."""
+    stream_usage: bool = True
+    """Whether `stream_options.include_usage` is understood."""
+    cap_includes_reasoning: bool = True
+    """Whether the output cap bounds reasoning tokens too. False: reasoning may come on top (hold doubles)."""
+    reasoning_beside_output: bool = False
+    """Whether reasoning tokens are reported beside, not inside, the output tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """Who serves models, and in which dialect."""
+
+    name: str
+    kind: str
+    """Preset: `openai`, `vllm`, `ollama`, `sim`, ..., `litellm/<its provider>`."""
+    lane: Lane
+    endpoint: Endpoint
+    quirks: Quirks = field(default_factory=Quirks)
+    litellm_provider: str | None = None
+    litellm_options: Mapping[str, str] = field(default_factory=dict)
+    """Keyword arguments for the adapter lane: api_key, api_base, region, ... Secrets: never log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One callable upstream of a model."""
+
+    name: str
+    """`provider/id`."""
+    model: str
+    upstream_id: str
+    """What goes into the body's `model`."""
+    provider: Provider
+    traits: Traits
+    price: Price | None
+    """None: unpriced."""
+    default_max_output_tokens: int = 4096
+    """Cap written into a call whose client set none."""
+    max_output_tokens: int | None = None
+    """Largest cap that the model accepts; None if unknown."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    max_in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """When and how often another candidate is tried, before the first byte reached the client."""
+
+    statuses: frozenset[int] = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+    on_timeout: bool = True
+    on_context_length: bool = True
+    """400 with code `context_length_exceeded`."""
+    max_attempts: int = 4
+    """All calls of one request, retries included."""
+    retries: int = 1
+    """Calls of the same deployment again, after a retryable failure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A name that clients send in `model`."""
+
+    name: str
+    policy: RoutePolicy
+    deployments: tuple[str, ...]
+    """Every deployment that a rule of this route can reach."""
+    fallback: Fallback = field(default_factory=Fallback)
+    timeouts: Timeouts | None = None
+    """Overrides the deployments' own."""
+    aliases_model: bool = False
+    """True for a route that is simply the name of a model or deployment."""
+    headers_read: frozenset[str] = frozenset()
+    """Lower-case request headers that its rules look at."""
+    max_cost_nusd: int | None = None
+    """Most that one request may cost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """A group of keys."""
+
+    name: str
+    models: frozenset[str] | None = None
+    """Routes and models its keys may ask for; None: all."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyEntry:
+    """A virtual key from the configuration."""
+
+    key_id: str
+    """Public; for keys with a literal secret, the name in the configuration."""
+    name: str
+    team: str
+    secret_hmac: str | None
+    """HMAC-SHA-256 under the pepper, in hex (`secret_hash`)."""
+    secret_digest: bytes | None
+    """SHA-256 of a secret given through the environment (`secret: $ENV`); the secret itself is not kept."""
+    models: frozenset[str] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    expires_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """What is fixed for the life of a process."""
+
+    host: str = "127.0.0.1"
+    port: int = 4000
+    workers: int = 1
+    store: str = ""
+    """`redis://...`, `rediss://...`, `unix://...` or a file path for SQLite."""
+    lease_seconds: float = 20.0
+    store_timeout_seconds: float = 0.25
+    drain_seconds: float = 30.0
+    max_body_bytes: int = 20 * 1024 * 1024
+    max_header_bytes: int = 32 * 1024
+    max_connections: int = 8192
+    unpriced: Literal["refuse", "assume", "free"] = "refuse"
+    assumed_price: Price | None = None
+    slice_tokens: int = 2048
+    """Output tokens that a stream holds at a time."""
+    on_missing_usage: Literal["estimate", "hold"] = "estimate"
+    allow_anonymous: bool = False
+    """Serve without keys on an address that others can reach."""
+    log_requests: bool = True
+    baseline: str | None = None
+    """Deployment whose price avoided cost is measured against."""
+    budget_status: int = 402
+    """Status of a refusal for money; 402 unless a migrating client needs another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything the hot path looks up."""
+
+    version: str
+    """Hash of the configuration as compiled, 12 hex digits."""
+    source: str
+    """File name, or a word such as `discovered`."""
+    server: ServerSettings
+    providers: Mapping[str, Provider]
+    deployments: Mapping[str, Deployment]
+    routes: Mapping[str, Route]
+    """By every name a client may ask for: routes, models, deployments."""
+    budgets: tuple[Budget, ...] = ()
+    teams: Mapping[str, Team] = field(default_factory=dict)
+    keys: Mapping[str, KeyEntry] = field(default_factory=dict)
+    """By key id."""
+    warnings: tuple[str, ...] = ()
