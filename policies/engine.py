@@ -20,3 +20,29 @@ class Branch:
     """The kind's pure function with its options bound: (facts, kept candidates, draw in [0, 1))."""
     refuse: bool = False
     """True: a request that no deployment of this branch can serve is refused (403), never sent elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A condition and where it leads."""
+
+    name: str
+    matches: Callable[[RequestFacts], bool]
+    branch: Branch
+    reads_headers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutePolicy:
+    """The rules of a route, in order, and what holds if none matches."""
+
+    rules: tuple[Rule, ...]
+    default: Branch
+
+
+def choose(policy: RoutePolicy, facts: RequestFacts) -> Branch:
+    """The branch of the first rule that matches, else the default."""
+    for rule in policy.rules:
+        if rule.matches(facts):
+            return rule.branch
+    return policy.default

@@ -70,7 +70,9 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     locality: str | None = None
     domain: frozenset[str] = frozenset()
-    capabilities: frozenset[str] = frozenset({"chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file"})
+    capabilities: frozenset[str] = frozenset(
+        {"chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file"}
+    )
     """Operations, features and input modalities that it serves."""
     context_tokens: int | None = None
     """Input plus output limit; None if unknown."""

@@ -135,7 +135,17 @@ class Ledger(BudgetStore, Lease, Books, KeyStore, Protocol):
 
 
 UpstreamFault = Literal[
-    "connect", "dns", "tls", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout", "reset", "truncated", "protocol", "too_large"
+    "connect",
+    "dns",
+    "tls",
+    "connect_timeout",
+    "first_byte_timeout",
+    "idle_timeout",
+    "total_timeout",
+    "reset",
+    "truncated",
+    "protocol",
+    "too_large",
 ]
 
 
