@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import msgspec
@@ -181,12 +181,13 @@ class Endpoint:
     port: int
     base_path: str
     """`/v1`, no trailing slash."""
-    headers: tuple[tuple[str, str], ...] = ()
-    """Sent with every call: authorization and what the provider needs."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Sent with every call: authorization and what the provider needs. Secrets: not in the repr."""
     max_connections: int = 512
     keepalive_seconds: float = 30.0
     http2: bool = False
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    """May hold credentials: not in the repr."""
     ca_file: str | None = None
     verify: bool = True
 

@@ -40,7 +40,7 @@ class Provider:
     endpoint: Endpoint
     quirks: Quirks = field(default_factory=Quirks)
     litellm_provider: str | None = None
-    litellm_options: Mapping[str, str] = field(default_factory=dict)
+    litellm_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Keyword arguments for the adapter lane: api_key, api_base, region, ... Secrets: never log."""
 
 
@@ -116,9 +116,9 @@ class KeyEntry:
     """Public; for keys with a literal secret, the name in the configuration."""
     name: str
     team: str
-    secret_hmac: str | None
+    secret_hmac: str | None = field(repr=False)
     """HMAC-SHA-256 under the pepper, in hex (`secret_hash`)."""
-    secret_digest: bytes | None
+    secret_digest: bytes | None = field(repr=False)
     """SHA-256 of a secret given through the environment (`secret: $ENV`); the secret itself is not kept."""
     models: frozenset[str] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 4000
     workers: int = 1
-    store: str = ""
+    store: str = field(default="", repr=False)
     """`redis://...`, `rediss://...`, `unix://...` or a file path for SQLite."""
     lease_seconds: float = 20.0
     store_timeout_seconds: float = 0.25
