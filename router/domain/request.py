@@ -1,0 +1,300 @@
+"""The client's body, read once: the few fields that routing and the hold need; the rest stays bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, Literal
+
+import msgspec
+
+from policies.types import NOTHING, TEXT_ONLY
+from router.domain.money import from_usd
+from router.domain.shape import InputShape, depth_exceeds, shape_of_input, shape_of_messages
+from router.errors import INVALID_JSON, INVALID_REQUEST, RouterError
+
+Operation = Literal["chat", "completions", "embeddings"]
+
+MAX_JSON_DEPTH: Final = 64
+MAX_OUTPUT_CAP: Final = 10_000_000
+MAX_CHOICES: Final = 128
+MAX_LABEL_LENGTH: Final = 256
+MAX_TAGS: Final = 32
+
+Fields = dict[str, msgspec.Raw]
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_str = msgspec.json.Decoder(str).decode
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.encode
+
+
+class OwnOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """The body object `faregate`: what one request may ask of the proxy. It can only tighten policy."""
+
+    use: list[str] | str | None = None
+    """Only these deployments or models."""
+    max_cost_usd: float | str | None = None
+    tags: dict[str, str] = {}
+    session: str | None = None
+    explain: bool = False
+
+
+class ParsedRequest(msgspec.Struct, kw_only=True):
+    """What was read of one request."""
+
+    operation: Operation
+    model: str
+    fields: Fields
+    """Every top-level member as it was sent, `faregate` taken out."""
+    shape: InputShape
+    stream: bool = False
+    wants_usage: bool = False
+    """The client itself asked for a usage chunk at the end of a stream."""
+    output_cap: int | None = None
+    """Per choice; None if the client set none."""
+    choices: int = 1
+    tools: bool = False
+    json_schema: bool = False
+    reasoning: bool = False
+    """The request asks for reasoning, which a stream does not show."""
+    user: str = ""
+    session: str = ""
+    tags: Mapping[str, str] = NOTHING
+    only: frozenset[str] | None = None
+    ignore: frozenset[str] = frozenset()
+    order: tuple[str, ...] = ()
+    max_cost_nusd: int | None = None
+    explain: bool = False
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        return self.shape.modalities
+
+    @property
+    def input_tokens_likely(self) -> int:
+        return self.shape.tokens_likely
+
+    @property
+    def input_tokens_bound(self) -> int:
+        return self.shape.tokens_bound
+
+
+def invalid(message: str, param: str | None = None) -> RouterError:
+    """A 400 that names the field."""
+    return RouterError(INVALID_REQUEST, message, param=param)
+
+
+def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
+    """Read and check a request body.
+
+    Raises:
+        RouterError: 400; the message names the field, what it must be, and its limit.
+    """
+    fields = _read_object(body)
+    raw_model = fields.get("model")
+    if raw_model is None:
+        raise invalid("You must provide a model parameter: the name of a route or model. GET /v1/models lists them.", "model")
+    try:
+        model = _decode_str(raw_model)
+    except msgspec.MsgspecError:
+        raise invalid("'model' must be a string.", "model") from None
+    shape = _read_input(fields, operation)
+    parsed = ParsedRequest(operation=operation, model=model, fields=fields, shape=shape)
+    if operation != "embeddings":
+        _read_output(fields, parsed)
+    _read_identity(fields, parsed)
+    if "faregate" in fields:
+        _read_own(fields.pop("faregate"), parsed)
+    if "provider" in fields:
+        _read_provider_preferences(fields["provider"], parsed)
+    return parsed
+
+
+def _read_object(body: bytes) -> Fields:
+    if not body:
+        raise RouterError(INVALID_JSON, "The request body is empty; a JSON object is needed.")
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as exc:
+            raise RouterError(INVALID_JSON, f"The request body is not UTF-8 at byte {exc.start}.") from None
+    if depth_exceeds(body, MAX_JSON_DEPTH):
+        raise RouterError(INVALID_JSON, f"The request body nests deeper than {MAX_JSON_DEPTH} levels.")
+    try:
+        return _decode_fields(body)
+    except msgspec.ValidationError:
+        raise RouterError(INVALID_JSON, "The request body must be a JSON object.") from None
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise RouterError(INVALID_JSON, f"The request body is not valid JSON: {exc}") from None
+
+
+def _read_input(fields: Fields, operation: Operation) -> InputShape:
+    name = {"chat": "messages", "completions": "prompt", "embeddings": "input"}[operation]
+    raw = fields.get(name)
+    if raw is None:
+        raise invalid(f"'{name}' is missing.", name)
+    if operation == "chat":
+        extra = len(fields.get("tools", b"")) + len(fields.get("functions", b"")) + len(fields.get("response_format", b""))
+        try:
+            return shape_of_messages(raw, extra_bytes=extra)
+        except (msgspec.MsgspecError, ValueError) as exc:
+            raise invalid(f"'messages' must be a list of objects with at least one element: {exc}", "messages") from None
+    try:
+        return shape_of_input(raw)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise invalid(f"'{name}' must be a string or a list of strings or tokens: {exc}", name) from None
+
+
+def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
+    raw = fields.get("stream")
+    if raw is not None:
+        parsed.stream = _flag(raw, "stream")
+    cap = _whole(fields.get("max_tokens"), "max_tokens", MAX_OUTPUT_CAP)
+    newer = _whole(fields.get("max_completion_tokens"), "max_completion_tokens", MAX_OUTPUT_CAP)
+    if newer is not None:
+        cap = newer if cap is None else min(cap, newer)
+    parsed.output_cap = cap
+    choices = _whole(fields.get("n"), "n", MAX_CHOICES) or 1
+    if parsed.operation == "completions":
+        choices = max(choices, _whole(fields.get("best_of"), "best_of", MAX_CHOICES) or 1) * parsed.shape.prompts
+    parsed.choices = choices
+    if parsed.stream and "stream_options" in fields:
+        parsed.wants_usage = _wants_usage(fields["stream_options"])
+    raw = fields.get("tools")
+    parsed.tools = (raw is not None and raw not in (b"null", b"[]")) or "functions" in fields
+    raw = fields.get("response_format")
+    parsed.json_schema = raw is not None and b'"json_schema"' in bytes(raw)
+    parsed.reasoning = "reasoning_effort" in fields or "reasoning" in fields or "thinking" in fields
+
+
+def _flag(raw: msgspec.Raw, name: str) -> bool:
+    value = bytes(raw)
+    if value == b"true":
+        return True
+    if value in (b"false", b"null"):
+        return False
+    raise invalid(f"'{name}' must be true or false.", name)
+
+
+def _whole(raw: msgspec.Raw | None, name: str, most: int) -> int | None:
+    if raw is None:
+        return None
+    text = bytes(raw)
+    if text == b"null":
+        return None
+    if not text.isdigit() or len(text) > 18:
+        raise invalid(f"'{name}' must be a whole number from 1 to {most:,}.", name)
+    value = int(text)
+    if not 1 <= value <= most:
+        raise invalid(f"'{name}' must be a whole number from 1 to {most:,}, not {value}.", name)
+    return value
+
+
+def _wants_usage(raw: msgspec.Raw) -> bool:
+    options = _any(raw, "stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise invalid("'stream_options' must be an object.", "stream_options")
+    return options.get("include_usage") is True
+
+
+def _any(raw: msgspec.Raw, name: str) -> Any:
+    try:
+        return _decode_any(raw)
+    except msgspec.MsgspecError as exc:
+        raise invalid(f"'{name}' cannot be read: {exc}", name) from None
+
+
+def _read_identity(fields: Fields, parsed: ParsedRequest) -> None:
+    raw = fields.get("safety_identifier") or fields.get("user")
+    if raw is not None:
+        value = _any(raw, "user")
+        if isinstance(value, str):
+            parsed.user = value[:MAX_LABEL_LENGTH]
+    raw = fields.get("metadata")
+    if raw is None:
+        return
+    metadata = _any(raw, "metadata")
+    if not isinstance(metadata, dict):
+        return
+    session = metadata.get("session_id")
+    if isinstance(session, str):
+        parsed.session = session[:MAX_LABEL_LENGTH]
+    tags = metadata.get("tags")
+    if isinstance(tags, dict):
+        parsed.tags = clean_tags(tags)
+
+
+def clean_tags(tags: Mapping[str, object]) -> dict[str, str]:
+    """Text tags only, bounded in number and length."""
+    kept = {name[:MAX_LABEL_LENGTH]: value[:MAX_LABEL_LENGTH] for name, value in tags.items() if isinstance(value, str)}
+    return dict(list(kept.items())[:MAX_TAGS])
+
+
+def _read_own(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
+    try:
+        own = msgspec.json.decode(raw, type=OwnOptions)
+    except msgspec.MsgspecError as exc:
+        raise invalid(f"'faregate' cannot be read: {exc}. It takes use, max_cost_usd, tags, session, explain.", "faregate") from None
+    if own.tags:
+        parsed.tags = {**parsed.tags, **clean_tags(own.tags)}
+    if own.session:
+        parsed.session = own.session[:MAX_LABEL_LENGTH]
+    if own.use is not None:
+        parsed.only = frozenset([own.use] if isinstance(own.use, str) else own.use)
+    if own.max_cost_usd is not None:
+        parsed.max_cost_nusd = read_max_cost(str(own.max_cost_usd), "faregate.max_cost_usd")
+    parsed.explain = own.explain
+
+
+def read_max_cost(text: str, where: str) -> int:
+    """A limit in USD as nano-USD. Raises a 400 that names the field."""
+    try:
+        value = Decimal(text.strip())
+        if value < 0:
+            raise ValueError("it is negative")
+        return from_usd(value)
+    except (InvalidOperation, ValueError):
+        raise invalid(f"'{where}' must be an amount in USD from 0 to 9,007,199, for example 0.05.", where) from None
+
+
+def _read_provider_preferences(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
+    """OpenRouter's `provider` object: `only`, `ignore`, `order`. Passed on to the provider too."""
+    wishes = _any(raw, "provider")
+    if not isinstance(wishes, dict):
+        return
+    only = _names(wishes.get("only"))
+    if only:
+        parsed.only = frozenset(only) if parsed.only is None else parsed.only & frozenset(only)
+    parsed.ignore = frozenset(_names(wishes.get("ignore")))
+    parsed.order = _names(wishes.get("order"))
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def upstream_body(parsed: ParsedRequest, *, upstream_id: str, output_cap: int | None, cap_field: str, stream_usage: bool) -> bytes:
+    """The body for a provider: the client's members in their order and byte for byte, but for the model
+    name, the output cap that the hold assumes, and the wish for a usage chunk.
+    """
+    fields = dict(parsed.fields)
+    fields["model"] = msgspec.Raw(_encode(upstream_id))
+    if output_cap is not None:
+        both = "max_tokens" in fields and "max_completion_tokens" in fields
+        if "max_completion_tokens" in fields:
+            cap_field = "max_completion_tokens"
+        elif "max_tokens" in fields:
+            cap_field = "max_tokens"
+        if both:
+            del fields["max_tokens"]
+        fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
+    if parsed.stream and stream_usage and not parsed.wants_usage:
+        options = _any(fields["stream_options"], "stream_options") if "stream_options" in fields else None
+        fields["stream_options"] = msgspec.Raw(_encode({**(options or {}), "include_usage": True}))
+    return _encode(fields)
+
+
+__all__ = ["TEXT_ONLY", "ParsedRequest", "clean_tags", "invalid", "parse_request", "read_max_cost", "upstream_body"]
