@@ -22,7 +22,8 @@ AUDIO_BYTES_PER_TOKEN_BOUND: Final = 50
 FILE_BYTES_PER_TOKEN: Final = 1
 
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
-_MEDIA_MARKS: Final = (b'"image', b'"input_image', b'"input_audio', b'"file"', b'"video', b"\\u00")
+_PARTS_MARKS: Final = (b'"type"', b"\\u00")
+"""Content in parts names its `type`; an escape could hide that word. Without either, all content is text."""
 
 
 class InputShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,29 +49,24 @@ _decode_any = msgspec.json.Decoder().decode
 
 def depth_exceeds(body: bytes, most: int) -> bool:
     """Whether JSON nests deeper than `most` levels. Brackets inside strings may cost time, never a wrong yes."""
-    skeleton = body.translate(None, _BRACKETS)
-    if skeleton.count(b"{") + skeleton.count(b"[") <= most:
+    if body.count(b"{") + body.count(b"[") <= most:
         return False
+    if _levels_exceed(body.translate(None, _BRACKETS), most) is False:
+        return False
+    outside_strings = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    return _levels_exceed(outside_strings.translate(None, _BRACKETS), most) is True
+
+
+def _levels_exceed(skeleton: bytes, most: int) -> bool | None:
+    """Peel innermost pairs off; None if the brackets do not pair up."""
     for _ in range(most):
         smaller = skeleton.replace(b"{}", b"").replace(b"[]", b"")
         if not smaller:
             return False
         if len(smaller) == len(skeleton):
-            break
+            return None
         skeleton = smaller
-    return _depth_outside_strings(body, most)
-
-
-def _depth_outside_strings(body: bytes, most: int) -> bool:
-    depth = 0
-    for index, part in enumerate(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')):
-        if index % 2:
-            continue
-        for byte in part.translate(None, _BRACKETS):
-            depth += 1 if byte in b"{[" else -1
-            if depth > most:
-                return True
-    return False
+    return True
 
 
 def shape_of_messages(raw: msgspec.Raw, *, extra_bytes: int) -> InputShape:
@@ -83,9 +79,8 @@ def shape_of_messages(raw: msgspec.Raw, *, extra_bytes: int) -> InputShape:
     if not messages:
         raise ValueError("it is empty")
     text = bytes(raw)
-    for mark in _MEDIA_MARKS:
-        if mark in text:
-            return _shape_with_media(text, extra_bytes, len(messages))
+    if _PARTS_MARKS[0] in text or _PARTS_MARKS[1] in text:
+        return _shape_with_media(text, extra_bytes, len(messages))
     size = len(text) + extra_bytes
     return InputShape(
         tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1,

@@ -1,0 +1,121 @@
+"""Every header that is read, sent or passed on: one table each way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+REQUEST_ID: Final = b"x-request-id"
+OWN_REQUEST_ID: Final = b"x-faregate-request-id"
+MODEL: Final = b"x-faregate-model"
+DEPLOYMENT: Final = b"x-faregate-deployment"
+ROUTE: Final = b"x-faregate-route"
+RULE: Final = b"x-faregate-rule"
+REASON: Final = b"x-faregate-reason"
+ATTEMPTS: Final = b"x-faregate-attempts"
+COST_USD: Final = b"x-faregate-cost-usd"
+BUDGET_REMAINING_USD: Final = b"x-faregate-budget-remaining-usd"
+OVERHEAD_MS: Final = b"x-faregate-overhead-ms"
+SHOULD_RETRY: Final = b"x-should-retry"
+RETRY_AFTER: Final = b"retry-after"
+
+SENT: Final[dict[bytes, str]] = {
+    REQUEST_ID: "The client's own id if it sent one, else the provider's, else ours.",
+    OWN_REQUEST_ID: "Our id of the request: the one in logs and spend records.",
+    MODEL: "Name of the model that answered, as in the configuration.",
+    DEPLOYMENT: "Deployment that answered: `provider/id`.",
+    ROUTE: "Route that the client asked for.",
+    RULE: "Rule of the route that matched; `default` if none did.",
+    REASON: "Why this deployment: the policy kind, or `fallback:` and the cause.",
+    ATTEMPTS: "Calls made to providers for this request, retries and fallbacks included.",
+    COST_USD: "Charge of this request in USD. Not on streams: their headers leave before the cost is known.",
+    BUDGET_REMAINING_USD: "What was left in the tightest hard budget while this request was held, USD.",
+    OVERHEAD_MS: "Milliseconds spent in the proxy itself, the provider's time taken out.",
+    SHOULD_RETRY: "`false` where sending the same request again cannot help. OpenAI's and Anthropic's SDKs obey it.",
+    RETRY_AFTER: "Seconds after which trying again makes sense.",
+}
+
+AUTHORIZATION: Final = b"authorization"
+API_KEY: Final = b"x-api-key"
+GOOGLE_API_KEY: Final = b"x-goog-api-key"
+TAGS: Final = b"x-faregate-tags"
+SESSION: Final = b"x-faregate-session"
+MAX_COST_USD: Final = b"x-faregate-max-cost-usd"
+USE: Final = b"x-faregate-use"
+
+READ: Final[dict[bytes, str]] = {
+    AUTHORIZATION: "`Bearer` and a virtual key.",
+    API_KEY: "A virtual key, as Anthropic's clients send it.",
+    GOOGLE_API_KEY: "A virtual key, as Google's clients send it.",
+    REQUEST_ID: "Taken over as the id of the request, up to 128 visible characters.",
+    TAGS: "`name=value,name=value`; tags of the key win.",
+    SESSION: "Name of the session (an agent's run) that the request belongs to.",
+    MAX_COST_USD: "Most that this request may cost, USD.",
+    USE: "Only these deployments or models, separated by commas.",
+}
+
+TO_UPSTREAM: Final[frozenset[bytes]] = frozenset({b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"})
+"""Request headers that are passed on to providers. Everything else stays here."""
+
+_FROM_UPSTREAM: Final[frozenset[bytes]] = frozenset(
+    {
+        b"openai-processing-ms",
+        b"openai-version",
+        b"x-ratelimit-limit-requests",
+        b"x-ratelimit-limit-tokens",
+        b"x-ratelimit-remaining-requests",
+        b"x-ratelimit-remaining-tokens",
+        b"x-ratelimit-reset-requests",
+        b"x-ratelimit-reset-tokens",
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+    }
+)
+"""Response headers of providers that are passed on to clients."""
+
+MAX_ID_LENGTH: Final = 128
+
+
+def passed_from_upstream(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """The provider's headers that a client may see."""
+    return [pair for pair in headers if pair[0] in _FROM_UPSTREAM]
+
+
+def passed_to_upstream(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """The client's headers that a provider may see."""
+    return [pair for pair in headers if pair[0] in TO_UPSTREAM]
+
+
+def find(headers: RawHeaders, name: bytes) -> bytes | None:
+    """The first value of a header, by its lower-case name."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def safe_id(value: bytes | None) -> str | None:
+    """A client's request id if it is short and visible ASCII, else None."""
+    if value is None or not 0 < len(value) <= MAX_ID_LENGTH or not value.isascii():
+        return None
+    text = value.decode("ascii")
+    return text if text.isprintable() and " " not in text else None
+
+
+def read_pairs(value: bytes) -> dict[str, str]:
+    """`a=1,b=2` as a mapping; what is not a pair is left out."""
+    pairs = (item.partition("=") for item in value.decode("utf-8", "replace").split(","))
+    return {name.strip(): text.strip() for name, sign, text in pairs if sign and name.strip()}
+
+
+def clean_value(text: str) -> bytes:
+    """A header value that cannot break the framing: visible ASCII, the rest replaced by `?`."""
+    return bytes(byte if 32 <= byte < 127 else 63 for byte in text.encode("ascii", "replace"))
+
+
+def encode_head(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Status line and headers, without the blank line."""
+    return b"HTTP/1.1 %d %s\r\n" % (status, reason) + b"".join([b"%s: %s\r\n" % pair for pair in headers])
