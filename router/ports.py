@@ -17,16 +17,23 @@ class BudgetStore(Protocol):
     Raises `StoreUnavailable` from every method if the store does not answer within its timeout.
     """
 
-    async def reserve(self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet) -> Reservation | Refusal | WindowMoved:
+    async def reserve(
+        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
+    ) -> Reservation | Refusal | WindowMoved:
         """Hold the amount in all buckets, or in none.
 
         A second call with a known `attempt_id` holds nothing more. A refusal writes nothing. Only hard
-        buckets refuse; soft ones are counted. The store's own limits and clock decide.
+        buckets refuse, and only amounts above zero; soft ones are counted. The store's own limits and clock
+        decide. `note` is a JSON object with fields of `SpendRecord`: what the books say of this attempt if
+        its process dies before it can settle. A call that fails or is cancelled leaves no hold behind.
         """
         ...
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
-        """Hold more for the same attempt, in the windows it began in, all or none."""
+        """Hold more for the same attempt, in the windows it began in, all or none.
+
+        The new total is `held.amount_nusd + by_nusd`; a second delivery of the same call holds nothing more.
+        """
         ...
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
