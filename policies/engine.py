@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from policies.types import Candidate, Decision, RequestFacts
+from policies.filters import rejection, required_capabilities
+from policies.types import Candidate, Decision, Ranked, Ranking, Rejection, RequestFacts, Restriction
+
+Order = Callable[[RequestFacts, Sequence[Candidate], float], Ranking]
+"""A kind with its options bound: (facts, kept candidates in the order of the YAML, draw in [0, 1))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,10 +20,15 @@ class Branch:
     deployments: tuple[str, ...]
     """Selected at load time from names and class selectors, in the order of the YAML."""
     kind: str
-    order: Callable[[RequestFacts, Sequence[Candidate], float], Decision]
-    """The kind's pure function with its options bound: (facts, kept candidates, draw in [0, 1))."""
+    order: Order
+    """The kind's pure function with its options bound."""
     refuse: bool = False
     """True: a request that no deployment of this branch can serve is refused (403), never sent elsewhere."""
+    selected: frozenset[str] = field(init=False, repr=False, compare=False)
+    """`deployments` as a set: whatever else is offered as a candidate is out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "selected", frozenset(self.deployments))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +55,54 @@ def choose(policy: RoutePolicy, facts: RequestFacts) -> Branch:
         if rule.matches(facts):
             return rule.branch
     return policy.default
+
+
+def decide(
+    branch: Branch,
+    facts: RequestFacts,
+    candidates: Sequence[Candidate],
+    draw: float,
+    *,
+    restrict: Restriction | None = None,
+) -> Decision:
+    """Filter the candidates, then let the branch's kind order what is left.
+
+    Pure: the same arguments give the same decision, bit for bit. Every candidate is in `order` or in
+    `rejected`, exactly once.
+
+    Args:
+        branch: what `choose` returned.
+        facts: of the request.
+        candidates: in the order of `branch.deployments`; others may follow and are rejected as `not_selected`.
+        draw: a number in [0, 1), the only chance that a kind may use. Log it to replay the decision.
+        restrict: what the request asks of its own routing.
+    """
+    needs = required_capabilities(facts.operation, facts.stream, facts.tools, facts.json_schema, facts.modalities)
+    tokens = facts.input_tokens + (facts.output_cap or 0)
+    selected = branch.selected
+    kept: list[Candidate] = []
+    rejected: list[Rejection] = []
+    for candidate in candidates:
+        out = rejection(candidate, needs, tokens, selected, restrict)
+        if out is None:
+            kept.append(candidate)
+        else:
+            rejected.append(out)
+    ranking = branch.order(facts, kept, draw)
+    order = ranking.order
+    if restrict is not None and restrict.order:
+        order = _preferred_first(order, kept, restrict.order)
+    if ranking.rejected:
+        rejected.extend(ranking.rejected)
+    return Decision(order=order, rejected=tuple(rejected), rule=branch.rule, kind=branch.kind)
+
+
+def _preferred_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], wanted: tuple[str, ...]) -> tuple[Ranked, ...]:
+    """Move what the request names to the front; a name's place in `wanted` decides, the kind's order breaks ties."""
+    place = {name: index for index, name in reversed(list(enumerate(wanted)))}
+    last = len(wanted)
+    rank = {
+        c.traits.deployment: min(place.get(c.traits.deployment, last), place.get(c.traits.model, last), place.get(c.traits.provider, last))
+        for c in kept
+    }
+    return tuple(sorted(order, key=lambda ranked: rank[ranked.deployment]))

@@ -96,6 +96,24 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Seen quantile of the time to the first token; None if never seen."""
     total_ms: float | None = None
     """Seen quantile of the whole call; None if never seen."""
+    available_in_seconds: float | None = None
+    """How long the cooldown still lasts; None if there is none."""
+
+
+class Restriction(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request asks of its own routing. It can only make the choice smaller or reorder it.
+
+    Names are those of deployments, models or providers.
+    """
+
+    only: frozenset[str] | None = None
+    """Nothing but these; None: no limit."""
+    ignore: frozenset[str] = frozenset()
+    """None of these."""
+    order: tuple[str, ...] = ()
+    """Of what is left, these first, in this order."""
+    max_cost_nusd: int | None = None
+    """Nothing whose worst case is dearer, nano-USD; None: no limit."""
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -113,6 +131,14 @@ class Ranked(msgspec.Struct, frozen=True):
     deployment: str
     score: tuple[tuple[str, float], ...] = ()
     """(name, value) pairs, the lower the better: `(("expected_usd", 0.0012),)`."""
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """What a kind makes of the candidates that passed the filters."""
+
+    order: tuple[Ranked, ...]
+    rejected: tuple[Rejection, ...] = ()
+    """Those that the kind's own options exclude."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

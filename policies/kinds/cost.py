@@ -1,0 +1,62 @@
+"""`cost`: the likely cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import ROUND_FLOOR, Decimal
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.engine import Order
+from policies.filters import too_expensive
+from policies.types import Candidate, Ranked, Ranking, Rejection, RequestFacts
+
+
+class CostOptions(BaseModel):
+    """Order by what this request will likely cost at each deployment; ties keep the order of the YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["cost"] = "cost"
+    max_request_usd: Decimal | None = Field(
+        default=None,
+        gt=0,
+        le=9_007_199,
+        description="Skip deployments where this one request could cost more, by its worst case. Unit: USD. Default: no limit.",
+    )
+
+
+def bind(options: CostOptions) -> Order:
+    """The order function of these options."""
+    ceiling = options.max_request_usd
+    ceiling_nusd = None if ceiling is None else int((ceiling * 1_000_000_000).to_integral_value(rounding=ROUND_FLOOR))
+
+    def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
+        rejected: tuple[Rejection, ...] = ()
+        if ceiling_nusd is not None:
+            rejected = tuple(
+                [too_expensive(c.traits.deployment, worst, ceiling_nusd) for c in kept if (worst := worst_case(c)) > ceiling_nusd]
+            )
+            kept = [c for c in kept if worst_case(c) <= ceiling_nusd]
+        return Ranking(tuple([_ranked(c) for c in sorted(kept, key=expected)]), rejected)
+
+    return order
+
+
+def worst_case(candidate: Candidate) -> int:
+    """Highest possible charge, nano-USD. Raises ValueError for a candidate that the price filter must have stopped."""
+    if candidate.worst_case_nusd is None:
+        raise ValueError(f"{candidate.traits.deployment} has no price and must not be ordered")
+    return candidate.worst_case_nusd
+
+
+def expected(candidate: Candidate) -> int:
+    """Likely charge, nano-USD; without one, the worst case: unknown is not cheap."""
+    likely = candidate.expected_nusd
+    return worst_case(candidate) if likely is None else likely
+
+
+def _ranked(candidate: Candidate) -> Ranked:
+    score = (("expected_usd", expected(candidate) / 1e9), ("worst_case_usd", worst_case(candidate) / 1e9))
+    return Ranked(candidate.traits.deployment, score)

@@ -1,0 +1,86 @@
+"""`latency`: the fastest seen first, with a share of requests for those not seen yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.engine import Order
+from policies.kinds.cost import expected
+from policies.types import Candidate, Ranked, Ranking, RequestFacts
+
+
+class LatencyOptions(BaseModel):
+    """Order by the time that recent calls took; ties keep the order of the YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["latency"] = "latency"
+    metric: Literal["first_token", "total"] = Field(
+        default="first_token",
+        description=(
+            "Which time counts: until the first token (known for streamed calls only), or of the whole call. Default: `first_token`."
+        ),
+    )
+    target_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Fast enough: deployments within it come first, ordered by expected cost; the slower ones follow. "
+            "Unit: milliseconds. Default: none, the fastest is first."
+        ),
+    )
+    explore: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description=(
+            "Share of requests that try a deployment without recent times first, so that it gets some. Unit: 0 to 1. Default: 0.05."
+        ),
+    )
+
+
+def bind(options: LatencyOptions) -> Order:
+    """The order function of these options."""
+    first_token = options.metric == "first_token"
+    label = f"{options.metric}_ms"
+    target = options.target_ms
+    explore = options.explore
+
+    def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
+        seen: list[tuple[float, Candidate]] = []
+        unseen: list[Candidate] = []
+        for c in kept:
+            ms = c.first_token_ms if first_token else c.total_ms
+            if ms is None:
+                unseen.append(c)
+            else:
+                seen.append((ms, c))
+        seen.sort(key=_ms) if target is None else seen.sort(key=lambda pair: _by_target(pair, target))
+        ranked = [Ranked(c.traits.deployment, ((label, ms),)) for ms, c in seen]
+        if not unseen:
+            return Ranking(tuple(ranked))
+        return Ranking(tuple(_explore(ranked, [Ranked(c.traits.deployment) for c in unseen], draw, explore)))
+
+    return order
+
+
+def _ms(pair: tuple[float, Candidate]) -> float:
+    return pair[0]
+
+
+def _by_target(pair: tuple[float, Candidate], target_ms: float) -> tuple[bool, float]:
+    ms, candidate = pair
+    return (True, ms) if ms > target_ms else (False, float(expected(candidate)))
+
+
+def _explore(seen: list[Ranked], unseen: list[Ranked], draw: float, share: float) -> list[Ranked]:
+    """Put one unseen deployment first for draws below `share` (for all draws, if none was seen), else all of them last."""
+    if not seen:
+        share = 1.0
+    if draw >= share:
+        return seen + unseen
+    first = unseen.pop(min(int(draw / share * len(unseen)), len(unseen) - 1))
+    return [first, *seen, *unseen]

@@ -1,0 +1,273 @@
+"""The conditions of a rule: from a mapping in YAML to one function over the facts of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
+
+from policies.types import RequestFacts
+
+Check = Callable[[RequestFacts], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matcher:
+    """A compiled condition."""
+
+    matches: Check
+    headers: frozenset[str]
+    """Request headers that it reads, in lower case."""
+    describe: str
+    """The condition in words: `team is search and input_tokens > 4000`."""
+
+
+class MatcherError(ValueError):
+    """A condition that cannot be compiled. The message says what is wrong and what may stand there."""
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.path = path
+        """Where in the condition: `("tags", "kind")`; empty for the whole."""
+
+
+OPERATIONS: Final = ("chat", "completions", "embeddings")
+MODALITIES: Final = ("text", "image", "audio", "file", "video")
+
+_TEXT_FIELDS: Final = {"route": "route", "team": "team", "key": "key_id", "user": "user", "session": "session"}
+_FLAGS: Final = ("tools", "stream", "json_schema")
+_MAPS: Final = {"tags": "tags", "header": "headers"}
+FIELDS: Final = ("operation", *_FLAGS, "input_tokens", "modality", *_TEXT_FIELDS, *_MAPS)
+"""Every field of a condition, the cheap ones to check first."""
+
+
+def compile_matcher(spec: Mapping[str, object]) -> Matcher:
+    """Compile a condition. All its fields must hold; of several values for a field, any.
+
+    | field | values |
+    |---|---|
+    | `operation` | `chat`, `completions`, `embeddings` |
+    | `tools`, `stream`, `json_schema` | true or false |
+    | `input_tokens` | likely input tokens: `"<4000"`, `"<= 4000"`, `">4000"`, `">= 4000"`, `"1000..4000"` (both ends included) |
+    | `modality` | `text`, `image`, `audio`, `file`, `video`: the input contains it |
+    | `route`, `team`, `key`, `user`, `session` | text; `*` stands for any characters |
+    | `tags`, `header` | name: values, as text with `*`; names of headers in any case |
+
+    A text pattern never matches what is absent: `user: "*"` means that there is a user. An empty condition
+    always holds.
+
+    Raises:
+        MatcherError: an unknown field or a value that its field cannot have.
+    """
+    for name in spec:
+        if name not in FIELDS:
+            raise MatcherError((name,), f"unknown condition {name!r}{_did_you_mean(name, FIELDS)}")
+    checks: list[Check] = []
+    words: list[str] = []
+    for name in FIELDS:
+        if name not in spec:
+            continue
+        value = spec[name]
+        if name in _MAPS:
+            _compile_map(name, value, checks, words)
+        else:
+            values = _values((name,), value)
+            checks.append(_compile_field(name, values))
+            words.append(f"{name} {_phrase(values)}")
+    headers = frozenset(str(name).lower() for name in _mapping("header", spec.get("header", {})))
+    return Matcher(matches=_all(checks), headers=headers, describe=" and ".join(words) or "always")
+
+
+def _all(checks: list[Check]) -> Check:
+    if not checks:
+        return lambda facts: True
+    if len(checks) == 1:
+        return checks[0]
+    if len(checks) == 2:
+        first, second = checks
+        return lambda facts: first(facts) and second(facts)
+    every = tuple(checks)
+
+    def match(facts: RequestFacts) -> bool:
+        for check in every:
+            if not check(facts):
+                return False
+        return True
+
+    return match
+
+
+def _compile_field(name: str, values: tuple[object, ...]) -> Check:
+    if name in _FLAGS:
+        return _flag(name, values)
+    if name == "operation":
+        return _text_check(attrgetter("operation"), _exact(_closed(name, values, OPERATIONS)))
+    if name == "modality":
+        wanted = frozenset(_closed(name, values, MODALITIES))
+        return lambda facts: not wanted.isdisjoint(facts.modalities)
+    if name == "input_tokens":
+        return _input_tokens(values)
+    return _text_check(attrgetter(_TEXT_FIELDS[name]), _texts(values))
+
+
+def _compile_map(name: str, value: object, checks: list[Check], words: list[str]) -> None:
+    """One check per tag or header. A name that is absent never matches."""
+    get_map = attrgetter(_MAPS[name])
+    for raw_key, raw_values in _mapping(name, value).items():
+        key = str(raw_key).lower() if name == "header" else str(raw_key)
+        values = _values((name, str(raw_key)), raw_values)
+        checks.append(_entry_check(get_map, key, _texts(values)))
+        words.append(f"{name}.{key} {_phrase(values)}")
+
+
+def _entry_check(get_map: Callable[[RequestFacts], Mapping[str, str]], key: str, accepts: Callable[[str], bool]) -> Check:
+    def check(facts: RequestFacts) -> bool:
+        value = get_map(facts).get(key)
+        return value is not None and accepts(value)
+
+    return check
+
+
+def _text_check(get: Callable[[RequestFacts], str], accepts: Callable[[str], bool]) -> Check:
+    return lambda facts: accepts(get(facts))
+
+
+def _mapping(name: str, value: object) -> Mapping[object, object]:
+    if not isinstance(value, Mapping):
+        raise MatcherError((name,), f"{name} takes a mapping from names to values, as in {{tier: gold}}")
+    return value
+
+
+def _values(path: tuple[str, ...], value: object) -> tuple[object, ...]:
+    """A single value or a collection, as a tuple."""
+    values = tuple(value) if isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping)) else (value,)
+    if not values:
+        raise MatcherError(path, f"{'.'.join(path)} needs at least one value")
+    for item in values:
+        if not isinstance(item, (str, bool, int, float)) or item == "":
+            raise MatcherError(path, f"{'.'.join(path)} cannot be {item!r}")
+    return values
+
+
+def _phrase(values: Sequence[object]) -> str:
+    texts = [_text(value) for value in values]
+    return f"is {texts[0]}" if len(texts) == 1 else f"is one of {', '.join(texts)}"
+
+
+def _text(value: object) -> str:
+    """A scalar of YAML as the text that a client would send."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flag(name: str, values: tuple[object, ...]) -> Check:
+    for value in values:
+        if not isinstance(value, bool):
+            raise MatcherError((name,), f"{name} is true or false, not {value!r}")
+    wanted = frozenset(values)
+    get = attrgetter(name)
+    return lambda facts: get(facts) in wanted
+
+
+def _closed(name: str, values: tuple[object, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    texts = tuple(_text(value) for value in values)
+    for text in texts:
+        if text not in known:
+            raise MatcherError((name,), f"unknown {name} {text!r}{_did_you_mean(text, known)}")
+    return texts
+
+
+def _exact(texts: tuple[str, ...]) -> Callable[[str], bool]:
+    if len(texts) == 1:
+        return texts[0].__eq__
+    return frozenset(texts).__contains__
+
+
+def _texts(values: tuple[object, ...]) -> Callable[[str], bool]:
+    """Whether a text is one of the values, some of which may be patterns."""
+    texts = tuple(_text(value) for value in values)
+    plain = tuple(text for text in texts if "*" not in text)
+    patterns = tuple(_glob(text) for text in texts if "*" in text)
+    if not patterns:
+        return _exact(plain)
+    if len(texts) == 1:
+        return patterns[0]
+    known = frozenset(plain)
+    return lambda value: value in known or any(pattern(value) for pattern in patterns)
+
+
+def _glob(pattern: str) -> Callable[[str], bool]:
+    """`*` is any characters, none included; the whole text must be there. Linear in the text, whatever the pattern.
+
+    Not a regular expression: those backtrack, and the text may be a client's header.
+    """
+    head, *middle, tail = pattern.split("*")
+    fixed = len(head) + len(tail)
+    parts = tuple(part for part in middle if part)
+
+    def match(value: str) -> bool:
+        if not value or len(value) < fixed or not value.startswith(head) or not value.endswith(tail):
+            return False
+        at, end = len(head), len(value) - len(tail)
+        for part in parts:
+            at = value.find(part, at, end)
+            if at < 0:
+                return False
+            at += len(part)
+        return True
+
+    return match
+
+
+def _input_tokens(values: tuple[object, ...]) -> Check:
+    ranges = tuple(_range(value) for value in values)
+    if len(ranges) == 1:
+        low, high = ranges[0]
+        return lambda facts: low <= facts.input_tokens <= high
+    return lambda facts: any(low <= facts.input_tokens <= high for low, high in ranges)
+
+
+_ENDLESS: Final = 2**63
+
+
+def _range(value: object) -> tuple[int, int]:
+    """Both ends included."""
+    text = str(value).replace(" ", "").replace("_", "")
+    low, dots, high = text.partition("..")
+    if dots:
+        first, last = _count(value, low), _count(value, high)
+        if first > last:
+            raise MatcherError(("input_tokens",), f"input_tokens {value!r} is empty: {first} is above {last}")
+        return first, last
+    for sign, to_range in _SIGNS:
+        if text.startswith(sign):
+            return to_range(_count(value, text[len(sign) :]))
+    raise _bad_count(value)
+
+
+_SIGNS: Final[tuple[tuple[str, Callable[[int], tuple[int, int]]], ...]] = (
+    ("<=", lambda n: (0, n)),
+    (">=", lambda n: (n, _ENDLESS)),
+    ("<", lambda n: (0, n - 1)),
+    (">", lambda n: (n + 1, _ENDLESS)),
+)
+
+
+def _count(value: object, digits: str) -> int:
+    if not (digits.isascii() and digits.isdecimal()):
+        raise _bad_count(value)
+    return int(digits)
+
+
+def _bad_count(value: object) -> MatcherError:
+    return MatcherError(
+        ("input_tokens",), f"input_tokens cannot be {value!r}: write a number of tokens as '<4000', '<= 4000', '>4000' or '1000..4000'"
+    )
+
+
+def _did_you_mean(word: str, known: Collection[str]) -> str:
+    # Needed for mistakes only, and slow to import.
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
