@@ -1,0 +1,353 @@
+"""What this process has seen of each deployment: load, health, latency, answer length. In memory, synchronous."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+Health = Literal["up", "probe", "cooldown", "busy"]
+
+CONSECUTIVE_FAILURES: Final = 3
+"""So many failures in a row start a cooldown."""
+FAILURE_WINDOW_SECONDS: Final = 30.0
+FAILURE_WINDOW_CALLS: Final = 10
+"""With at least so many calls in the window, more than half of them failed start a cooldown."""
+COOLDOWN_SECONDS: Final = 5.0
+"""The first cooldown after failures. It doubles each time the probe fails."""
+LONGEST_COOLDOWN_SECONDS: Final = 60.0
+AUTH_COOLDOWN_SECONDS: Final = 30.0
+"""After 401 from a provider: its key is wrong, and only a person can mend that."""
+RATE_LIMIT_COOLDOWN_SECONDS: Final = 5.0
+"""After a 429 without Retry-After."""
+SHORTEST_RETRY_AFTER_SECONDS: Final = 1.0
+LONGEST_RETRY_AFTER_SECONDS: Final = 600.0
+PROBE_SECONDS: Final = 30.0
+"""After so long without an outcome a probe is given up, and another call may try."""
+RETRY_SHARE: Final = 0.2
+"""Retries allowed per call."""
+RETRY_BURST: Final = 20.0
+"""Most retries that calls can save up."""
+RETRY_FLOOR_PER_SECOND: Final = 3.0
+"""Retries allowed however few calls there are."""
+STALE_SECONDS: Final = 300.0
+"""Latencies older than this are forgotten, so that a deployment that was slow once is tried again."""
+RING_SIZE: Final = 64
+"""Latencies kept per deployment."""
+REFRESH_EVERY: Final = 16
+"""Once that many latencies are known, the quantile is computed anew after every so many."""
+LENGTH_WEIGHT: Final = 0.1
+"""Weight of the newest answer in the moving average of lengths."""
+
+NEUTRAL_CAUSES: Final = frozenset({"client", "too_large", "total_timeout"})
+"""Failures that a client can bring about at will; they must not take a deployment from all others."""
+
+
+def cause_of_status(status: int) -> str:
+    """The `cause` to report for an HTTP status of 400 or above from a provider.
+
+    408, 409 and 5xx count as failures, 429 and 401 cool at once, 403 counts as a failure (some providers
+    answer it to a prompt they refuse, so one must not cool a deployment for everybody); every other 4xx is
+    the client's own mistake.
+    """
+    if status >= 500:
+        return "5xx"
+    return {401: "auth", 403: "forbidden", 408: "408", 409: "409", 429: "429"}.get(status, "client")
+
+
+class FleetView:
+    """A deployment at this moment. The fleet's own object: read it at once, do not keep or change it."""
+
+    __slots__ = ("available_in_seconds", "expected_output_tokens", "first_token_ms", "health", "in_flight", "total_ms")
+
+    def __init__(self) -> None:
+        self.health: Health = "up"
+        self.in_flight = 0
+        self.first_token_ms: float | None = None
+        """Quantile of recent times to the first token; None if there are none."""
+        self.total_ms: float | None = None
+        """Quantile of recent whole calls; None if there are none."""
+        self.expected_output_tokens: float | None = None
+        """Moving average for inputs of about this size, else for all; None if never seen."""
+        self.available_in_seconds: float | None = None
+        """How long the cooldown still lasts; None if there is none."""
+
+
+class _Latencies:
+    """The last `RING_SIZE` values and a quantile of them."""
+
+    __slots__ = ("_ring", "_since", "at", "value")
+
+    def __init__(self) -> None:
+        self._ring: deque[float] = deque(maxlen=RING_SIZE)
+        self._since = 0
+        self.value: float | None = None
+        self.at = 0.0
+
+    def add(self, ms: float, now: float, quantile: float) -> None:
+        ring = self._ring
+        if now - self.at > STALE_SECONDS:
+            ring.clear()
+        self.at = now
+        ring.append(ms)
+        self._since += 1
+        if self._since >= REFRESH_EVERY or len(ring) <= REFRESH_EVERY:
+            self._since = 0
+            ordered = sorted(ring)
+            self.value = ordered[min(int(quantile * len(ordered)), len(ordered) - 1)]
+
+
+class _Outcomes:
+    """Calls and failures of the last `FAILURE_WINDOW_SECONDS`, to a sixth of it."""
+
+    __slots__ = ("_calls", "_failures", "_slot")
+
+    def __init__(self) -> None:
+        self._calls = [0] * _SLOTS
+        self._failures = [0] * _SLOTS
+        self._slot = 0
+
+    def add(self, now: float, *, failed: bool) -> None:
+        slot = int(now * (_SLOTS / FAILURE_WINDOW_SECONDS))
+        if slot != self._slot:
+            for stale in range(max(self._slot + 1, slot - _SLOTS + 1), slot + 1):
+                self._calls[stale % _SLOTS] = self._failures[stale % _SLOTS] = 0
+            self._slot = slot
+        self._calls[slot % _SLOTS] += 1
+        if failed:
+            self._failures[slot % _SLOTS] += 1
+
+    def mostly_failed(self) -> bool:
+        calls = sum(self._calls)
+        return calls >= FAILURE_WINDOW_CALLS and 2 * sum(self._failures) > calls
+
+
+_SLOTS: Final = 6
+
+
+class _State:
+    """Everything known of one deployment."""
+
+    __slots__ = (
+        "cooldown_seconds",
+        "cooled_until",
+        "failed_in_a_row",
+        "first_token",
+        "lengths",
+        "outcomes",
+        "probe_until",
+        "total",
+        "view",
+    )
+
+    def __init__(self) -> None:
+        self.view = FleetView()
+        self.cooled_until: float | None = None
+        """End of the cooldown; None while the deployment is up. In the past: half-open."""
+        self.cooldown_seconds = 0.0
+        """Length of the last cooldown for failures; 0 after a success."""
+        self.probe_until = 0.0
+        """Until then the probe is taken."""
+        self.failed_in_a_row = 0
+        self.outcomes = _Outcomes()
+        self.first_token = _Latencies()
+        self.total = _Latencies()
+        self.lengths: dict[int, float] = {}
+
+
+class _States(dict[str, _State]):
+    """States by deployment; names come from the configuration, so they are few."""
+
+    def __missing__(self, name: str) -> _State:
+        state = self[name] = _State()
+        return state
+
+
+class Fleet:
+    """State of all deployments as this process sees them.
+
+    A deployment is *up*; *cooling down* after failures, a rate limit or a refused key; then *half-open*:
+    one call at a time may probe it, a success puts it up again, a failure cools it for twice as long. What a
+    call of before the cooldown still reports during it changes nothing, but for a longer Retry-After.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, quantile: float = 0.5) -> None:
+        """`clock` gives monotonic seconds; `quantile` is the one reported of latencies, 0 to 1."""
+        self._clock = clock
+        self._quantile = quantile
+        self._states = _States()
+        self._saved_retries = 0.0
+        self._floor = RETRY_FLOOR_PER_SECOND
+        self._floor_at = clock()
+
+    # -- reading
+
+    def view(self, name: str, max_in_flight: int | None = None, *, input_tokens: int = 0) -> FleetView:
+        """The deployment now. The object is reused by the next call for the same name."""
+        state = self._states[name]
+        view = state.view
+        now = self._clock()
+        if state.cooled_until is not None:
+            self._look_at_cooldown(state, now)
+        elif max_in_flight is not None and view.in_flight >= max_in_flight:
+            view.health = "busy"
+        else:
+            view.health = "up"
+        if now - state.total.at > STALE_SECONDS:
+            view.total_ms = None
+        if now - state.first_token.at > STALE_SECONDS:
+            view.first_token_ms = None
+        lengths = state.lengths
+        view.expected_output_tokens = lengths.get(_size(input_tokens), lengths.get(_ALL_SIZES)) if lengths else None
+        return view
+
+    def states(self) -> Mapping[str, str]:
+        """`up`, `cooldown` or `probe` (half-open) by deployment, for metrics."""
+        now = self._clock()
+        return {name: _state_word(state, now) for name, state in self._states.items()}
+
+    # -- load
+
+    def began(self, name: str) -> None:
+        """A call to the deployment starts. Exactly one `ended` must follow."""
+        self._states[name].view.in_flight += 1
+
+    def ended(self, name: str) -> None:
+        """The call is over, however it went. With the last one, a probe without outcome is free again."""
+        state = self._states[name]
+        state.view.in_flight -= 1
+        if not state.view.in_flight:
+            state.probe_until = 0.0
+
+    # -- outcomes
+
+    def succeeded(
+        self, name: str, *, first_token_ms: float | None, total_ms: float, output_tokens: int | None, input_tokens: int = 0
+    ) -> None:
+        """A call was answered. None: not known, and then not counted."""
+        state = self._states[name]
+        now = self._clock()
+        view = state.view
+        state.total.add(total_ms, now, self._quantile)
+        view.total_ms = state.total.value
+        if first_token_ms is not None:
+            state.first_token.add(first_token_ms, now, self._quantile)
+            view.first_token_ms = state.first_token.value
+        if output_tokens is not None:
+            _learn_length(state.lengths, _size(input_tokens), output_tokens)
+        if state.cooled_until is None:
+            state.failed_in_a_row = 0
+            state.outcomes.add(now, failed=False)
+        elif now >= state.cooled_until:
+            self._close(state)
+
+    def failed(self, name: str, *, cause: str, retry_after_seconds: float | None = None) -> None:
+        """A call failed. `cause`: an `UpstreamFault` or the word of `cause_of_status`."""
+        state = self._states[name]
+        if cause in NEUTRAL_CAUSES:
+            state.probe_until = 0.0
+            return
+        now = self._clock()
+        if cause == "429":
+            self._cool(state, now, _bounded(retry_after_seconds))
+        elif state.cooled_until is not None and now < state.cooled_until:
+            return
+        elif cause == "auth":
+            self._cool(state, now, AUTH_COOLDOWN_SECONDS)
+        elif self._too_many(state, now):
+            state.cooldown_seconds = min(max(COOLDOWN_SECONDS, 2 * state.cooldown_seconds), LONGEST_COOLDOWN_SECONDS)
+            self._cool(state, now, state.cooldown_seconds)
+
+    def claim_probe(self, name: str) -> bool:
+        """Whether a call may go to the deployment now. Half-open: True for one caller until its outcome is known."""
+        state = self._states[name]
+        if state.cooled_until is None:
+            return True
+        now = self._clock()
+        if now < state.cooled_until or now < state.probe_until:
+            return False
+        state.probe_until = now + PROBE_SECONDS
+        return True
+
+    # -- retries
+
+    def request_started(self) -> None:
+        """A client's request is served: earns a share of a retry."""
+        self._saved_retries = min(self._saved_retries + RETRY_SHARE, RETRY_BURST)
+
+    def retry_allowed(self) -> bool:
+        """Take one retry out of the budget. False: retrying now would add to an outage."""
+        if self._saved_retries >= 1.0:
+            self._saved_retries -= 1.0
+            return True
+        now = self._clock()
+        self._floor = min(self._floor + (now - self._floor_at) * RETRY_FLOOR_PER_SECOND, RETRY_FLOOR_PER_SECOND)
+        self._floor_at = now
+        if self._floor >= 1.0:
+            self._floor -= 1.0
+            return True
+        return False
+
+    # -- inside
+
+    @staticmethod
+    def _look_at_cooldown(state: _State, now: float) -> None:
+        view, until = state.view, state.cooled_until or 0.0
+        if now < until:
+            view.health, view.available_in_seconds = "cooldown", until - now
+        elif now < state.probe_until:
+            view.health, view.available_in_seconds = "cooldown", state.probe_until - now
+        else:
+            view.health, view.available_in_seconds = "probe", None
+
+    @staticmethod
+    def _cool(state: _State, now: float, seconds: float) -> None:
+        state.cooled_until = max(now + seconds, state.cooled_until or 0.0)
+        state.probe_until = 0.0
+        state.failed_in_a_row = 0
+        state.outcomes = _Outcomes()
+
+    @staticmethod
+    def _close(state: _State) -> None:
+        """Half-open no more: up."""
+        state.cooled_until = None
+        state.probe_until = 0.0
+        state.cooldown_seconds = 0.0
+        state.view.available_in_seconds = None
+
+    @staticmethod
+    def _too_many(state: _State, now: float) -> bool:
+        """Count a failure. True if the deployment has to cool down."""
+        state.failed_in_a_row += 1
+        state.outcomes.add(now, failed=True)
+        if state.cooled_until is not None or state.failed_in_a_row >= CONSECUTIVE_FAILURES:
+            return True
+        return state.outcomes.mostly_failed()
+
+
+_ALL_SIZES: Final = -1
+
+
+def _size(input_tokens: int) -> int:
+    """Inputs are of one size within a factor of four: 0, 1 to 3, 4 to 15, 16 to 63, ..."""
+    return (input_tokens.bit_length() + 1) >> 1
+
+
+def _learn_length(lengths: dict[int, float], size: int, output_tokens: int) -> None:
+    for bucket in (size, _ALL_SIZES):
+        seen = lengths.get(bucket)
+        lengths[bucket] = float(output_tokens) if seen is None else seen + LENGTH_WEIGHT * (output_tokens - seen)
+
+
+def _bounded(retry_after_seconds: float | None) -> float:
+    """What a provider asked us to wait, within reason."""
+    if retry_after_seconds is None:
+        return RATE_LIMIT_COOLDOWN_SECONDS
+    # In this order a value that is not a number ends as the shortest wait.
+    return min(max(SHORTEST_RETRY_AFTER_SECONDS, retry_after_seconds), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def _state_word(state: _State, now: float) -> str:
+    if state.cooled_until is None:
+        return "up"
+    return "cooldown" if now < state.cooled_until else "probe"
