@@ -1,0 +1,374 @@
+"""HTTP/1.1 to providers: a keep-alive pool on asyncio and httptools, with no task and no timer per request."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import router
+from router.adapters.upstream.decode import decoded
+from router.adapters.upstream.http1_connection import Connection, Http1Response
+from router.ports import Endpoint, Timeouts, UpstreamError, UpstreamResponse
+
+SWEEP_SECONDS: Final = 0.25
+"""How often time limits are looked at."""
+MAX_AGE_SECONDS: Final = 600.0
+"""A connection is not used again after this, so that a changed DNS answer takes effect."""
+ADDRESS_SECONDS: Final = 1.0
+"""Time for an address to answer when there are others to try."""
+MAX_HEADS: Final = 64
+"""Request heads remembered per endpoint."""
+
+USER_AGENT: Final = f"faregate/{router.__version__}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolState:
+    """Connections of one endpoint at this moment."""
+
+    open: int
+    """All that count against `max_connections`, those being dialled included."""
+    idle: int
+    waiting: int
+    """Calls that wait for a connection."""
+
+
+class Http1Upstream:
+    """Calls providers over HTTP/1.1. See `router.ports.Upstream`.
+
+    One instance per event loop. Each connection carries one request at a time. One periodic sweep enforces the
+    first-byte, idle and total limits to a quarter of a second; only dialling has a timer of its own.
+    """
+
+    def __init__(self, *, sweep_seconds: float = SWEEP_SECONDS) -> None:
+        self._pools: dict[Endpoint, Pool] = {}
+        self._tls = TlsContexts()
+        self._sweep_seconds = sweep_seconds
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def post(
+        self, endpoint: Endpoint, path: str, body: bytes, *, headers: Sequence[tuple[bytes, bytes]] = (), timeouts: Timeouts
+    ) -> UpstreamResponse:
+        """POST JSON to `base_path + path`. See `router.ports.Upstream.post`."""
+        pool = self._pools.get(endpoint) or self._open_pool(endpoint)
+        head = pool.heads.get(path) or pool.post_head(path)
+        extra = extra_fields(headers) if headers else b""
+        return await self._exchange(pool, b"%b%d\r\n%b\r\n" % (head, len(body), extra), body, timeouts)
+
+    async def get(
+        self, endpoint: Endpoint, path: str, *, headers: Sequence[tuple[bytes, bytes]] = (), timeouts: Timeouts
+    ) -> UpstreamResponse:
+        """GET `base_path + path`: health probes and discovery. Otherwise as `post`."""
+        pool = self._pools.get(endpoint) or self._open_pool(endpoint)
+        head = b"%b%b\r\n" % (request_head(endpoint, "GET", path), extra_fields(headers))
+        return await self._exchange(pool, head, b"", timeouts)
+
+    def state(self, endpoint: Endpoint) -> PoolState:
+        """How busy the connections of an endpoint are."""
+        pool = self._pools.get(endpoint)
+        if pool is None:
+            return PoolState(open=0, idle=0, waiting=0)
+        return PoolState(open=pool.count, idle=len(pool.idle), waiting=len(pool.waiters))
+
+    def sweep(self, now: float) -> None:
+        """Enforce all time limits as of `now`, seconds of the event loop's clock."""
+        for endpoint, pool in list(self._pools.items()):
+            for connection in list(pool.connections):
+                connection.check(now, endpoint.keepalive_seconds)
+            if not pool.count and not pool.waiters:
+                del self._pools[endpoint]
+
+    async def close(self) -> None:
+        """Close every connection; calls under way fail with `reset`, later ones too."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        connections = [connection for pool in self._pools.values() for connection in pool.connections]
+        self._pools.clear()
+        for connection in connections:
+            connection.close()
+        # Transports report their end within the next turns of the loop; an event per connection would serve only this.
+        while any(connection.transport is not None for connection in connections):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    async def _exchange(self, pool: Pool, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
+        now = pool.loop.time()
+        connection = pool.take(now) or await pool.fresh(timeouts.connect_seconds)
+        response = await converse(connection, head, body, now, timeouts)
+        if response.stale:
+            # The provider closed an idle connection while the request was on its way to it.
+            pool = self._pools.get(pool.endpoint) or self._open_pool(pool.endpoint)
+            try:
+                connection = await pool.fresh(timeouts.connect_seconds)
+            except UpstreamError as exc:
+                raise UpstreamError(exc.fault, str(exc), sent=True) from exc
+            response = await converse(connection, head, body, now, timeouts)
+        if response.error is not None and not response.status:
+            raise response.error
+        return decoded(response) if response.encoded else response
+
+    def _open_pool(self, endpoint: Endpoint) -> Pool:
+        if self._closed:
+            raise UpstreamError("connect", f"{endpoint.name}: the client is closed", sent=False)
+        loop = asyncio.get_running_loop()
+        pool = self._pools[endpoint] = Pool(endpoint, loop, self._tls)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._sweep_seconds, self._tick, loop)
+        return pool
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.sweep(loop.time())
+        self._sweeper = loop.call_later(self._sweep_seconds, self._tick, loop) if self._pools else None
+
+
+async def converse(connection: Connection, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
+    """Send a request and wait until the head of its answer is here, or it has failed. Closes on cancellation."""
+    now = connection.heard_at
+    response = Http1Response(connection, now + timeouts.first_byte_seconds, started_at + timeouts.total_seconds, timeouts.idle_seconds)
+    waiter = cast("asyncio.Future[None]", response.waiter)
+    connection.send(response, head, body)
+    try:
+        await waiter
+    except BaseException:
+        response.abort()
+        raise
+    return response
+
+
+class Pool:
+    """The connections of one endpoint: last in, first out, so that idle ones can expire."""
+
+    def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, tls: TlsContexts) -> None:
+        self.endpoint = endpoint
+        self.loop = loop
+        self.name = endpoint.name
+        self.heads: dict[str, bytes] = {}
+        self.idle: dict[Connection, None] = {}
+        self.connections: set[Connection] = set()
+        self.waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self.count = 0
+        self._tls = tls
+
+    def post_head(self, path: str) -> bytes:
+        """Everything of a POST's head up to the value of content-length, remembered per path."""
+        head = request_head(self.endpoint, "POST", path) + b"content-length: "
+        if len(self.heads) < MAX_HEADS:
+            self.heads[path] = head
+        return head
+
+    def take(self, now: float) -> Connection | None:
+        """An idle connection that should still work, or None."""
+        idle = self.idle
+        while idle:
+            connection = idle.popitem()[0]
+            if connection.usable() and now - connection.heard_at < self.endpoint.keepalive_seconds:
+                connection.heard_at = now
+                return connection
+            connection.close()
+        return None
+
+    async def fresh(self, timeout_seconds: float) -> Connection:
+        """A new connection, or, at the limit, the first one that becomes free. Raises `UpstreamError`, never `sent`."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                if self.count >= self.endpoint.max_connections:
+                    handed = await self._queue()
+                    if handed is not None and handed.usable():
+                        return handed
+                    if handed is not None:
+                        self.count += 1
+                else:
+                    self.count += 1
+                return await self._dial()
+        except TimeoutError as exc:
+            where = f"{self.endpoint.host}:{self.endpoint.port}"
+            message = (
+                f"{self.name}: no connection to {where} within {timeout_seconds:g} s ({self.count} of {self.endpoint.max_connections} open)"
+            )
+            raise UpstreamError("connect_timeout", message, sent=False) from exc
+
+    async def _queue(self) -> Connection | None:
+        """Wait in line for a connection, or for leave to dial one (None; it is counted already)."""
+        waiter: asyncio.Future[Connection | None] = self.loop.create_future()
+        self.waiters.append(waiter)
+        try:
+            return await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self._pass_on(waiter.result())
+            elif waiter in self.waiters:
+                self.waiters.remove(waiter)
+            raise
+
+    def _pass_on(self, handed: Connection | None) -> None:
+        if handed is None:
+            self._leave()
+        elif handed.usable():
+            self.released(handed)
+
+    async def _dial(self) -> Connection:
+        """Connect; the caller has counted it."""
+        try:
+            context = await self._tls.get(self.endpoint) if self.endpoint.scheme == "https" else None
+            connection = await dial(self, self.endpoint, self.loop, context)
+        except BaseException:
+            self._leave()
+            raise
+        connection.pooled = True
+        connection.heard_at = self.loop.time()
+        self.connections.add(connection)
+        return connection
+
+    def _leave(self) -> None:
+        """One connection less: the next in line may dial."""
+        self.count -= 1
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                self.count += 1
+                waiter.set_result(None)
+                return
+
+    # What a connection reports
+
+    def released(self, connection: Connection) -> None:
+        """The connection is free: hand it to the next in line, or keep it."""
+        now = self.loop.time()
+        if now - connection.born_at > MAX_AGE_SECONDS:
+            connection.close()
+            return
+        connection.heard_at = now
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        self.idle[connection] = None
+
+    def closing(self, connection: Connection) -> None:
+        """The connection must not be given out any more."""
+        self.idle.pop(connection, None)
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone."""
+        if connection.pooled:
+            connection.pooled = False
+            self.connections.discard(connection)
+            self._leave()
+
+
+async def dial(pool: Pool, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, context: ssl.SSLContext | None) -> Connection:
+    """Resolve, connect and shake hands. Every address gets its share of the time that the caller allows.
+
+    Raises `UpstreamError` (`dns`, `connect`, `tls`), never `sent`.
+    """
+    where = f"{endpoint.host}:{endpoint.port}"
+    try:
+        found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=1)
+    except (OSError, UnicodeError) as exc:
+        reason = _os_reason(exc) if isinstance(exc, OSError) else "not a host name"
+        raise UpstreamError("dns", f"{endpoint.name}: {endpoint.host} cannot be resolved: {reason}", sent=False) from exc
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    failure = UpstreamError("dns", f"{endpoint.name}: {endpoint.host} has no address", sent=False)
+    for position, address in enumerate(addresses):
+        last = position == len(addresses) - 1
+        try:
+            # A dead first address, often IPv6, must not use up the time of the others.
+            async with asyncio.timeout(None if last else ADDRESS_SECONDS):
+                return await _connect(pool, endpoint, loop, address, context)
+        except ssl.SSLError as exc:
+            raise UpstreamError("tls", f"{endpoint.name}: no TLS with {where}: {_tls_reason(exc)}", sent=False) from exc
+        except TimeoutError:
+            failure = UpstreamError("connect", f"{endpoint.name}: {where} did not answer", sent=False)
+        except OSError as exc:
+            failure = UpstreamError("connect", f"{endpoint.name}: no connection to {where}: {_os_reason(exc)}", sent=False)
+    raise failure
+
+
+async def _connect(
+    pool: Pool, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, address: str, context: ssl.SSLContext | None
+) -> Connection:
+    _, connection = await loop.create_connection(
+        lambda: Connection(pool, loop),
+        address,
+        endpoint.port,
+        ssl=context,
+        server_hostname=endpoint.host if context is not None else None,
+    )
+    return connection
+
+
+def _tls_reason(exc: ssl.SSLError) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return exc.verify_message
+    return exc.reason or type(exc).__name__
+
+
+def _os_reason(exc: OSError) -> str:
+    return exc.strerror or str(exc) or type(exc).__name__
+
+
+class TlsContexts:
+    """TLS settings by (CA file, verification), shared by all endpoints: loading the system's CAs takes 20 ms."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[tuple[str | None, bool], ssl.SSLContext] = {}
+
+    async def get(self, endpoint: Endpoint) -> ssl.SSLContext:
+        """The context of an endpoint; read from disk off the loop. Raises `UpstreamError` (`tls`)."""
+        key = (endpoint.ca_file, endpoint.verify)
+        context = self._contexts.get(key)
+        if context is None:
+            try:
+                context = await asyncio.to_thread(make_context, endpoint.ca_file, endpoint.verify)
+            except (OSError, ssl.SSLError) as exc:
+                message = f"{endpoint.name}: the CA file {endpoint.ca_file} cannot be used: {_os_reason(exc)}"
+                raise UpstreamError("tls", message, sent=False) from exc
+            self._contexts[key] = context
+        return context
+
+
+def make_context(ca_file: str | None, verify: bool) -> ssl.SSLContext:
+    """TLS 1.2 or later, HTTP/1.1 only, certificates and names verified unless `verify` is false."""
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def request_head(endpoint: Endpoint, method: str, path: str) -> bytes:
+    """Request line and the fields that never change, each line ended. Raises `ValueError` for what would break the framing."""
+    target = endpoint.base_path + path
+    if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
+        raise ValueError(f"{endpoint.name}: {target!r} is not a request target")
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    if endpoint.port != (443 if endpoint.scheme == "https" else 80):
+        host = f"{host}:{endpoint.port}"
+    fields = {
+        "host": host,
+        "user-agent": USER_AGENT,
+        "accept": "*/*",
+        "accept-encoding": "identity",
+    }
+    if method == "POST":
+        fields["content-type"] = "application/json"
+    fields.update((name.lower(), value) for name, value in endpoint.headers)
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+    return f"{method} {target} HTTP/1.1\r\n".encode() + extra_fields(encoded)
+
+
+def extra_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Header fields as they go over the wire. Raises `ValueError` if one would break out of its line."""
+    lines = b"".join([b"%b: %b\r\n" % field for field in headers])
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+        raise ValueError("a header field contains a line break")
+    return lines

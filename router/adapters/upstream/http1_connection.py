@@ -1,0 +1,358 @@
+"""One HTTP/1.1 connection to a provider, and the answer that is arriving on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol, cast
+
+from httptools import HttpParserError, HttpResponseParser
+
+from router.ports import UpstreamError, UpstreamFault
+
+BUFFER_BYTES: Final = 64 * 1024
+"""Reading from the socket stops above this many bytes that nobody has asked for."""
+HEAD_BYTES: Final = 64 * 1024
+HEAD_FIELDS: Final = 256
+JOIN_BYTES: Final = 64 * 1024
+"""Larger bodies are handed to the transport beside the head instead of being copied behind it."""
+
+# What a waiter waits for.
+HEAD: Final = 0
+ANY: Final = 1
+ALL: Final = 2
+
+
+class Owner(Protocol):
+    """The pool a connection belongs to."""
+
+    name: str
+
+    def released(self, connection: Connection) -> None:
+        """The connection is free for the next request."""
+        ...
+
+    def closing(self, connection: Connection) -> None:
+        """The connection must not be used any more."""
+        ...
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone."""
+        ...
+
+
+class Http1Response:
+    """An answer whose head has arrived. See `router.ports.UpstreamResponse`.
+
+    One future at most is waiting: for the head, for any bytes, or for all of them. It is resolved once per read
+    of the socket, after everything in it has been parsed, so a JSON answer costs one or two wake-ups in all.
+    """
+
+    __slots__ = (
+        "connection",
+        "encoded",
+        "ended",
+        "error",
+        "first_byte_at",
+        "headers",
+        "idle_seconds",
+        "limit",
+        "parts",
+        "size",
+        "stale",
+        "status",
+        "total_at",
+        "waiter",
+        "wants",
+    )
+
+    def __init__(self, connection: Connection, first_byte_at: float, total_at: float, idle_seconds: float) -> None:
+        self.connection = connection
+        self.first_byte_at = first_byte_at
+        self.total_at = total_at
+        self.idle_seconds = idle_seconds
+        self.status = 0
+        self.headers: Sequence[tuple[bytes, bytes]] = ()
+        self.encoded = False
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.limit = 0
+        self.ended = False
+        self.stale = False
+        self.error: UpstreamError | None = None
+        self.wants = HEAD
+        self.waiter: asyncio.Future[None] | None = connection.loop.create_future()
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Does not suspend if it is here already. Raises `UpstreamError`."""
+        if not self.ended and self.error is None:
+            self.limit = limit
+            if self.size <= limit:
+                await self._arrival(ALL)
+        if self.error is not None:
+            raise self.error
+        if self.size > limit:
+            self.connection.too_large(self, limit)
+            raise UpstreamError("too_large", f"{self.connection.owner.name}: the answer is larger than {limit} bytes", sent=True)
+        parts = self.parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.parts = []
+        self.size = 0
+        return body
+
+    async def chunk(self) -> bytes:
+        """Whatever has arrived since the last call; empty at the clean end. Raises `UpstreamError`."""
+        parts = self.parts
+        while not parts:
+            if self.error is not None:
+                raise self.error
+            if self.ended:
+                return b""
+            await self._arrival(ANY)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self.size = 0
+        return data
+
+    def abort(self) -> None:
+        """Close the connection now; harmless after the end."""
+        self.connection.abandon(self)
+
+    def _arrival(self, wants: int) -> asyncio.Future[None]:
+        """A future that is resolved when what is wanted is here, or never will be. The idle time starts now."""
+        connection = self.connection
+        self.wants = wants
+        waiter = self.waiter = connection.loop.create_future()
+        connection.heard_at = connection.loop.time()
+        if connection.paused:
+            connection.resume()
+        return waiter
+
+    def wake(self) -> None:
+        """Resolve the waiter, if there is one that still waits."""
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """A keep-alive connection: at most one request at a time, no pipelining."""
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self.owner = owner
+        self.loop = loop
+        self.transport: asyncio.Transport | None = None
+        self.response: Http1Response | None = None
+        self.reused = False
+        self.pooled = False
+        """Whether the pool counts it; set when the dial has succeeded as a whole."""
+        self.paused = False
+        self.born_at = self.heard_at = loop.time()
+        self._parser: HttpResponseParser = HttpResponseParser(self)
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._head_done = False
+        self._encoded = False
+        self._complete = False
+        self._keep = False
+
+    # What the pool and the response call
+
+    def usable(self) -> bool:
+        """Whether a request may be written to it."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def send(self, response: Http1Response, head: bytes, body: bytes) -> None:
+        """Write a request in one go; the answer arrives in `response`."""
+        self.response = response
+        self._head_bytes = 0
+        transport = cast(asyncio.Transport, self.transport)
+        if len(body) <= JOIN_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+
+    def abandon(self, response: Http1Response) -> None:
+        """Close at once if that answer is still arriving."""
+        if self.response is response:
+            self._fail("reset", "the call was given up")
+
+    def too_large(self, response: Http1Response, limit: int) -> None:
+        """Close if that answer is still arriving, because it is over the limit."""
+        if self.response is response:
+            self._fail("too_large", f"the answer is larger than {limit} bytes")
+
+    def resume(self) -> None:
+        """Read from the socket again."""
+        self.paused = False
+        if self.transport is not None:
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Close at once; a call that is under way fails with `reset`."""
+        if self.response is not None:
+            self._fail("reset", "the client is shutting down")
+        else:
+            self._drop()
+
+    def check(self, now: float, keepalive_seconds: float) -> None:
+        """Enforce the time limits. Called a few times a second, so limits are exact to that grain."""
+        response = self.response
+        if response is None:
+            if now - self.heard_at >= keepalive_seconds and self.pooled:
+                self._drop()
+        elif now >= response.total_at:
+            self._fail("total_timeout", "the answer did not end within its total time")
+        elif not response.status:
+            if now >= response.first_byte_at:
+                self._fail("first_byte_timeout", "no answer began in time")
+        elif response.waiter is not None and not response.waiter.done() and now - self.heard_at >= response.idle_seconds:
+            self._fail("idle_timeout", f"nothing came for {response.idle_seconds:g} s in the middle of the answer")
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        response = self.response
+        if response is None:
+            # Bytes that belong to no request, such as a 408 before an idle connection is closed.
+            self._drop()
+            return
+        self.heard_at = self.loop.time()
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as exc:
+            if not self._complete:
+                self._fail("protocol", f"the answer is not HTTP/1.1: {exc.__context__ or exc}")
+                return
+            self._keep = False
+        if self._complete:
+            self._finish(response)
+        elif not self._head_done:
+            if self._head_bytes > HEAD_BYTES:
+                self._fail("protocol", f"the head of the answer is larger than {HEAD_BYTES} bytes")
+        else:
+            self._deliver(response)
+
+    def eof_received(self) -> None:
+        self.owner.closing(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        response = self.response
+        if response is not None:
+            self._end_at_close(response, exc)
+        self.owner.closing(self)
+        self.owner.lost(self)
+        self.transport = None
+        del self._parser
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("more than one answer to a request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # A trailer: nothing that we pass on or read.
+        name = name.lower()
+        if name == b"content-encoding":
+            self._encoded = True
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        response = cast(Http1Response, self.response)
+        fields = self._fields
+        self._fields = []
+        if len(fields) > HEAD_FIELDS:
+            raise ValueError(f"more than {HEAD_FIELDS} header fields")
+        parser = self._parser
+        status = parser.get_status_code()
+        if status < 200:
+            if status == 101:
+                raise ValueError("an upgrade that was not asked for")
+            return
+        self._head_done = True
+        self._keep = parser.should_keep_alive()
+        response.encoded = self._encoded
+        response.headers = fields
+        response.status = status
+
+    def on_body(self, data: bytes) -> None:
+        response = cast(Http1Response, self.response)
+        response.parts.append(data)
+        response.size += len(data)
+
+    def on_message_complete(self) -> None:
+        # A 1xx message completes too; the real one comes after it.
+        self._complete = self._head_done
+
+    # Ends
+
+    def _deliver(self, response: Http1Response) -> None:
+        """Wake whoever waits for what has just come; stop reading if nobody does and enough is here."""
+        if response.wants != ALL:
+            if response.size > BUFFER_BYTES and not self.paused:
+                self.paused = True
+                cast(asyncio.Transport, self.transport).pause_reading()
+            if response.wants == HEAD or response.parts:
+                response.wake()
+        elif response.size > response.limit:
+            self._fail("too_large", f"the answer is larger than {response.limit} bytes")
+
+    def _finish(self, response: Http1Response) -> None:
+        """The answer is whole: free the connection, or close it if it cannot be used again."""
+        self.response = None
+        self._complete = self._head_done = self._encoded = False
+        response.ended = True
+        transport = cast(asyncio.Transport, self.transport)
+        # A request that is still being written when its answer is complete would run into the next one.
+        if self._keep and not transport.get_write_buffer_size() and not transport.is_closing():
+            if self.paused:
+                self.resume()
+            self.reused = True
+            self.owner.released(self)
+        else:
+            self._drop()
+        response.wake()
+
+    def _end_at_close(self, response: Http1Response, exc: Exception | None) -> None:
+        """The peer closed before the parser saw the end: clean only if the answer was framed by the close."""
+        self.response = None
+        if not self._head_done:
+            response.stale = self.reused and not self._head_bytes
+            what = "the connection was closed" if exc is None else f"the connection broke ({_why(exc)})"
+            self._set_error(response, "reset", f"{what} before an answer")
+        elif exc is not None:
+            self._set_error(response, "reset", f"the connection broke in the middle of the answer ({_why(exc)})")
+        elif any(name in (b"content-length", b"transfer-encoding") for name, _ in response.headers):
+            self._set_error(response, "truncated", "the connection was closed in the middle of the answer")
+        else:
+            response.ended = True
+        response.wake()
+
+    def _fail(self, fault: UpstreamFault, message: str) -> None:
+        """End the call with an error and close at once."""
+        response = cast(Http1Response, self.response)
+        self.response = None
+        self._set_error(response, fault, message)
+        self._drop()
+        response.wake()
+
+    def _set_error(self, response: Http1Response, fault: UpstreamFault, message: str) -> None:
+        response.error = UpstreamError(fault, f"{self.owner.name}: {message}", sent=True)
+
+    def _drop(self) -> None:
+        self.owner.closing(self)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def _why(exc: Exception) -> str:
+    return exc.strerror or type(exc).__name__ if isinstance(exc, OSError) else type(exc).__name__
