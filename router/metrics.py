@@ -1,0 +1,452 @@
+"""Every metric: its name, type, help and labels in one table, and the calls that count.
+
+Labels come from bounded sets only: names in the configuration, or words of the program itself. Anything else, in
+particular what a client made up, becomes `unknown`. Keys, users and prompts are never labels.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from router.domain.usage import Usage
+from router.errors import ALL as ALL_ERRORS
+from router.metrics_labels import UNKNOWN, LabelGuard, names_of
+from router.metrics_store import Cell, Family, Histogram, Labels, Scrape, State, Store, decode, encode, merge_states, render_state
+from router.snapshot import Snapshot
+
+_SHORT: Final = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""For what the proxy itself does: 50 µs to 1 s."""
+_LONG: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 600.0)
+# Bounds of the OpenTelemetry semantic conventions for generative AI, metrics section, read 2026-11.
+_OTEL_DURATION: Final = tuple([0.01 * 2**n for n in range(14)])
+_OTEL_TOKENS: Final = tuple([float(4**n) for n in range(14)])
+_OTEL_FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_OTEL_PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+_WHERE: Final = ("route", "rule", "model", "deployment", "provider", "team")
+_GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
+_GEN_AI_ERROR: Final = (*_GEN_AI, "error_type")
+
+
+def _counter(name: str, text: str, *labels: str, nano: bool = False, alias_of: str = "") -> Family:
+    return Family(name=name, kind="counter", help=text, labels=labels, nano=nano, alias_of=alias_of)
+
+
+def _histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str, alias_of: str = "") -> Family:
+    return Family(name=name, kind="histogram", help=text, labels=labels, bounds=bounds, alias_of=alias_of)
+
+
+def _sum(name: str, text: str, *labels: str) -> Family:
+    return Family(name=name, kind="gauge", help=text, labels=labels, aggregation="sum")
+
+
+def _max(name: str, text: str, *labels: str) -> Family:
+    return Family(name=name, kind="gauge", help=text, labels=labels, aggregation="max")
+
+
+def _min(name: str, text: str, *labels: str) -> Family:
+    return Family(name=name, kind="gauge", help=text, labels=labels, aggregation="min")
+
+
+_TABLE: Final = (
+    # Requests: one per call of a client.
+    _counter("faregate_requests_total", "Requests answered.", "route", "team", "operation", "stream", "outcome", "status"),
+    _histogram("faregate_request_seconds", "Time from a request's first byte to the end of its answer.", _LONG, "route", "stream"),
+    _histogram("faregate_overhead_seconds", "Time the proxy itself added to a request.", _SHORT, "operation", "stream"),
+    _histogram("faregate_decision_seconds", "Time taken to choose the order of deployments.", _SHORT, "route"),
+    _histogram("faregate_request_attempts", "Calls to providers made for one request.", (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0), "route"),
+    _sum("faregate_requests_in_flight", "Requests being served."),
+    _sum("faregate_connections", "Open connections of clients."),
+    _counter("faregate_rejected_requests_total", "Requests answered with an error of the proxy, by error code.", "code"),
+    # Attempts: one per call to a provider; retries and fallbacks are attempts of their own.
+    _counter("faregate_attempts_total", "Calls to providers.", *_WHERE, "operation", "outcome"),
+    _counter(
+        "faregate_tokens_total",
+        "Tokens by class; the classes do not overlap, their sum is all tokens.",
+        "model",
+        "deployment",
+        "provider",
+        "team",
+        "class",
+    ),
+    _counter("faregate_cost_usd_total", "Charged, in USD.", *_WHERE, nano=True),
+    _counter("faregate_avoided_cost_usd_total", "Less charged than the baseline deployment would have cost, in USD.", *_WHERE, nano=True),
+    _counter("faregate_extra_cost_usd_total", "More charged than the baseline deployment would have cost, in USD.", *_WHERE, nano=True),
+    _counter("faregate_estimated_usage_total", "Attempts whose usage is not the provider's own count.", "deployment", "evidence"),
+    _counter("faregate_price_lookups_total", "Price lookups by result.", "result"),
+    # Where a request went, and why not elsewhere.
+    _counter("faregate_rejections_total", "Deployments left out of a decision, by reason.", "deployment", "reason"),
+    _counter("faregate_fallbacks_total", "Moves to the next deployment, by cause.", "from", "to", "reason"),
+    _counter("faregate_retries_total", "Calls of the same deployment again, by cause.", "deployment", "reason"),
+    _max(
+        "faregate_deployment_state",
+        "1 for the state a deployment is in; several workers may see different ones.",
+        "deployment",
+        "state",
+    ),
+    _sum("faregate_deployment_in_flight", "Calls in progress.", "deployment"),
+    # Money.
+    _max("faregate_budget_limit_usd", "Limit of a budget, in USD; of one instance if it is split.", "budget"),
+    _max("faregate_budget_spent_usd", "Charged in the current window, in USD; all instances of a split budget.", "budget"),
+    _max("faregate_budget_held_usd", "Set aside for calls in progress, in USD; all instances of a split budget.", "budget"),
+    _max("faregate_budget_used_ratio", "Charged and held, by limit; of a split budget's fullest instance.", "budget"),
+    _max("faregate_budget_instances", "Instances of a budget with charges or holds in the current window.", "budget"),
+    _max("faregate_budget_exhausted_instances", "Instances of a budget that are used up.", "budget"),
+    _max("faregate_budget_reset_timestamp_seconds", "End of the current window, Unix time.", "budget"),
+    _counter("faregate_budget_refusals_total", "Reservations that a budget had no room for, by what was done.", "budget", "action"),
+    _sum("faregate_holds_open", "Reservations of this instance that are not settled."),
+    _counter("faregate_holds_swept_total", "Reservations of dead instances that were turned into charges."),
+    _histogram(
+        "faregate_reserved_to_charged_ratio",
+        "Reserved by charged, of attempts with a charge.",
+        (0.5, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0),
+        "model",
+    ),
+    _counter("faregate_overshoot_usd_total", "Charged above the reservation, in USD, by cause.", "cause", nano=True),
+    _max("faregate_ledger_drift_usd", "Difference between counters and log at the last verification, in USD.", "budget"),
+    # The store of the budgets.
+    _histogram("faregate_store_seconds", "Time of a call to the budget store.", _SHORT, "call"),
+    _counter("faregate_store_errors_total", "Calls to the budget store that failed.", "call"),
+    _min("faregate_store_up", "1 if the budget store answers."),
+    _sum("faregate_outbox_entries", "Settlements waiting for the budget store to come back."),
+    # The process.
+    _counter("faregate_log_lines_dropped_total", "Lines of the request log that nobody read in time."),
+    _min("faregate_config_last_reload_successful", "1 if the configuration could be loaded the last time that was tried."),
+    _max("faregate_config_last_reload_success_timestamp_seconds", "When a configuration was last loaded, Unix time."),
+    _max("faregate_config_info", "1 for the configuration in force.", "version"),
+    _max("faregate_build_info", "1 for the release that runs.", "version", "python"),
+    _sum("faregate_workers", "Worker processes that answered this scrape."),
+    # OpenTelemetry's names, so that dashboards for them work. One observation per attempt.
+    _histogram("gen_ai_client_operation_duration_seconds", "GenAI operation duration.", _OTEL_DURATION, *_GEN_AI_ERROR),
+    _histogram("gen_ai_client_operation_time_to_first_chunk_seconds", "Time to the first chunk of a stream.", _OTEL_FIRST, *_GEN_AI),
+    _histogram("gen_ai_client_token_usage", "Input and output tokens used.", _OTEL_TOKENS, *_GEN_AI, "gen_ai_token_type"),
+    _counter(
+        "gen_ai_client_cost_usd_total",
+        "Charged, in USD.",
+        *_GEN_AI,
+        nano=True,
+    ),
+    _histogram(
+        "gen_ai_server_request_duration_seconds",
+        "GenAI server request duration.",
+        _OTEL_DURATION,
+        *_GEN_AI_ERROR,
+        alias_of="gen_ai_client_operation_duration_seconds",
+    ),
+    _histogram(
+        "gen_ai_server_time_to_first_token_seconds",
+        "Time to the first token of a stream.",
+        _OTEL_FIRST,
+        *_GEN_AI,
+        alias_of="gen_ai_client_operation_time_to_first_chunk_seconds",
+    ),
+    _histogram("gen_ai_server_time_per_output_token_seconds", "Time per output token after the first.", _OTEL_PER_TOKEN, *_GEN_AI),
+    # What the client library's collectors say about processes, platform and garbage collection.
+    _counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds."),
+    _sum("process_resident_memory_bytes", "Resident memory size in bytes."),
+    _sum("process_virtual_memory_bytes", "Virtual memory size in bytes."),
+    _sum("process_open_fds", "Number of open file descriptors."),
+    _min("process_max_fds", "Maximum number of open file descriptors."),
+    _min("process_start_time_seconds", "Start time of the process since unix epoch in seconds."),
+    _counter("python_gc_objects_collected_total", "Objects collected during gc.", "generation"),
+    _counter("python_gc_objects_uncollectable_total", "Uncollectable objects found during GC.", "generation"),
+    _counter("python_gc_collections_total", "Number of times this generation was collected.", "generation"),
+    _max("python_info", "Python platform information.", "implementation", "major", "minor", "patchlevel", "version"),
+)
+
+FAMILIES: Final[Mapping[str, Family]] = {family.name: family for family in _TABLE}
+
+_GEN_AI_OPERATION: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_CODES: Final = frozenset(spec.code for spec in ALL_ERRORS)
+
+
+class _RequestSeries:
+    """Everything that one kind of request counts in."""
+
+    __slots__ = ("attempts", "count", "decision", "overhead", "total")
+
+    def __init__(self, count: Cell, overhead: Histogram, total: Histogram, attempts: Histogram, decision: Histogram) -> None:
+        self.count = count
+        self.overhead = overhead
+        self.total = total
+        self.attempts = attempts
+        self.decision = decision
+
+
+class _AttemptSeries:
+    """Everything that one kind of attempt counts in."""
+
+    __slots__ = (
+        "avoided",
+        "cost",
+        "count",
+        "duration",
+        "extra",
+        "first_token",
+        "gen_ai_cost",
+        "input_usage",
+        "output_usage",
+        "per_token",
+        "ratio",
+        "tokens_input",
+        "tokens_output",
+    )
+
+    count: Cell
+    cost: Cell
+    gen_ai_cost: Cell
+    avoided: Cell
+    extra: Cell
+    ratio: Histogram
+    duration: Histogram
+    first_token: Histogram
+    per_token: Histogram
+    input_usage: Histogram
+    output_usage: Histogram
+    tokens_input: Cell
+    tokens_output: Cell
+
+
+class Metrics:
+    """Counts what happens in this process. Used from the event loop's thread only."""
+
+    def __init__(self) -> None:
+        self._stores = {name: Store(family) for name, family in FAMILIES.items() if not family.alias_of}
+        self._guard = LabelGuard()
+        self._callbacks: list[Callable[[Scrape], None]] = []
+        self._requests: dict[tuple[str, str, str, bool, str, int], _RequestSeries] = {}
+        self._attempts: dict[tuple[str, ...], _AttemptSeries] = {}
+        self._in_flight = self._stores["faregate_requests_in_flight"].cell()
+
+    def configure(self, snapshot: Snapshot) -> None:
+        """Accept the names of this configuration as labels. What was counted before stays."""
+        self._guard.names = names_of(snapshot)
+
+    def on_scrape(self, callback: Callable[[Scrape], None]) -> None:
+        """Call this whenever somebody looks, to set gauges. It must not wait for anything."""
+        self._callbacks.append(callback)
+
+    def request_done(
+        self,
+        *,
+        route: str,
+        team: str,
+        operation: str,
+        stream: bool,
+        outcome: str,
+        status: int,
+        overhead_seconds: float,
+        total_seconds: float,
+        attempts: int,
+        decision_seconds: float | None = None,
+    ) -> None:
+        """Count a request that has been answered, or given up."""
+        series = self._requests.get((route, team, operation, stream, outcome, status))
+        if series is None:
+            series = self._request_series(route, team, operation, stream, outcome, status)
+        series.count.value += 1
+        overhead = series.overhead
+        overhead.counts[bisect_left(_SHORT, overhead_seconds)] += 1
+        overhead.total += overhead_seconds
+        total = series.total
+        total.counts[bisect_left(_LONG, total_seconds)] += 1
+        total.total += total_seconds
+        series.attempts.observe(attempts)
+        if decision_seconds is not None:
+            series.decision.observe(decision_seconds)
+
+    def attempt_done(
+        self,
+        *,
+        route: str,
+        rule: str,
+        model: str,
+        deployment: str,
+        provider: str,
+        team: str,
+        operation: str,
+        outcome: str,
+        usage: Usage | None,
+        charge_nusd: int,
+        hold_nusd: int,
+        baseline_nusd: int | None,
+        upstream_seconds: float,
+        first_token_seconds: float | None,
+        output_tokens_per_second: float | None = None,
+    ) -> None:
+        """Count a call to a provider that has been settled or voided.
+
+        `usage` is None and the charge 0 if nothing was billed; `baseline_nusd` is what the same usage would have
+        cost on the baseline deployment. Seconds count from the start of the call.
+        """
+        series = self._attempts.get((route, rule, model, deployment, provider, team, operation, outcome))
+        if series is None:
+            series = self._attempt_series((route, rule, model, deployment, provider, team), operation, outcome)
+        series.count.value += 1
+        duration = series.duration
+        duration.counts[bisect_left(_OTEL_DURATION, upstream_seconds)] += 1
+        duration.total += upstream_seconds
+        if charge_nusd:
+            series.cost.value += charge_nusd
+            series.gen_ai_cost.value += charge_nusd
+            series.ratio.observe(hold_nusd / charge_nusd)
+        if baseline_nusd is not None:
+            difference = baseline_nusd - charge_nusd
+            if difference >= 0:
+                series.avoided.value += difference
+            else:
+                series.extra.value -= difference
+        if first_token_seconds is not None:
+            series.first_token.observe(first_token_seconds)
+        if output_tokens_per_second:
+            series.per_token.observe(1 / output_tokens_per_second)
+        if usage is not None:
+            self._count_tokens(series, usage, model, deployment, provider, team)
+
+    def _count_tokens(self, series: _AttemptSeries, usage: Usage, model: str, deployment: str, provider: str, team: str) -> None:
+        tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+        series.input_usage.observe(tokens_in)
+        series.output_usage.observe(tokens_out)
+        parts_in = usage.cache_read_tokens + usage.cache_write_tokens + usage.audio_input_tokens
+        parts_out = usage.reasoning_tokens + usage.audio_output_tokens
+        if parts_in or parts_out:
+            self._count_parts(usage, model, deployment, provider, team)
+        series.tokens_input.value += max(0, tokens_in - parts_in)
+        series.tokens_output.value += max(0, tokens_out - parts_out)
+        if usage.evidence != "exact":
+            self._add("faregate_estimated_usage_total", 1, self._guard.name("deployment", deployment), usage.evidence)
+
+    def _count_parts(self, usage: Usage, model: str, deployment: str, provider: str, team: str) -> None:
+        where = self._guard.names_in(model=model, deployment=deployment, provider=provider, team=team)
+        for name, tokens in (
+            ("cache_read", usage.cache_read_tokens),
+            ("cache_write", usage.cache_write_tokens),
+            ("audio_input", usage.audio_input_tokens),
+            ("reasoning", usage.reasoning_tokens),
+            ("audio_output", usage.audio_output_tokens),
+        ):
+            if tokens:
+                self._add("faregate_tokens_total", tokens, *where, name)
+
+    def rejected(self, *, deployment: str, reason: str) -> None:
+        """Count a deployment that a decision left out."""
+        self._add("faregate_rejections_total", 1, self._guard.name("deployment", deployment), self._guard.word("reason", reason))
+
+    def refused(self, *, budget: str, action: str) -> None:
+        """Count a reservation that a budget had no room for, and what was done: `refuse`, `cheaper`, `cut`."""
+        self._add("faregate_budget_refusals_total", 1, self._guard.name("budget", budget), self._guard.word("action", action))
+
+    def rejected_request(self, *, code: str) -> None:
+        """Count a request that was answered with an error of `router.errors`."""
+        self._add("faregate_rejected_requests_total", 1, code if code in _CODES else UNKNOWN)
+
+    def fell_back(self, *, from_deployment: str, to_deployment: str, reason: str) -> None:
+        """Count a move to the next deployment."""
+        from_, to = self._guard.name("deployment", from_deployment), self._guard.name("deployment", to_deployment)
+        self._add("faregate_fallbacks_total", 1, from_, to, self._guard.word("reason", reason))
+
+    def retried(self, *, deployment: str, reason: str) -> None:
+        """Count a second call of the same deployment."""
+        self._add("faregate_retries_total", 1, self._guard.name("deployment", deployment), self._guard.word("reason", reason))
+
+    def store_call(self, *, call: str, seconds: float, ok: bool) -> None:
+        """Count a call to the budget store, by the name of the port's method."""
+        self._stores["faregate_store_seconds"].histogram((self._guard.word("call", call),)).observe(seconds)
+        if not ok:
+            self._add("faregate_store_errors_total", 1, self._guard.word("call", call))
+
+    def overran(self, *, cause: str, nusd: int) -> None:
+        """Count what was charged above a reservation, nano-USD."""
+        self._add("faregate_overshoot_usd_total", nusd, self._guard.word("cause", cause))
+
+    def price_lookup(self, result: str) -> None:
+        """Count a lookup in the price book, by result."""
+        self._add("faregate_price_lookups_total", 1, self._guard.word("result", result))
+
+    def swept(self, n: int) -> None:
+        """Count reservations of dead instances that were turned into charges."""
+        self._add("faregate_holds_swept_total", n)
+
+    def in_flight(self, delta: int) -> None:
+        """A request began (1) or ended (-1)."""
+        self._in_flight.value += delta
+
+    def state(self) -> State:
+        """All series of this process now. Use or encode it before anything else counts."""
+        scrape = Scrape(FAMILIES)
+        scrape.set("faregate_workers", 1)
+        for callback in self._callbacks:
+            callback(scrape)
+        state = {name: points for name, store in self._stores.items() if (points := store.points())}
+        for name, values in scrape.values.items():
+            state[name] = [*state.get(name, []), *values.items()]
+        return state
+
+    def dump(self) -> bytes:
+        """All series of this process, packed for the worker that answers a scrape."""
+        return encode(self.state())
+
+    def render(self) -> bytes:
+        """All series of this process in Prometheus' text format."""
+        return render(self.state())
+
+    def _add(self, name: str, amount: int, *labels: str) -> None:
+        self._stores[name].cell(labels).value += amount
+
+    def _request_series(self, route: str, team: str, operation: str, stream: bool, outcome: str, status: int) -> _RequestSeries:
+        stores, streamed = self._stores, "true" if stream else "false"
+        known_route, known_team = self._guard.names_in(route=route, team=team)
+        op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
+        code = str(status) if 100 <= status <= 599 else UNKNOWN
+        series = _RequestSeries(
+            stores["faregate_requests_total"].cell((known_route, known_team, op, streamed, out, code)),
+            stores["faregate_overhead_seconds"].histogram((op, streamed)),
+            stores["faregate_request_seconds"].histogram((known_route, streamed)),
+            stores["faregate_request_attempts"].histogram((known_route,)),
+            stores["faregate_decision_seconds"].histogram((known_route,)),
+        )
+        # Only what stands for itself is remembered: names that clients make up must not fill the memory.
+        if UNKNOWN not in (known_route, known_team, code) and (op, out) == (operation, outcome):
+            self._requests[(route, team, operation, stream, outcome, status)] = series
+        return series
+
+    def _attempt_series(self, names: Labels, operation: str, outcome: str) -> _AttemptSeries:
+        stores = self._stores
+        where = self._guard.names_in(**dict(zip(_WHERE, names, strict=True)))
+        op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
+        _, _, model, deployment, provider, team = where
+        served = deployment.partition("/")[2] or deployment
+        gen_ai = (_GEN_AI_OPERATION.get(op, op), provider, model, served)
+        series = _AttemptSeries()
+        series.count = stores["faregate_attempts_total"].cell((*where, op, out))
+        series.cost = stores["faregate_cost_usd_total"].cell(where)
+        series.gen_ai_cost = stores["gen_ai_client_cost_usd_total"].cell(gen_ai)
+        series.avoided = stores["faregate_avoided_cost_usd_total"].cell(where)
+        series.extra = stores["faregate_extra_cost_usd_total"].cell(where)
+        series.ratio = stores["faregate_reserved_to_charged_ratio"].histogram((model,))
+        series.duration = stores["gen_ai_client_operation_duration_seconds"].histogram((*gen_ai, "" if out == "ok" else out))
+        series.first_token = stores["gen_ai_client_operation_time_to_first_chunk_seconds"].histogram(gen_ai)
+        series.per_token = stores["gen_ai_server_time_per_output_token_seconds"].histogram(gen_ai)
+        series.input_usage = stores["gen_ai_client_token_usage"].histogram((*gen_ai, "input"))
+        series.output_usage = stores["gen_ai_client_token_usage"].histogram((*gen_ai, "output"))
+        series.tokens_input = stores["faregate_tokens_total"].cell((model, deployment, provider, team, "input"))
+        series.tokens_output = stores["faregate_tokens_total"].cell((model, deployment, provider, team, "output"))
+        if UNKNOWN not in where and (op, out) == (operation, outcome):
+            self._attempts[(*names, operation, outcome)] = series
+        return series
+
+
+def merge(dumps: Sequence[bytes]) -> State:
+    """Make one state of the dumps of several workers.
+
+    Raises:
+        msgspec.DecodeError: one of them is not a dump.
+    """
+    return merge_states((decode(dump) for dump in dumps), FAMILIES)
+
+
+def render(state: State) -> bytes:
+    """Write a state in Prometheus' text format; send it as `metrics_store.CONTENT_TYPE`."""
+    return render_state(state, FAMILIES)

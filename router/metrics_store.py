@@ -1,0 +1,259 @@
+"""Storage and text form of metrics: plain cells, cached line prefixes, sums over worker processes.
+
+The client library's own storage costs a microsecond per labelled update and renders 9,000 lines in 60 ms on
+the event loop; these cells cost a tenth of that. Names and labels are declared in `router/metrics.py`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Final, Literal
+
+import msgspec
+
+Kind = Literal["counter", "gauge", "histogram"]
+Aggregation = Literal["sum", "max", "min", "last"]
+Labels = tuple[str, ...]
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+MAX_SERIES: Final = 10_000
+"""Label sets per metric. What comes later is counted under `overflow`."""
+OVERFLOW: Final = "overflow"
+_NANO: Final = 1_000_000_000
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One metric: everything that is fixed about it. Compared by identity, so that it is a cheap cache key."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Labels = ()
+    bounds: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets, rising, without infinity."""
+    aggregation: Aggregation = "sum"
+    """How a gauge of several worker processes becomes one. Counters and histograms always add."""
+    nano: bool = False
+    """Counted in integers of 1e-9 units and shown in whole units, so that money is never summed as floats."""
+    alias_of: str = ""
+    """Shows the series of that metric again under this name, for dashboards that expect it. Same bounds, as many labels."""
+
+
+class Cell:
+    """One number."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: int | float = 0
+
+
+class Histogram:
+    """Counts per bucket and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total: float = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Buckets(msgspec.Struct, array_like=True):
+    """A histogram at one moment; not cumulative."""
+
+    counts: list[int]
+    total: float
+
+
+Point = int | float | Buckets
+State = dict[str, list[tuple[Labels, Point]]]
+"""All series of a process, or of several merged: by metric name."""
+
+_DECODER: Final = msgspec.msgpack.Decoder(State)
+
+
+class Store:
+    """The series of one metric."""
+
+    __slots__ = ("cells", "family", "histograms", "max_series")
+
+    def __init__(self, family: Family, *, max_series: int = MAX_SERIES) -> None:
+        self.family = family
+        self.max_series = max_series
+        self.cells: dict[Labels, Cell] = {}
+        self.histograms: dict[Labels, Histogram] = {}
+
+    def _bounded(self, labels: Labels, taken: Mapping[Labels, object]) -> Labels:
+        if len(labels) != len(self.family.labels):
+            raise ValueError(f"{self.family.name} has the labels {self.family.labels}, not {len(labels)} of them")
+        return labels if len(taken) < self.max_series else (OVERFLOW,) * len(labels)
+
+    def cell(self, labels: Labels = ()) -> Cell:
+        """The number with these label values, made at first use.
+
+        Raises:
+            ValueError: the number of values is not that of the metric's labels.
+        """
+        cell = self.cells.get(labels)
+        if cell is None:
+            cell = self.cells.setdefault(self._bounded(labels, self.cells), Cell())
+        return cell
+
+    def histogram(self, labels: Labels = ()) -> Histogram:
+        """The histogram with these label values, made at first use.
+
+        Raises:
+            ValueError: the number of values is not that of the metric's labels.
+        """
+        histogram = self.histograms.get(labels)
+        if histogram is None:
+            histogram = self.histograms.setdefault(self._bounded(labels, self.histograms), Histogram(self.family.bounds))
+        return histogram
+
+    def points(self) -> list[tuple[Labels, Point]]:
+        """Everything counted so far. Shares the buckets' lists: use or encode it before anything else runs."""
+        if self.family.kind == "histogram":
+            return [(labels, Buckets(h.counts, h.total)) for labels, h in self.histograms.items() if any(h.counts)]
+        return [(labels, cell.value) for labels, cell in self.cells.items()]
+
+
+class Scrape:
+    """Values that are read when somebody looks: gauges, and counters that are kept elsewhere.
+
+    Made anew for every scrape, so that what is no longer set is no longer shown.
+    """
+
+    __slots__ = ("_families", "values")
+
+    def __init__(self, families: Mapping[str, Family]) -> None:
+        self._families = families
+        self.values: dict[str, dict[Labels, int | float]] = {}
+
+    def set(self, name: str, value: float | None, **labels: str) -> None:
+        """Set one value; None, an unknown value, is not shown.
+
+        Raises:
+            KeyError: no such metric, or a label of it is missing.
+            ValueError: a label that the metric does not have.
+        """
+        family = self._families[name]
+        if len(labels) != len(family.labels):
+            raise ValueError(f"{name} has the labels {family.labels}, not {tuple(labels)}")
+        values = tuple([labels[label] for label in family.labels])
+        if value is None:
+            return
+        series = self.values.setdefault(name, {})
+        if len(series) < MAX_SERIES or values in series:
+            series[values] = value
+
+
+def encode(state: State) -> bytes:
+    """Pack all series for another process."""
+    return msgspec.msgpack.encode(state)
+
+
+def merge_states(states: Iterable[State], families: Mapping[str, Family]) -> State:
+    """Add counters and histograms, aggregate gauges as declared. What is not declared is left out."""
+    merged: dict[str, dict[Labels, Point]] = {}
+    for state in states:
+        for name, points in state.items():
+            family = families.get(name)
+            if family is not None:
+                _merge_points(merged.setdefault(name, {}), points, family)
+    return {name: list(series.items()) for name, series in merged.items()}
+
+
+def _merge_points(into: dict[Labels, Point], points: Sequence[tuple[Labels, Point]], family: Family) -> None:
+    combine = _COMBINE[family.aggregation if family.kind == "gauge" else "sum"]
+    for labels, point in points:
+        known = into.get(labels)
+        if known is None:
+            into[labels] = Buckets(list(point.counts), point.total) if isinstance(point, Buckets) else point
+        elif isinstance(point, Buckets):
+            if isinstance(known, Buckets) and len(known.counts) == len(point.counts):
+                known.counts = [a + b for a, b in zip(known.counts, point.counts, strict=True)]
+                known.total += point.total
+        elif not isinstance(known, Buckets):
+            into[labels] = combine(known, point)
+
+
+_COMBINE: Final[Mapping[str, Callable[[float, float], float]]] = {
+    "sum": lambda a, b: a + b,
+    "max": max,
+    "min": min,
+    "last": lambda _, b: b,
+}
+
+
+def decode(dump: bytes) -> State:
+    """Unpack what `encode` packed.
+
+    Raises:
+        msgspec.DecodeError: not such a dump.
+    """
+    return _DECODER.decode(dump)
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _pairs(names: Labels, values: Labels) -> str:
+    return ",".join([f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True)])
+
+
+@lru_cache(maxsize=100_000)
+def _prefix(family: Family, values: Labels) -> str:
+    return f"{family.name}{{{_pairs(family.labels, values)}}} " if family.labels else f"{family.name} "
+
+
+@lru_cache(maxsize=100_000)
+def _template(family: Family, values: Labels) -> str:
+    """All lines of one histogram with places for its numbers: one formatting call instead of twenty."""
+    name, pairs = family.name, _pairs(family.labels, values).replace("%", "%%")
+    comma = "," if pairs else ""
+    lines = [f'{name}_bucket{{{pairs}{comma}le="{float(bound)!r}"}} %d\n' for bound in family.bounds]
+    lines.append(f'{name}_bucket{{{pairs}{comma}le="+Inf"}} %d\n')
+    braces = f"{{{pairs}}}" if pairs else ""
+    lines.append(f"{name}_sum{braces} %r\n{name}_count{braces} %d\n")
+    return "".join(lines)
+
+
+def _histogram_lines(family: Family, points: Sequence[tuple[Labels, Point]], out: list[str]) -> None:
+    for labels, point in points:
+        if isinstance(point, Buckets):
+            numbers: list[float] = list(accumulate(point.counts))
+            count = numbers[-1]
+            numbers += (point.total, count)
+            out.append(_template(family, labels) % tuple(numbers))
+
+
+def _plain_lines(family: Family, points: Sequence[tuple[Labels, Point]], out: list[str]) -> None:
+    for labels, point in points:
+        if not isinstance(point, Buckets):
+            out.append(f"{_prefix(family, labels)}{point / _NANO if family.nano else point!r}\n")
+
+
+def _head(family: Family) -> str:
+    text = family.help.replace("\\", "\\\\").replace("\n", "\\n")
+    return f"# HELP {family.name} {text}\n# TYPE {family.name} {family.kind}\n"
+
+
+def render_state(state: State, families: Mapping[str, Family]) -> bytes:
+    """Write all series in Prometheus' text format 0.0.4, in the order of the declarations."""
+    out: list[str] = []
+    for family in families.values():
+        points = state.get(family.alias_of or family.name)
+        if points:
+            out.append(_head(family))
+            (_histogram_lines if family.kind == "histogram" else _plain_lines)(family, points, out)
+    return "".join(out).encode()
