@@ -59,7 +59,7 @@ READ: Final[dict[bytes, str]] = {
 TO_UPSTREAM: Final[frozenset[bytes]] = frozenset({b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"})
 """Request headers that are passed on to providers. Everything else stays here."""
 
-_FROM_UPSTREAM: Final[frozenset[bytes]] = frozenset(
+FROM_UPSTREAM: Final[frozenset[bytes]] = frozenset(
     {
         b"openai-processing-ms",
         b"openai-version",
@@ -81,7 +81,7 @@ MAX_ID_LENGTH: Final = 128
 
 def passed_from_upstream(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
     """The provider's headers that a client may see."""
-    return [pair for pair in headers if pair[0] in _FROM_UPSTREAM]
+    return [pair for pair in headers if pair[0] in FROM_UPSTREAM]
 
 
 def passed_to_upstream(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
