@@ -17,6 +17,14 @@ from router.sim.profiles import PROFILES, Profile, without_faults
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for the end instead of looking for it ten times a second."""
+        await self.stop.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave SIGINT and SIGTERM to whoever owns the process."""
@@ -89,7 +97,7 @@ class Simulator:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
+            self._server.stop.set()
             await self._serving
 
     async def serve_forever(self) -> None:
