@@ -1,0 +1,139 @@
+"""What both ledgers share: the checked edge, the wire form of a bucket set, the lines of the log as people read them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet
+from router.domain.money import MAX_NUSD
+from router.domain.windows import bucket_id
+
+KEEP_MS: Final = 40 * 86_400_000
+"""How long the counters of a window are kept after its end."""
+TOMBSTONE_MS: Final = 15 * 60_000
+"""How long a settled or voided attempt is remembered, so that a second delivery does nothing."""
+SWEPT_MS: Final = 7 * 86_400_000
+"""How long a swept attempt is remembered, so that the late truth corrects the estimate."""
+DOUBT_ORPHAN: Final = "hold_lost"
+"""`doubt` of a record whose hold the store did not know: it lost data, and the charge was booked all the same."""
+SEPARATOR: Final = "\n"
+"""Between bucket ids; cannot occur in one."""
+
+
+def machine_clock_ms() -> int:
+    """Unix milliseconds by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def checked_amount(amount_nusd: int) -> int:
+    """The amount, if a counter can hold it.
+
+    Raises:
+        ValueError: not an integer, negative, or above 2^53 - 1.
+    """
+    if type(amount_nusd) is not int or not 0 <= amount_nusd <= MAX_NUSD:
+        raise ValueError(f"{amount_nusd!r} is not an amount of nano-USD between 0 and {MAX_NUSD}")
+    return amount_nusd
+
+
+def checked_attempt(attempt_id: str) -> str:
+    """The id, if it can be part of a store key.
+
+    Raises:
+        ValueError: empty, too long, or with characters other than printable ASCII without spaces.
+    """
+    if not 0 < len(attempt_id) <= 128 or not attempt_id.isascii() or not attempt_id.isprintable() or " " in attempt_id:
+        raise ValueError(f"{attempt_id!r} is not an attempt id")
+    return attempt_id
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a bucket set comes to in a store."""
+
+    buckets: tuple[Bucket, ...]
+    ids: tuple[str, ...]
+    joined: str
+    """All ids in one string."""
+    starts_ms: int
+    """The latest begin of all windows."""
+    ends_ms: int
+    """The earliest end of all windows."""
+
+
+def plan(buckets: BucketSet) -> Plan:
+    """The plan of a set, made once and kept with it."""
+    made: Plan | None = buckets.encoded.get("plan")
+    if made is None:
+        ids = tuple(bucket_id(b) for b in buckets.buckets)
+        made = buckets.encoded["plan"] = Plan(
+            buckets=buckets.buckets,
+            ids=ids,
+            joined=SEPARATOR.join(ids),
+            starts_ms=max((b.starts_ms for b in buckets.buckets), default=0),
+            ends_ms=min((b.ends_ms for b in buckets.buckets), default=NEVER_MS),
+        )
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of the log as a store keeps it."""
+
+    at_ms: int
+    attempt_id: str
+    outcome: str
+    """Empty: as in the record. `swept`, `corrected`, `orphan`: what the store knows better."""
+    spent_nusd: int
+    """What the line added to `spent` of every bucket; negative for some corrections."""
+    debt_nusd: int
+    """What the line added to `debt` of every bucket."""
+    held_nusd: int
+    """The hold that it ended."""
+    joined: str
+    """Bucket ids."""
+    record: bytes
+    """The record as it was handed in, or the note of a hold."""
+
+    @property
+    def bucket_ids(self) -> list[str]:
+        """The buckets that the line was booked in."""
+        return self.joined.split(SEPARATOR) if self.joined else []
+
+
+def present(entry: Entry) -> bytes:
+    """The spend record that people read: what was handed in, with what the store knows better."""
+    if not entry.outcome and b'"buckets":[' in entry.record:
+        return entry.record
+    fields = _fields(entry.record)
+    fields.setdefault("attempt_id", entry.attempt_id)
+    fields.setdefault("request_id", "")
+    fields.setdefault("at_ms", entry.at_ms)
+    if entry.bucket_ids:
+        fields["buckets"] = entry.bucket_ids
+    if entry.outcome in ("swept", "corrected"):
+        fields["outcome"] = entry.outcome
+        fields["at_ms"] = entry.at_ms
+        fields["charge_nusd"] = entry.spent_nusd
+        fields["hold_nusd"] = entry.held_nusd
+        fields["overrun_nusd"] = max(0, entry.debt_nusd)
+    if entry.outcome == "swept":
+        fields["evidence"] = "estimated"
+        fields.setdefault("doubt", "replica_lost")
+    if entry.outcome == "orphan":
+        fields["doubt"] = fields.get("doubt") or DOUBT_ORPHAN
+        fields["overrun_nusd"] = max(0, entry.debt_nusd)
+    return msgspec.json.encode(fields)
+
+
+def _fields(record: bytes) -> dict[str, Any]:
+    """The members of a record or note; none if it is empty or not an object."""
+    try:
+        decoded = msgspec.json.decode(record) if record else {}
+    except msgspec.DecodeError:
+        return {}
+    return decoded if isinstance(decoded, dict) else {}

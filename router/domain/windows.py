@@ -1,0 +1,113 @@
+"""From budgets to buckets: which window of which budget, for which scope, an attempt falls under."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Budget, WindowKind
+
+MAX_SCOPE_LENGTH: Final = 128
+"""Characters of a scope value in a store key, after escaping."""
+_DIGEST_LENGTH: Final = 32
+_KEPT_AS_IS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:@/+, ~#")
+
+
+def window_at(kind: WindowKind, timezone: str, now_ms: int) -> tuple[str, int, int]:
+    """The calendar window that `now_ms` lies in: its label, first millisecond, first millisecond after it.
+
+    Windows begin by the wall clock of the time zone. Where clocks are put back, the hour that occurs twice is
+    one window of two hours; where they are put forward, the hour that is left out has no window.
+
+    Raises:
+        zoneinfo.ZoneInfoNotFoundError: no such time zone.
+    """
+    if kind == "lifetime":
+        return "all", 0, NEVER_MS
+    zone = ZoneInfo(timezone)
+    local = datetime.fromtimestamp(now_ms / 1000, tz=zone).replace(tzinfo=None, fold=0, minute=0, second=0, microsecond=0)
+    label, begin, end = _wall_window(kind, local)
+    # Should a zone put its clocks back over a window's edge, the window that holds `now_ms` is still one that contains it.
+    return label, min(_instant_ms(begin, zone), now_ms), max(_instant_ms(end, zone), now_ms + 1)
+
+
+def _wall_window(kind: WindowKind, hour: datetime) -> tuple[str, datetime, datetime]:
+    """The label, begin and end of a window, as wall clock times."""
+    if kind == "hour":
+        return hour.strftime("%Y-%m-%dT%H"), hour, hour + timedelta(hours=1)
+    day = hour.replace(hour=0)
+    if kind == "day":
+        return day.strftime("%Y-%m-%d"), day, day + timedelta(days=1)
+    if kind == "week":
+        year, week, weekday = day.isocalendar()
+        begin = day - timedelta(days=weekday - 1)
+        return f"{year:04}-W{week:02}", begin, begin + timedelta(days=7)
+    begin = day.replace(day=1)
+    return begin.strftime("%Y-%m"), begin, (begin + timedelta(days=32)).replace(day=1)
+
+
+def _instant_ms(wall: datetime, zone: ZoneInfo) -> int:
+    """Unix milliseconds of a wall clock time: the first of two; the moment of the change if it never occurs."""
+    return round(wall.replace(tzinfo=zone).timestamp()) * 1000
+
+
+@lru_cache(maxsize=65536)
+def escape_scope(value: str) -> str:
+    """Make a name that a client may have invented fit for a store key.
+
+    Everything but plain characters is percent-encoded, so that separators and control characters cannot occur and
+    different values stay different. Values too long are cut and told apart by a hash.
+    """
+    text = "".join(c if c in _KEPT_AS_IS else "".join(f"%{b:02X}" for b in c.encode("utf-8", "surrogatepass")) for c in value)
+    if len(text) <= MAX_SCOPE_LENGTH:
+        return text
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{text[: MAX_SCOPE_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
+
+
+def bucket_id(bucket: Bucket) -> str:
+    """`budget|scope|window`: how the books name a bucket."""
+    return f"{escape_scope(bucket.budget)}|{bucket.scope}|{bucket.window}"
+
+
+def applies(budget: Budget, *, dims: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    """Whether an attempt falls under a budget.
+
+    Every condition must hold. A budget that is split by a dimension does not apply to a request that lacks it.
+    """
+    if budget.each is not None and not dims.get(budget.each):
+        return False
+    for name, accepted in budget.when:
+        value = tags.get(name[4:]) if name.startswith("tag:") else dims.get(name)
+        if value is None or value not in accepted:
+            return False
+    return True
+
+
+def bucket_set(budgets: Sequence[Budget], *, dims: Mapping[str, str], tags: Mapping[str, str], now_ms: int) -> BucketSet:
+    """All buckets that an attempt falls under at `now_ms`, in the order of the budgets.
+
+    `dims` holds team, key, user, session, route, model and provider; what is absent or empty matches nothing.
+    """
+    buckets: list[Bucket] = []
+    for budget in budgets:
+        if not applies(budget, dims=dims, tags=tags):
+            continue
+        label, starts_ms, ends_ms = window_at(budget.window, budget.timezone, now_ms)
+        scope = "" if budget.each is None else f"{budget.each}={escape_scope(dims[budget.each])}"
+        buckets.append(
+            Bucket(
+                budget=budget.name,
+                scope=scope,
+                window=label,
+                starts_ms=starts_ms,
+                ends_ms=ends_ms,
+                limit_nusd=budget.limit_nusd,
+                hard=budget.hard,
+            )
+        )
+    return BucketSet(buckets=tuple(buckets), valid_until_ms=min((b.ends_ms for b in buckets), default=NEVER_MS))
