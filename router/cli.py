@@ -67,6 +67,8 @@ def load(name: str) -> typer.Typer:
     if app is None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, help=VERBS[name].help)
         app.command()(module.command)
+    # Plain help: the same on a terminal, in a pipe and in the reference page.
+    app.rich_markup_mode = None
     return app
 
 
