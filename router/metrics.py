@@ -19,9 +19,10 @@ from router.snapshot import Snapshot
 _SHORT: Final = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """For what the proxy itself does: 50 µs to 1 s."""
 _LONG: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 600.0)
+_RATIOS: Final = (0.5, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 # Bounds of the OpenTelemetry semantic conventions for generative AI, metrics section, read 2026-11.
 _OTEL_DURATION: Final = tuple([0.01 * 2**n for n in range(14)])
-_OTEL_TOKENS: Final = tuple([float(4**n) for n in range(14)])
+_OTEL_TOKENS: Final = tuple([4**n for n in range(14)])
 _OTEL_FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _OTEL_PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
@@ -101,7 +102,7 @@ _TABLE: Final = (
     _histogram(
         "faregate_reserved_to_charged_ratio",
         "Reserved by charged, of attempts with a charge.",
-        (0.5, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0),
+        _RATIOS,
         "model",
     ),
     _counter("faregate_overshoot_usd_total", "Charged above the reservation, in USD, by cause.", "cause", nano=True),
@@ -176,37 +177,52 @@ class _RequestSeries:
 
 
 class _AttemptSeries:
-    """Everything that one kind of attempt counts in."""
+    """Everything that one kind of attempt counts in. Its own sums are moved to the metrics' cells by `fold`."""
 
     __slots__ = (
-        "avoided",
-        "cost",
+        "avoided_nusd",
+        "charge_nusd",
         "count",
         "duration",
-        "extra",
+        "extra_nusd",
         "first_token",
-        "gen_ai_cost",
+        "input_tokens",
         "input_usage",
+        "output_tokens",
         "output_usage",
         "per_token",
         "ratio",
-        "tokens_input",
-        "tokens_output",
+        "targets",
+        "where",
     )
 
-    count: Cell
-    cost: Cell
-    gen_ai_cost: Cell
-    avoided: Cell
-    extra: Cell
-    ratio: Histogram
     duration: Histogram
     first_token: Histogram
     per_token: Histogram
+    ratio: Histogram
     input_usage: Histogram
     output_usage: Histogram
-    tokens_input: Cell
-    tokens_output: Cell
+    where: Labels
+    """Model, deployment, provider, team."""
+    targets: tuple[tuple[str, tuple[Cell, ...]], ...]
+    """(attribute, cells to which it is added)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.charge_nusd = 0
+        self.avoided_nusd = 0
+        self.extra_nusd = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
+
+    def fold(self) -> None:
+        """Move what was counted since the last call to the cells."""
+        for attribute, cells in self.targets:
+            amount = getattr(self, attribute)
+            if amount:
+                for cell in cells:
+                    cell.value += amount
+                setattr(self, attribute, 0)
 
 
 class Metrics:
@@ -217,7 +233,8 @@ class Metrics:
         self._guard = LabelGuard()
         self._callbacks: list[Callable[[Scrape], None]] = []
         self._requests: dict[tuple[str, str, str, bool, str, int], _RequestSeries] = {}
-        self._attempts: dict[tuple[str, ...], _AttemptSeries] = {}
+        self._attempts: dict[Labels, _AttemptSeries] = {}
+        self._attempt_kinds: dict[Labels, _AttemptSeries] = {}
         self._in_flight = self._stores["faregate_requests_in_flight"].cell()
 
     def configure(self, snapshot: Snapshot) -> None:
@@ -284,51 +301,58 @@ class Metrics:
         series = self._attempts.get((route, rule, model, deployment, provider, team, operation, outcome))
         if series is None:
             series = self._attempt_series((route, rule, model, deployment, provider, team), operation, outcome)
-        series.count.value += 1
+        series.count += 1
         duration = series.duration
         duration.counts[bisect_left(_OTEL_DURATION, upstream_seconds)] += 1
         duration.total += upstream_seconds
         if charge_nusd:
-            series.cost.value += charge_nusd
-            series.gen_ai_cost.value += charge_nusd
-            series.ratio.observe(hold_nusd / charge_nusd)
+            series.charge_nusd += charge_nusd
+            ratio, value = series.ratio, hold_nusd / charge_nusd
+            ratio.counts[bisect_left(_RATIOS, value)] += 1
+            ratio.total += value
         if baseline_nusd is not None:
-            difference = baseline_nusd - charge_nusd
-            if difference >= 0:
-                series.avoided.value += difference
+            if baseline_nusd >= charge_nusd:
+                series.avoided_nusd += baseline_nusd - charge_nusd
             else:
-                series.extra.value -= difference
+                series.extra_nusd += charge_nusd - baseline_nusd
         if first_token_seconds is not None:
             series.first_token.observe(first_token_seconds)
         if output_tokens_per_second:
             series.per_token.observe(1 / output_tokens_per_second)
         if usage is not None:
-            self._count_tokens(series, usage, model, deployment, provider, team)
+            self._count_tokens(series, usage)
 
-    def _count_tokens(self, series: _AttemptSeries, usage: Usage, model: str, deployment: str, provider: str, team: str) -> None:
+    def _count_tokens(self, series: _AttemptSeries, usage: Usage) -> None:
         tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
-        series.input_usage.observe(tokens_in)
-        series.output_usage.observe(tokens_out)
-        parts_in = usage.cache_read_tokens + usage.cache_write_tokens + usage.audio_input_tokens
-        parts_out = usage.reasoning_tokens + usage.audio_output_tokens
-        if parts_in or parts_out:
-            self._count_parts(usage, model, deployment, provider, team)
-        series.tokens_input.value += max(0, tokens_in - parts_in)
-        series.tokens_output.value += max(0, tokens_out - parts_out)
+        observed = series.input_usage
+        observed.counts[bisect_left(_OTEL_TOKENS, tokens_in)] += 1
+        observed.total += tokens_in
+        observed = series.output_usage
+        observed.counts[bisect_left(_OTEL_TOKENS, tokens_out)] += 1
+        observed.total += tokens_out
+        if usage.cache_read_tokens or usage.cache_write_tokens or usage.audio_input_tokens:
+            tokens_in = self._count_parts(
+                series,
+                tokens_in,
+                cache_read=usage.cache_read_tokens,
+                cache_write=usage.cache_write_tokens,
+                audio_input=usage.audio_input_tokens,
+            )
+        if usage.reasoning_tokens or usage.audio_output_tokens:
+            tokens_out = self._count_parts(series, tokens_out, reasoning=usage.reasoning_tokens, audio_output=usage.audio_output_tokens)
+        series.input_tokens += tokens_in
+        series.output_tokens += tokens_out
         if usage.evidence != "exact":
-            self._add("faregate_estimated_usage_total", 1, self._guard.name("deployment", deployment), usage.evidence)
+            self._add("faregate_estimated_usage_total", 1, series.where[1], usage.evidence)
 
-    def _count_parts(self, usage: Usage, model: str, deployment: str, provider: str, team: str) -> None:
-        where = self._guard.names_in(model=model, deployment=deployment, provider=provider, team=team)
-        for name, tokens in (
-            ("cache_read", usage.cache_read_tokens),
-            ("cache_write", usage.cache_write_tokens),
-            ("audio_input", usage.audio_input_tokens),
-            ("reasoning", usage.reasoning_tokens),
-            ("audio_output", usage.audio_output_tokens),
-        ):
-            if tokens:
-                self._add("faregate_tokens_total", tokens, *where, name)
+    def _count_parts(self, series: _AttemptSeries, whole: int, **parts: int) -> int:
+        """Count the special classes; return what is left of the whole. Parts that overlap are cut at the whole."""
+        for name, tokens in parts.items():
+            counted = min(tokens, whole)
+            if counted:
+                self._add("faregate_tokens_total", counted, *series.where, name)
+                whole -= counted
+        return whole
 
     def rejected(self, *, deployment: str, reason: str) -> None:
         """Count a deployment that a decision left out."""
@@ -375,6 +399,8 @@ class Metrics:
 
     def state(self) -> State:
         """All series of this process now. Use or encode it before anything else counts."""
+        for series in self._attempt_kinds.values():
+            series.fold()
         scrape = Scrape(FAMILIES)
         scrape.set("faregate_workers", 1)
         for callback in self._callbacks:
@@ -413,28 +439,38 @@ class Metrics:
         return series
 
     def _attempt_series(self, names: Labels, operation: str, outcome: str) -> _AttemptSeries:
-        stores = self._stores
         where = self._guard.names_in(**dict(zip(_WHERE, names, strict=True)))
         op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
-        _, _, model, deployment, provider, team = where
-        served = deployment.partition("/")[2] or deployment
-        gen_ai = (_GEN_AI_OPERATION.get(op, op), provider, model, served)
+        labels = (*where, op, out)
+        series = self._attempt_kinds.get(labels)
+        if series is None:
+            series = self._attempt_kinds[labels] = self._new_attempt_series(where, op, out)
+        # Names that clients make up must not fill the memory: only what stands for itself is remembered by its name.
+        if UNKNOWN not in where and (op, out) == (operation, outcome):
+            self._attempts[(*names, operation, outcome)] = series
+        return series
+
+    def _new_attempt_series(self, where: Labels, operation: str, outcome: str) -> _AttemptSeries:
+        stores = self._stores
+        _, _, model, deployment, provider, _ = where
+        gen_ai = (_GEN_AI_OPERATION.get(operation, operation), provider, model, deployment.partition("/")[2] or deployment)
         series = _AttemptSeries()
-        series.count = stores["faregate_attempts_total"].cell((*where, op, out))
-        series.cost = stores["faregate_cost_usd_total"].cell(where)
-        series.gen_ai_cost = stores["gen_ai_client_cost_usd_total"].cell(gen_ai)
-        series.avoided = stores["faregate_avoided_cost_usd_total"].cell(where)
-        series.extra = stores["faregate_extra_cost_usd_total"].cell(where)
+        series.where = where[2:]
         series.ratio = stores["faregate_reserved_to_charged_ratio"].histogram((model,))
-        series.duration = stores["gen_ai_client_operation_duration_seconds"].histogram((*gen_ai, "" if out == "ok" else out))
+        series.duration = stores["gen_ai_client_operation_duration_seconds"].histogram((*gen_ai, "" if outcome == "ok" else outcome))
         series.first_token = stores["gen_ai_client_operation_time_to_first_chunk_seconds"].histogram(gen_ai)
         series.per_token = stores["gen_ai_server_time_per_output_token_seconds"].histogram(gen_ai)
         series.input_usage = stores["gen_ai_client_token_usage"].histogram((*gen_ai, "input"))
         series.output_usage = stores["gen_ai_client_token_usage"].histogram((*gen_ai, "output"))
-        series.tokens_input = stores["faregate_tokens_total"].cell((model, deployment, provider, team, "input"))
-        series.tokens_output = stores["faregate_tokens_total"].cell((model, deployment, provider, team, "output"))
-        if UNKNOWN not in where and (op, out) == (operation, outcome):
-            self._attempts[(*names, operation, outcome)] = series
+        tokens = stores["faregate_tokens_total"]
+        series.targets = (
+            ("count", (stores["faregate_attempts_total"].cell((*where, operation, outcome)),)),
+            ("charge_nusd", (stores["faregate_cost_usd_total"].cell(where), stores["gen_ai_client_cost_usd_total"].cell(gen_ai))),
+            ("avoided_nusd", (stores["faregate_avoided_cost_usd_total"].cell(where),)),
+            ("extra_nusd", (stores["faregate_extra_cost_usd_total"].cell(where),)),
+            ("input_tokens", (tokens.cell((*where[2:], "input")),)),
+            ("output_tokens", (tokens.cell((*where[2:], "output")),)),
+        )
         return series
 
 

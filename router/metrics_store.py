@@ -138,6 +138,10 @@ class Scrape:
         self._families = families
         self.values: dict[str, dict[Labels, int | float]] = {}
 
+    def declares(self, name: str) -> bool:
+        """Whether there is such a metric."""
+        return name in self._families
+
     def set(self, name: str, value: float | None, **labels: str) -> None:
         """Set one value; None, an unknown value, is not shown.
 
@@ -217,43 +221,58 @@ def _prefix(family: Family, values: Labels) -> str:
 
 
 @lru_cache(maxsize=100_000)
-def _template(family: Family, values: Labels) -> str:
+def _template(family: Family, values: Labels) -> bytes:
     """All lines of one histogram with places for its numbers: one formatting call instead of twenty."""
     name, pairs = family.name, _pairs(family.labels, values).replace("%", "%%")
     comma = "," if pairs else ""
     lines = [f'{name}_bucket{{{pairs}{comma}le="{float(bound)!r}"}} %d\n' for bound in family.bounds]
     lines.append(f'{name}_bucket{{{pairs}{comma}le="+Inf"}} %d\n')
     braces = f"{{{pairs}}}" if pairs else ""
-    lines.append(f"{name}_sum{braces} %r\n{name}_count{braces} %d\n")
-    return "".join(lines)
+    lines.append(f"{name}_sum{braces} %a\n{name}_count{braces} %d\n")
+    return "".join(lines).encode()
 
 
-def _histogram_lines(family: Family, points: Sequence[tuple[Labels, Point]], out: list[str]) -> None:
+def _histogram_lines(family: Family, points: Sequence[tuple[Labels, Point]]) -> bytes:
+    out: list[bytes] = []
     for labels, point in points:
         if isinstance(point, Buckets):
             numbers: list[float] = list(accumulate(point.counts))
             count = numbers[-1]
             numbers += (point.total, count)
             out.append(_template(family, labels) % tuple(numbers))
+    return b"".join(out)
 
 
-def _plain_lines(family: Family, points: Sequence[tuple[Labels, Point]], out: list[str]) -> None:
-    for labels, point in points:
-        if not isinstance(point, Buckets):
-            out.append(f"{_prefix(family, labels)}{point / _NANO if family.nano else point!r}\n")
+def _plain_lines(family: Family, points: Sequence[tuple[Labels, Point]]) -> bytes:
+    scale = _NANO if family.nano else 1
+    out = [
+        f"{_prefix(family, labels)}{point / scale if scale != 1 else point!r}\n"
+        for labels, point in points
+        if not isinstance(point, Buckets)
+    ]
+    return "".join(out).encode()
 
 
-def _head(family: Family) -> str:
+def _head(family: Family) -> bytes:
     text = family.help.replace("\\", "\\\\").replace("\n", "\\n")
-    return f"# HELP {family.name} {text}\n# TYPE {family.name} {family.kind}\n"
+    return f"# HELP {family.name} {text}\n# TYPE {family.name} {family.kind}\n".encode()
+
+
+def _lines(family: Family, points: Sequence[tuple[Labels, Point]], *, source: bytes) -> bytes:
+    if source:
+        # No label value can hold a line end, so only names are replaced.
+        return (b"\n" + source).replace(b"\n" + family.alias_of.encode(), b"\n" + family.name.encode())[1:]
+    return (_histogram_lines if family.kind == "histogram" else _plain_lines)(family, points)
 
 
 def render_state(state: State, families: Mapping[str, Family]) -> bytes:
     """Write all series in Prometheus' text format 0.0.4, in the order of the declarations."""
-    out: list[str] = []
+    out: list[bytes] = []
+    written: dict[str, bytes] = {}
     for family in families.values():
         points = state.get(family.alias_of or family.name)
         if points:
-            out.append(_head(family))
-            (_histogram_lines if family.kind == "histogram" else _plain_lines)(family, points, out)
-    return "".join(out).encode()
+            lines = _lines(family, points, source=written.get(family.alias_of, b""))
+            written[family.name] = lines
+            out += (_head(family), lines)
+    return b"".join(out)

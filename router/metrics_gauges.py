@@ -1,0 +1,93 @@
+"""What is read when a scrape comes: budgets, deployments, configuration, process."""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, get_args
+
+from router import __version__
+from router.domain.budgets import NEVER_MS, BucketState, Budget
+from router.domain.money import NUSD_PER_USD
+from router.metrics_store import Scrape
+from router.ports import Drift
+
+DeploymentState = Literal["up", "probe", "cooldown", "busy"]
+_STATES: Final[tuple[DeploymentState, ...]] = get_args(DeploymentState)
+
+
+def set_budgets(scrape: Scrape, budgets: Sequence[Budget], states: Sequence[BucketState]) -> None:
+    """Show each budget by its name. `states` are the buckets of the current windows.
+
+    A budget that is split, such as one per key, is shown as a whole: the sums and its fullest instance. One
+    without a bucket has spent nothing in this window.
+    """
+    by_budget: defaultdict[str, list[BucketState]] = defaultdict(list)
+    for state in states:
+        by_budget[state.budget].append(state)
+    for budget in budgets:
+        _set_budget(scrape, budget, by_budget.get(budget.name, []))
+
+
+def _set_budget(scrape: Scrape, budget: Budget, states: Sequence[BucketState]) -> None:
+    name = budget.name
+    limits = [budget.limit_nusd if state.limit_nusd is None else state.limit_nusd for state in states]
+    used = [state.spent_nusd + state.held_nusd for state in states]
+    scrape.set("faregate_budget_limit_usd", (limits[0] if limits else budget.limit_nusd) / NUSD_PER_USD, budget=name)
+    scrape.set("faregate_budget_spent_usd", sum(state.spent_nusd for state in states) / NUSD_PER_USD, budget=name)
+    scrape.set("faregate_budget_held_usd", sum(state.held_nusd for state in states) / NUSD_PER_USD, budget=name)
+    ratios = [amount / limit if limit else 1.0 for amount, limit in zip(used, limits, strict=True)]
+    scrape.set("faregate_budget_used_ratio", max(ratios, default=0.0), budget=name)
+    scrape.set("faregate_budget_instances", sum(1 for amount in used if amount), budget=name)
+    scrape.set("faregate_budget_exhausted_instances", sum(1 for ratio in ratios if ratio >= 1), budget=name)
+    ends_ms = max((state.ends_ms for state in states), default=NEVER_MS)
+    scrape.set("faregate_budget_reset_timestamp_seconds", None if ends_ms >= NEVER_MS else ends_ms / 1000, budget=name)
+
+
+def set_drift(scrape: Scrape, budgets: Sequence[Budget], drifts: Sequence[Drift]) -> None:
+    """Show the result of the last verification of the ledger: 0 for a budget that agrees."""
+    worst = {budget.name: 0 for budget in budgets}
+    for drift in drifts:
+        name = drift.bucket.partition("|")[0]
+        if name in worst:
+            worst[name] = max(worst[name], abs(drift.counter_nusd - drift.log_nusd))
+    for name, nusd in worst.items():
+        scrape.set("faregate_ledger_drift_usd", nusd / NUSD_PER_USD, budget=name)
+
+
+def set_deployments(scrape: Scrape, states: Mapping[str, tuple[DeploymentState, int]]) -> None:
+    """Show state and calls in progress of each deployment, by its name."""
+    for deployment, (current, in_flight) in states.items():
+        for state in _STATES:
+            scrape.set("faregate_deployment_state", int(state == current), deployment=deployment, state=state)
+        scrape.set("faregate_deployment_in_flight", in_flight, deployment=deployment)
+
+
+def set_configuration(scrape: Scrape, *, version: str, loaded_at_seconds: float, last_reload_ok: bool) -> None:
+    """Show which configuration is in force, since when (Unix time), and whether the last attempt to load one worked."""
+    scrape.set("faregate_config_info", 1, version=version)
+    scrape.set("faregate_config_last_reload_success_timestamp_seconds", loaded_at_seconds)
+    scrape.set("faregate_config_last_reload_successful", int(last_reload_ok))
+    scrape.set("faregate_build_info", 1, version=__version__, python=platform.python_version())
+
+
+def process_gauges() -> Callable[[Scrape], None]:
+    """A callback for `Metrics.on_scrape` that shows memory, CPU, descriptors and garbage collection of this process.
+
+    Imports the Prometheus client library (about 50 ms): call it at start, not in the first scrape.
+    """
+    from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+
+    def set_process(scrape: Scrape) -> None:
+        for metric in registry.collect():
+            for sample in metric.samples:
+                if scrape.declares(sample.name):
+                    scrape.set(sample.name, sample.value, **sample.labels)
+
+    return set_process
