@@ -7,11 +7,11 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import router
 from router.adapters.upstream.decode import decoded
-from router.adapters.upstream.http1_connection import Connection, Http1Response
+from router.adapters.upstream.http1_connection import JOIN_BYTES, Connection, Http1Response
 from router.ports import Endpoint, Timeouts, UpstreamError, UpstreamResponse
 
 SWEEP_SECONDS: Final = 0.25
@@ -58,6 +58,8 @@ class Http1Upstream:
         pool = self._pools.get(endpoint) or self._open_pool(endpoint)
         head = pool.heads.get(path) or pool.post_head(path)
         extra = extra_fields(headers) if headers else b""
+        if len(body) <= JOIN_BYTES:
+            return await self._exchange(pool, b"%b%d\r\n%b\r\n%b" % (head, len(body), extra, body), b"", timeouts)
         return await self._exchange(pool, b"%b%d\r\n%b\r\n" % (head, len(body), extra), body, timeouts)
 
     async def get(
@@ -94,24 +96,39 @@ class Http1Upstream:
         for connection in connections:
             connection.close()
         # Transports report their end within the next turns of the loop; an event per connection would serve only this.
-        while any(connection.transport is not None for connection in connections):  # noqa: ASYNC110
+        while any(connection.connected for connection in connections):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def _exchange(self, pool: Pool, head: bytes, body: bytes, timeouts: Timeouts) -> UpstreamResponse:
-        now = pool.loop.time()
-        connection = pool.take(now) or await pool.fresh(timeouts.connect_seconds)
-        response = await converse(connection, head, body, now, timeouts)
+        started_at = pool.loop.time()
+        connection = pool.take(started_at) or await pool.fresh(timeouts.connect_seconds)
+        response = connection.send(head, body, started_at, timeouts)
+        try:
+            await response.began
+        except BaseException:
+            response.abort()
+            raise
         if response.stale:
-            # The provider closed an idle connection while the request was on its way to it.
-            pool = self._pools.get(pool.endpoint) or self._open_pool(pool.endpoint)
-            try:
-                connection = await pool.fresh(timeouts.connect_seconds)
-            except UpstreamError as exc:
-                raise UpstreamError(exc.fault, str(exc), sent=True) from exc
-            response = await converse(connection, head, body, now, timeouts)
+            response = await self._again(pool.endpoint, head, body, started_at, timeouts)
         if response.error is not None and not response.status:
             raise response.error
         return decoded(response) if response.encoded else response
+
+    async def _again(self, endpoint: Endpoint, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
+        """Send the request on another connection: the provider closed an idle one while it was on its way."""
+        pool = self._pools.get(endpoint) or self._open_pool(endpoint)
+        try:
+            connection = await pool.fresh(timeouts.connect_seconds)
+        except UpstreamError as exc:
+            # The provider may have read the first try.
+            raise UpstreamError(exc.fault, str(exc), sent=True) from exc
+        response = connection.send(head, body, started_at, timeouts)
+        try:
+            await response.began
+        except BaseException:
+            response.abort()
+            raise
+        return response
 
     def _open_pool(self, endpoint: Endpoint) -> Pool:
         if self._closed:
@@ -125,20 +142,6 @@ class Http1Upstream:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self.sweep(loop.time())
         self._sweeper = loop.call_later(self._sweep_seconds, self._tick, loop) if self._pools else None
-
-
-async def converse(connection: Connection, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
-    """Send a request and wait until the head of its answer is here, or it has failed. Closes on cancellation."""
-    now = connection.heard_at
-    response = Http1Response(connection, now + timeouts.first_byte_seconds, started_at + timeouts.total_seconds, timeouts.idle_seconds)
-    waiter = cast("asyncio.Future[None]", response.waiter)
-    connection.send(response, head, body)
-    try:
-        await waiter
-    except BaseException:
-        response.abort()
-        raise
-    return response
 
 
 class Pool:
@@ -239,11 +242,9 @@ class Pool:
 
     def released(self, connection: Connection) -> None:
         """The connection is free: hand it to the next in line, or keep it."""
-        now = self.loop.time()
-        if now - connection.born_at > MAX_AGE_SECONDS:
+        if connection.heard_at - connection.born_at > MAX_AGE_SECONDS:
             connection.close()
             return
-        connection.heard_at = now
         while self.waiters:
             waiter = self.waiters.popleft()
             if not waiter.done():

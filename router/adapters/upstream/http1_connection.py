@@ -8,7 +8,7 @@ from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
-from router.ports import UpstreamError, UpstreamFault
+from router.ports import Timeouts, UpstreamError, UpstreamFault
 
 BUFFER_BYTES: Final = 64 * 1024
 """Reading from the socket stops above this many bytes that nobody has asked for."""
@@ -49,6 +49,7 @@ class Http1Response:
     """
 
     __slots__ = (
+        "began",
         "connection",
         "encoded",
         "ended",
@@ -81,7 +82,9 @@ class Http1Response:
         self.stale = False
         self.error: UpstreamError | None = None
         self.wants = HEAD
-        self.waiter: asyncio.Future[None] | None = connection.loop.create_future()
+        self.began: asyncio.Future[None] = connection.loop.create_future()
+        """Resolved when the head is here, or never will be."""
+        self.waiter: asyncio.Future[None] | None = self.began
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Does not suspend if it is here already. Raises `UpstreamError`."""
@@ -143,7 +146,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self.owner = owner
         self.loop = loop
-        self.transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport
+        self.connected = False
         self.response: Http1Response | None = None
         self.reused = False
         self.pooled = False
@@ -162,17 +166,19 @@ class Connection(asyncio.Protocol):
 
     def usable(self) -> bool:
         """Whether a request may be written to it."""
-        return self.transport is not None and not self.transport.is_closing()
+        return self.connected and not self.transport.is_closing()
 
-    def send(self, response: Http1Response, head: bytes, body: bytes) -> None:
-        """Write a request in one go; the answer arrives in `response`."""
+    def send(self, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
+        """Write a request in one go; the answer arrives in what is returned. `heard_at` is the time of sending."""
+        first_byte_at = self.heard_at + timeouts.first_byte_seconds
+        response = Http1Response(self, first_byte_at, started_at + timeouts.total_seconds, timeouts.idle_seconds)
         self.response = response
         self._head_bytes = 0
-        transport = cast(asyncio.Transport, self.transport)
-        if len(body) <= JOIN_BYTES:
-            transport.write(head + body)
+        if body:
+            self.transport.writelines((head, body))
         else:
-            transport.writelines((head, body))
+            self.transport.write(head)
+        return response
 
     def abandon(self, response: Http1Response) -> None:
         """Close at once if that answer is still arriving."""
@@ -187,7 +193,7 @@ class Connection(asyncio.Protocol):
     def resume(self) -> None:
         """Read from the socket again."""
         self.paused = False
-        if self.transport is not None:
+        if self.connected:
             self.transport.resume_reading()
 
     def close(self) -> None:
@@ -214,7 +220,9 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are not subclasses of asyncio's.
         self.transport = cast(asyncio.Transport, transport)
+        self.connected = True
 
     def data_received(self, data: bytes) -> None:
         response = self.response
@@ -249,7 +257,7 @@ class Connection(asyncio.Protocol):
             self._end_at_close(response, exc)
         self.owner.closing(self)
         self.owner.lost(self)
-        self.transport = None
+        self.connected = False
         del self._parser
 
     # httptools
@@ -285,9 +293,10 @@ class Connection(asyncio.Protocol):
         response.status = status
 
     def on_body(self, data: bytes) -> None:
-        response = cast(Http1Response, self.response)
-        response.parts.append(data)
-        response.size += len(data)
+        response = self.response
+        if response is not None:
+            response.parts.append(data)
+            response.size += len(data)
 
     def on_message_complete(self) -> None:
         # A 1xx message completes too; the real one comes after it.
@@ -300,7 +309,7 @@ class Connection(asyncio.Protocol):
         if response.wants != ALL:
             if response.size > BUFFER_BYTES and not self.paused:
                 self.paused = True
-                cast(asyncio.Transport, self.transport).pause_reading()
+                self.transport.pause_reading()
             if response.wants == HEAD or response.parts:
                 response.wake()
         elif response.size > response.limit:
@@ -311,7 +320,7 @@ class Connection(asyncio.Protocol):
         self.response = None
         self._complete = self._head_done = self._encoded = False
         response.ended = True
-        transport = cast(asyncio.Transport, self.transport)
+        transport = self.transport
         # A request that is still being written when its answer is complete would run into the next one.
         if self._keep and not transport.get_write_buffer_size() and not transport.is_closing():
             if self.paused:
@@ -350,7 +359,7 @@ class Connection(asyncio.Protocol):
 
     def _drop(self) -> None:
         self.owner.closing(self)
-        if self.transport is not None:
+        if self.connected:
             self.transport.abort()
 
 
