@@ -1,0 +1,182 @@
+"""Admission: from a credential to a principal. 401 before anything else is looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from policies.types import NOTHING
+from router.call import Principal
+from router.domain import keys
+from router.edge.headers import API_KEY, AUTHORIZATION, GOOGLE_API_KEY, RawHeaders
+from router.errors import INVALID_API_KEY, KEY_EXPIRED, RouterError
+from router.ports import KeyStore, StoredKey
+from router.snapshot import KeyEntry, Snapshot, Team
+
+KNOWN_SECONDS: Final = 10.0
+"""How long a minted key is believed without asking the store: a revocation holds everywhere after that."""
+UNKNOWN_SECONDS: Final = 5.0
+MOST_KNOWN: Final = 100_000
+MOST_UNKNOWN: Final = 10_000
+MAX_KEY_BYTES: Final = 512
+
+
+class Admission:
+    """Knows the keys of the configuration and asks the store for minted ones."""
+
+    def __init__(self, snapshot: Snapshot, store: KeyStore, *, pepper: bytes, clock: Callable[[], float]) -> None:
+        """`clock` gives Unix seconds."""
+        self._store = store
+        self._pepper = pepper
+        self._clock = clock
+        self._snapshot = snapshot
+        self._by_digest = {entry.secret_digest: entry for entry in snapshot.keys.values() if entry.secret_digest is not None}
+        self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._required = bool(snapshot.keys)
+
+    @property
+    def required(self) -> bool:
+        """Whether a key is needed: as soon as one exists, in the configuration or minted."""
+        return self._required
+
+    async def refresh(self) -> None:
+        """Look whether keys were minted. To be called at start and every few seconds."""
+        if not self._snapshot.keys:
+            self._required = any(key.revoked_ms is None for key in await self._store.list_keys())
+
+    def identify(self, headers: RawHeaders) -> Principal | None:
+        """The principal if it is known without asking the store, else None.
+
+        Raises:
+            RouterError: 401, if that much is certain already.
+        """
+        credential = _credential(headers)
+        if credential is None:
+            if self._required:
+                raise _refused("No API key was sent. Send 'Authorization: Bearer <key>'.")
+            return _ANYONE
+        if not self._required:
+            return _ANYONE
+        digest = hashlib.sha256(credential).digest()
+        known = self._known.get(digest)
+        now = self._clock()
+        if known is not None and known[1] > now:
+            return _fresh(known[0], now)
+        entry = self._by_digest.get(digest)
+        if entry is not None and entry.secret_digest is not None and hmac.compare_digest(entry.secret_digest, digest):
+            return self._remember(digest, _principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
+        if len(credential) > MAX_KEY_BYTES or self._unknown.get(digest, 0.0) > now:
+            raise _refused(_UNKNOWN_KEY)
+        parsed = keys.parse(credential.decode("latin-1"))
+        if parsed is None:
+            raise _refused(_UNKNOWN_KEY)
+        entry = self._snapshot.keys.get(parsed[0])
+        if entry is None or entry.secret_hmac is None:
+            return None
+        if not hmac.compare_digest(entry.secret_hmac, keys.digest(self._pepper, credential.decode("latin-1"))):
+            raise self._unknown_key(digest, now)
+        return self._remember(digest, _principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
+
+    async def admit(self, headers: RawHeaders) -> Principal:
+        """The principal.
+
+        Raises:
+            RouterError: 401 for a missing, unknown, revoked or expired key.
+            StoreUnavailable: the key is minted and the store does not answer.
+        """
+        principal = self.identify(headers)
+        if principal is not None:
+            return principal
+        credential = _credential(headers) or b""
+        text = credential.decode("latin-1")
+        parsed = keys.parse(text)
+        stored = None if parsed is None else await self._store.get_key(parsed[0])
+        digest = hashlib.sha256(credential).digest()
+        now = self._clock()
+        # An unknown id is compared too, so that it takes as long as a wrong secret.
+        expected = _NO_SECRET if stored is None else stored.secret_hmac
+        matches = hmac.compare_digest(expected, keys.digest(self._pepper, text))
+        if stored is None or not matches or stored.revoked_ms is not None:
+            raise self._unknown_key(digest, now)
+        return self._remember(digest, _principal_of_stored(stored, self._snapshot.teams), now + KNOWN_SECONDS, now)
+
+    def _remember(self, digest: bytes, principal: Principal, until: float, now: float) -> Principal:
+        self._known[digest] = (principal, until)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+        return _fresh(principal, now)
+
+    def _unknown_key(self, digest: bytes, now: float) -> RouterError:
+        self._unknown[digest] = now + UNKNOWN_SECONDS
+        if len(self._unknown) > MOST_UNKNOWN:
+            self._unknown.popitem(last=False)
+        return _refused(_UNKNOWN_KEY)
+
+
+_ANYONE: Final = Principal()
+_NO_SECRET: Final = "0" * 64
+_UNKNOWN_KEY: Final = "The API key is not known here, or was revoked. Ask whoever runs this router for a key."
+
+
+def _credential(headers: RawHeaders) -> bytes | None:
+    for name, value in headers:
+        if name == AUTHORIZATION:
+            scheme, _, credential = value.partition(b" ")
+            credential = credential.strip()
+            if scheme.lower() != b"bearer" or not credential:
+                raise _refused("The Authorization header must be 'Bearer <key>'.")
+            return credential
+        if name in (API_KEY, GOOGLE_API_KEY) and value:
+            return value
+    return None
+
+
+def _refused(message: str) -> RouterError:
+    return RouterError(INVALID_API_KEY, message)
+
+
+def _fresh(principal: Principal, now: float) -> Principal:
+    if principal.expires_ms is not None and principal.expires_ms <= now * 1000:
+        raise RouterError(KEY_EXPIRED, f"The API key '{principal.name}' has expired. Ask whoever runs this router for a new one.")
+    return principal
+
+
+def _allowed(own: frozenset[str] | None, team: Team | None) -> frozenset[str] | None:
+    teams = None if team is None else team.models
+    if own is None or teams is None:
+        return own if teams is None else teams
+    return own & teams
+
+
+def _tags(team: Team | None, own: Mapping[str, str]) -> Mapping[str, str]:
+    if team is None or not team.tags:
+        return own or NOTHING
+    return {**team.tags, **own}
+
+
+def _principal_of_entry(entry: KeyEntry, teams: Mapping[str, Team]) -> Principal:
+    team = teams.get(entry.team)
+    return Principal(
+        key_id=entry.key_id,
+        name=entry.name,
+        team=entry.team,
+        models=_allowed(entry.models, team),
+        tags=_tags(team, entry.tags),
+        expires_ms=entry.expires_ms,
+    )
+
+
+def _principal_of_stored(stored: StoredKey, teams: Mapping[str, Team]) -> Principal:
+    team = teams.get(stored.team)
+    return Principal(
+        key_id=stored.key_id,
+        name=stored.name or stored.key_id,
+        team=stored.team,
+        models=_allowed(frozenset(stored.models) or None, team),
+        tags=_tags(team, stored.tags),
+        expires_ms=stored.expires_ms,
+    )

@@ -1,0 +1,135 @@
+"""Between ASGI and exchanges, in both directions.
+
+`serve_asgi` runs an ASGI application (health, models, metrics, documentation) for a request that the
+protocol read. `AsgiExchange` lets the pipeline serve a request that any ASGI server read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from router.edge.headers import RawHeaders
+from router.errors import BODY_TOO_LARGE, RouterError
+
+if TYPE_CHECKING:
+    from router.edge.protocol import WireExchange
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def serve_asgi(app: AsgiApp, exchange: WireExchange) -> None:
+    """Answer an exchange by an ASGI application."""
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": exchange.version,
+        "method": exchange.method,
+        "scheme": "http",
+        "path": unquote(exchange.path),
+        "raw_path": exchange.target,
+        "query_string": exchange.query,
+        "root_path": "",
+        "headers": list(exchange.headers),
+        "client": None,
+        "server": None,
+    }
+    bridge = _Bridge(exchange)
+    await app(scope, bridge.receive, bridge.send)
+
+
+class _Bridge:
+    def __init__(self, exchange: WireExchange) -> None:
+        self._exchange = exchange
+        self._asked = False
+        self._head: tuple[int, list[tuple[bytes, bytes]]] = (500, [])
+
+    async def receive(self) -> Message:
+        if self._asked:
+            # The task is cancelled when the client leaves, so nothing else ever comes.
+            await asyncio.get_running_loop().create_future()
+        self._asked = True
+        return {"type": "http.request", "body": await self._exchange.body(), "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        exchange = self._exchange
+        if message["type"] == "http.response.start":
+            headers = [(name.lower(), value) for name, value in message.get("headers", ())]
+            self._head = (message["status"], [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")])
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if not exchange.started:
+            if not more:
+                await exchange.respond(*self._head, body)
+                return
+            await exchange.start(*self._head)
+        await exchange.write(body)
+        if not more:
+            await exchange.finish()
+
+
+class AsgiExchange:
+    """An exchange over ASGI. See `router.edge.exchange.Exchange`."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, max_body_bytes: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._max_body_bytes = max_body_bytes
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: RawHeaders = scope["headers"]
+        self.gone = False
+        self.started = False
+
+    async def body(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.gone = True
+                raise asyncio.CancelledError
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self._max_body_bytes:
+                raise RouterError(BODY_TOO_LARGE, f"The request body is larger than {self._max_body_bytes} bytes.")
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    async def watch(self, task: asyncio.Task[None]) -> None:
+        """Cancel the task once the client has left. To be run beside it, after the body was read."""
+        with contextlib.suppress(asyncio.CancelledError):
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            self.gone = True
+            task.cancel()
+
+    async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        self.started = True
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(body))]}
+        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def write(self, data: bytes) -> None:
+        if data and not self.gone:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self) -> None:
+        if not self.gone:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def abort(self) -> None:
+        """ASGI knows no abort: ending the call without a last body message makes servers drop the connection."""

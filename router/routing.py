@@ -1,0 +1,167 @@
+"""Routing: from facts, fleet state and policy to a decision. Reads no clock and draws no number of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from policies.engine import choose, decide
+from policies.types import NOTHING, Candidate, Decision, RequestFacts, Restriction
+from router.call import Call
+from router.domain.estimate import Estimate, estimate
+from router.edge.headers import MAX_COST_USD, SESSION, TAGS, USE, find, read_pairs
+from router.errors import MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
+from router.domain.request import MAX_LABEL_LENGTH, ParsedRequest, clean_tags, read_max_cost
+from router.fleet import Fleet
+from router.snapshot import Deployment, Route, Snapshot
+
+LISTED_NAMES: Final = 20
+
+
+def find_route(snapshot: Snapshot, name: str, allowed: frozenset[str] | None) -> Route:
+    """The route a client asked for.
+
+    Raises:
+        RouterError: 404 if there is none of that name, 403 if the key may not use it.
+    """
+    route = snapshot.routes.get(name)
+    if route is None:
+        names = sorted(route.name for route in snapshot.routes.values() if not route.aliases_model or "/" not in route.name)
+        known = ", ".join(names[:LISTED_NAMES]) + (", ..." if len(names) > LISTED_NAMES else "")
+        raise RouterError(
+            MODEL_NOT_FOUND, f"The model '{name[:100]}' does not exist here. GET /v1/models lists what does: {known}.", param="model"
+        )
+    if allowed is not None and not _may_ask(route, allowed, snapshot):
+        raise RouterError(
+            MODEL_NOT_ALLOWED, f"This key may not use '{name}'. It may use: {', '.join(sorted(allowed)) or 'nothing'}.", param="model"
+        )
+    return route
+
+
+def _may_ask(route: Route, allowed: frozenset[str], snapshot: Snapshot) -> bool:
+    """A key for a model may name its deployments too."""
+    if route.name in allowed:
+        return True
+    return route.aliases_model and all(snapshot.deployments[name].model in allowed for name in route.deployments)
+
+
+def read_labels(call: Call) -> Restriction | None:
+    """Fill in user, session and tags from body, headers and key; return what the request asks of routing."""
+    request = call.request
+    call.user = request.user
+    call.session = request.session
+    tags = request.tags
+    only, most = request.only, request.max_cost_nusd
+    for name, value in call.headers:
+        if not name.startswith(b"x-faregate-"):
+            continue
+        if name == TAGS:
+            tags = {**tags, **clean_tags(read_pairs(value))}
+        elif name == SESSION:
+            call.session = value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH]
+        elif name == MAX_COST_USD:
+            limit = read_max_cost(value.decode("latin-1"), "x-faregate-max-cost-usd")
+            most = limit if most is None else min(most, limit)
+        elif name == USE:
+            wanted = frozenset(part.strip() for part in value.decode("utf-8", "replace").split(","))
+            only = wanted if only is None else only & wanted
+    own = call.principal.tags
+    call.tags = {**tags, **own} if tags and own else (own or tags)
+    if only is None and most is None and not request.ignore and not request.order:
+        return None
+    return Restriction(only=only, ignore=request.ignore, order=request.order, max_cost_nusd=most)
+
+
+def facts_of(call: Call, route: Route) -> RequestFacts:
+    """What the policy may know of the request."""
+    request, principal = call.request, call.principal
+    return RequestFacts(
+        operation=request.operation,
+        route=route.name,
+        team=principal.team,
+        key_id=principal.key_id,
+        user=call.user,
+        session=call.session,
+        tags=call.tags,
+        headers=_headers_read(call, route) if route.headers_read else NOTHING,
+        input_tokens=request.shape.tokens_likely,
+        input_tokens_bound=request.shape.tokens_bound,
+        output_cap=request.output_cap,
+        choices=request.choices,
+        stream=request.stream,
+        tools=request.tools,
+        json_schema=request.json_schema,
+        modalities=request.shape.modalities,
+    )
+
+
+def _headers_read(call: Call, route: Route) -> Mapping[str, str]:
+    found = {name: find(call.headers, name.encode("latin-1")) for name in route.headers_read}
+    return {name: value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH] for name, value in found.items() if value is not None}
+
+
+def candidate_of(deployment: Deployment, request: ParsedRequest, snapshot: Snapshot, fleet: Fleet) -> tuple[Candidate, Estimate]:
+    """A deployment as the policy sees it now, and its price for this request."""
+    view = fleet.view(deployment.name, deployment.max_in_flight, input_tokens=request.shape.tokens_likely)
+    priced = estimate(request, deployment, snapshot.server, view.expected_output_tokens)
+    return (
+        Candidate(
+            traits=deployment.traits,
+            health=view.health,
+            in_flight=view.in_flight,
+            worst_case_nusd=priced.worst_nusd,
+            expected_nusd=priced.expected_nusd,
+            first_token_ms=view.first_token_ms,
+            total_ms=view.total_ms,
+        ),
+        priced,
+    )
+
+
+def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
+    """Decide where the call goes.
+
+    Raises:
+        RouterError: 400, 403 or 404 for what the client asked; 402 if every candidate could cost more than the
+            request allows; 503 with every reason if nothing can serve it.
+    """
+    snapshot, request = call.snapshot, call.request
+    route = call.route = find_route(snapshot, request.model, call.principal.models)
+    restrict = read_labels(call)
+    if route.max_cost_nusd is not None:
+        limit = route.max_cost_nusd
+        if restrict is None:
+            restrict = Restriction(max_cost_nusd=limit)
+        elif restrict.max_cost_nusd is None or restrict.max_cost_nusd > limit:
+            restrict = Restriction(only=restrict.only, ignore=restrict.ignore, order=restrict.order, max_cost_nusd=limit)
+    facts = call.facts = facts_of(call, route)
+    branch = call.branch = choose(route.policy, facts)
+    candidates = []
+    for name in branch.deployments:
+        candidate, call.estimates[name] = candidate_of(snapshot.deployments[name], request, snapshot, fleet)
+        candidates.append(candidate)
+    decision = call.decision = decide(branch, facts, candidates, draw, restrict=restrict)
+    if not decision.order:
+        raise nothing_left(call, decision, fleet)
+    return decision
+
+
+def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
+    """The error for a decision without candidates: it names every one and why it is out."""
+    reasons = [f"{item.deployment}: {item.reason}" + (f" ({item.detail})" if item.detail else "") for item in decision.rejected]
+    listed = "; ".join(reasons) or "the rule selects no deployment"
+    details: dict[str, object] = {
+        "route": call.route.name,
+        "rule": decision.rule,
+        "rejected": [{"deployment": item.deployment, "reason": item.reason} for item in decision.rejected],
+    }
+    causes = {item.reason for item in decision.rejected}
+    message = f"No deployment of '{call.route.name}' (rule '{decision.rule}') can serve this request: {listed}."
+    if causes == {"too_expensive"}:
+        return RouterError(MAX_COST_EXCEEDED, message, details=details)
+    passing = causes & {"cooldown", "unhealthy"}
+    if call.branch.refuse and not passing:
+        return RouterError(POLICY_REFUSED, message, details=details)
+    waits = [fleet.view(name).available_in_seconds for name in call.branch.deployments] if passing else []
+    shortest = min((wait for wait in waits if wait is not None), default=1.0 if passing else None)
+    return RouterError(NO_DEPLOYMENT, message, retry_after_seconds=shortest, details=details)
