@@ -1,0 +1,32 @@
+"""What the house rules are about: the text files of the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+_FOLDERS: Final = (".ci", "benchmarks", "config", "deploy", "docs", "policies", "requirements", "router", "tests")
+_GENERATED: Final = frozenset({"__pycache__", "results"})
+
+
+def text_files(*suffixes: str) -> Iterator[Path]:
+    """Files of the repository that have one of these suffixes; all if none is given. Git is not needed."""
+    found = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in _FOLDERS:
+        found += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    for path in sorted(found):
+        inside = path.relative_to(ROOT)
+        if _GENERATED.isdisjoint(inside.parts) and not inside.name.startswith(".coverage") and (not suffixes or path.suffix in suffixes):
+            yield path
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file."""
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def where(path: Path, number: int) -> str:
+    """A line as it is named in a finding: `file:line`."""
+    return f"{path.relative_to(ROOT)}:{number}"
