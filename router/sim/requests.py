@@ -37,13 +37,13 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
-class Function(msgspec.Struct):
+class Function(msgspec.Struct, omit_defaults=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(msgspec.Struct):
+class Tool(msgspec.Struct, omit_defaults=True):
     function: Function
     type: str = "function"
 
