@@ -103,13 +103,13 @@ def _compile_field(name: str, values: tuple[object, ...]) -> Check:
     if name in _FLAGS:
         return _flag(name, values)
     if name == "operation":
-        return _text_check(attrgetter("operation"), _exact(_closed(name, values, OPERATIONS)))
+        return _text_check(attrgetter("operation"), _closed(name, values, OPERATIONS))
     if name == "modality":
         wanted = frozenset(_closed(name, values, MODALITIES))
         return lambda facts: not wanted.isdisjoint(facts.modalities)
     if name == "input_tokens":
         return _input_tokens(values)
-    return _text_check(attrgetter(_TEXT_FIELDS[name]), _texts(values))
+    return _text_check(attrgetter(_TEXT_FIELDS[name]), tuple(_text(value) for value in values))
 
 
 def _compile_map(name: str, value: object, checks: list[Check], words: list[str]) -> None:
@@ -118,7 +118,7 @@ def _compile_map(name: str, value: object, checks: list[Check], words: list[str]
     for raw_key, raw_values in _mapping(name, value).items():
         key = str(raw_key).lower() if name == "header" else str(raw_key)
         values = _values((name, str(raw_key)), raw_values)
-        checks.append(_entry_check(get_map, key, _texts(values)))
+        checks.append(_entry_check(get_map, key, _pattern(tuple(_text(value) for value in values))))
         words.append(f"{name}.{key} {_phrase(values)}")
 
 
@@ -130,8 +130,12 @@ def _entry_check(get_map: Callable[[RequestFacts], Mapping[str, str]], key: str,
     return check
 
 
-def _text_check(get: Callable[[RequestFacts], str], accepts: Callable[[str], bool]) -> Check:
-    return lambda facts: accepts(get(facts))
+def _text_check(get: Callable[[RequestFacts], str], texts: tuple[str, ...]) -> Check:
+    if any("*" in text for text in texts):
+        accepts = _pattern(texts)
+        return lambda facts: accepts(get(facts))
+    known = frozenset(texts)
+    return lambda facts: get(facts) in known
 
 
 def _mapping(name: str, value: object) -> Mapping[object, object]:
@@ -178,22 +182,12 @@ def _closed(name: str, values: tuple[object, ...], known: tuple[str, ...]) -> tu
     return texts
 
 
-def _exact(texts: tuple[str, ...]) -> Callable[[str], bool]:
-    if len(texts) == 1:
-        return texts[0].__eq__
-    return frozenset(texts).__contains__
-
-
-def _texts(values: tuple[object, ...]) -> Callable[[str], bool]:
-    """Whether a text is one of the values, some of which may be patterns."""
-    texts = tuple(_text(value) for value in values)
-    plain = tuple(text for text in texts if "*" not in text)
+def _pattern(texts: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a text is one of these, some of which may have a `*`."""
+    known = frozenset(text for text in texts if "*" not in text)
     patterns = tuple(_glob(text) for text in texts if "*" in text)
     if not patterns:
-        return _exact(plain)
-    if len(texts) == 1:
-        return patterns[0]
-    known = frozenset(plain)
+        return known.__contains__
     return lambda value: value in known or any(pattern(value) for pattern in patterns)
 
 

@@ -35,11 +35,15 @@ def bind(options: CostOptions) -> Order:
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
         rejected: tuple[Rejection, ...] = ()
         if ceiling_nusd is not None:
-            rejected = tuple(
-                [too_expensive(c.traits.deployment, worst, ceiling_nusd) for c in kept if (worst := worst_case(c)) > ceiling_nusd]
-            )
+            rejected = tuple([too_expensive(c.traits.deployment, w, ceiling_nusd) for c in kept if (w := worst_case(c)) > ceiling_nusd])
             kept = [c for c in kept if worst_case(c) <= ceiling_nusd]
-        return Ranking(tuple([_ranked(c) for c in sorted(kept, key=expected)]), rejected)
+        # The index keeps the order of the YAML between equals, and sorting tuples needs no key function.
+        scored: list[tuple[int, int, str]] = []
+        for c in kept:
+            nusd = c.expected_nusd
+            scored.append((expected(c) if nusd is None else nusd, len(scored), c.traits.deployment))
+        scored.sort()
+        return Ranking(tuple([Ranked(name, (("expected_usd", nusd / 1e9),)) for nusd, _, name in scored]), rejected)
 
     return order
 
@@ -55,8 +59,3 @@ def expected(candidate: Candidate) -> int:
     """Likely charge, nano-USD; without one, the worst case: unknown is not cheap."""
     likely = candidate.expected_nusd
     return worst_case(candidate) if likely is None else likely
-
-
-def _ranked(candidate: Candidate) -> Ranked:
-    score = (("expected_usd", expected(candidate) / 1e9), ("worst_case_usd", worst_case(candidate) / 1e9))
-    return Ranked(candidate.traits.deployment, score)

@@ -50,30 +50,23 @@ def bind(options: LatencyOptions) -> Order:
     explore = options.explore
 
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
-        seen: list[tuple[float, Candidate]] = []
-        unseen: list[Candidate] = []
-        for c in kept:
+        seen: list[tuple[bool, float, int, float, str]] = []
+        unseen: list[Ranked] = []
+        for index, c in enumerate(kept):
             ms = c.first_token_ms if first_token else c.total_ms
+            name = c.traits.deployment
             if ms is None:
-                unseen.append(c)
+                unseen.append(Ranked(name))
+            elif target is None or ms > target:
+                seen.append((True, ms, index, ms, name))
             else:
-                seen.append((ms, c))
-        seen.sort(key=_ms) if target is None else seen.sort(key=lambda pair: _by_target(pair, target))
-        ranked = [Ranked(c.traits.deployment, ((label, ms),)) for ms, c in seen]
-        if not unseen:
-            return Ranking(tuple(ranked))
-        return Ranking(tuple(_explore(ranked, [Ranked(c.traits.deployment) for c in unseen], draw, explore)))
+                seen.append((False, float(expected(c)), index, ms, name))
+        # The index keeps the order of the YAML between equals, and sorting tuples needs no key function.
+        seen.sort()
+        ranked = [Ranked(name, ((label, ms),)) for _, _, _, ms, name in seen]
+        return Ranking(tuple(_explore(ranked, unseen, draw, explore) if unseen else ranked))
 
     return order
-
-
-def _ms(pair: tuple[float, Candidate]) -> float:
-    return pair[0]
-
-
-def _by_target(pair: tuple[float, Candidate], target_ms: float) -> tuple[bool, float]:
-    ms, candidate = pair
-    return (True, ms) if ms > target_ms else (False, float(expected(candidate)))
 
 
 def _explore(seen: list[Ranked], unseen: list[Ranked], draw: float, share: float) -> list[Ranked]:

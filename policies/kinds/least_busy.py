@@ -27,19 +27,20 @@ def bind(options: LeastBusyOptions) -> Order:
 def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
     """Order by the load that each would have with this call on top: (in flight + 1) / weight.
 
-    The draw turns the list before the stable sort. Without it all processes would send their first call
-    to the first deployment, since each sees its own calls only.
+    The draw says who is first among equals. Without it all processes would send their first call to the
+    first deployment, since each sees its own calls only.
     """
-    turn = int(draw * len(kept))
-    loads = [(_load(c), c.traits.deployment) for c in (*kept[turn:], *kept[:turn])]
-    loads.sort(key=_first)
-    return Ranking(tuple([Ranked(deployment, (("load", load),)) for load, deployment in loads]))
+    count = len(kept)
+    turn = int(draw * count)
+    place = count - turn
+    loads: list[tuple[float, int, str]] = []
+    for c in kept:
+        weight = c.traits.weight
+        load = (c.in_flight + 1) / weight if weight > 0 else _ENDLESS
+        loads.append((load, place % count, c.traits.deployment))
+        place += 1
+    loads.sort()
+    return Ranking(tuple([Ranked(name, (("load", load),)) for load, _, name in loads]))
 
 
-def _load(candidate: Candidate) -> float:
-    weight = candidate.traits.weight
-    return (candidate.in_flight + 1) / weight if weight > 0 else float("inf")
-
-
-def _first(pair: tuple[float, str]) -> float:
-    return pair[0]
+_ENDLESS = float("inf")

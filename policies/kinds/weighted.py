@@ -34,12 +34,12 @@ def bind(options: WeightedOptions) -> Order:
 
     def weight_of(traits: Traits) -> float:
         weight = weights.get(traits.deployment)
-        if weight is None:
-            weight = weights.get(traits.model, traits.weight)
-        return weight
+        return weights.get(traits.model, traits.weight) if weight is None else weight
 
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
-        return Ranking(tuple(sample([(c.traits.deployment, weight_of(c.traits)) for c in kept], draw)))
+        # Without weights in the options, which is the usual case, the look-ups are spared.
+        found = [weight_of(c.traits) for c in kept] if weights else [c.traits.weight for c in kept]
+        return Ranking(tuple(sample([c.traits.deployment for c in kept], found, draw)))
 
     return order
 
@@ -49,35 +49,37 @@ def names(options: WeightedOptions) -> frozenset[str]:
     return frozenset(options.weights)
 
 
-def sample(pool: list[tuple[str, float]], draw: float) -> list[Ranked]:
-    """Weighted sampling without replacement, all of it from one draw. Uses up `pool`.
+_LEAST = 1e-6
+"""A smaller sum of weights counts as none: what is so close to zero cannot be divided by."""
+_BELOW_ONE = 1.0 - 2.0**-53
+"""The largest draw."""
+
+
+def sample(names: list[str], weights: list[float], draw: float) -> list[Ranked]:
+    """Weighted sampling without replacement, all of it from one draw. Uses up both lists.
 
     A draw that falls into a share is, measured within that share, again uniform and independent of the
     choice just made; so it is stretched to [0, 1) and used for the next choice. A double carries 53 bits,
-    each choice uses up log2(1 / share) of them. Weights of zero are never drawn: they come last, as written.
+    and each choice uses up log2(1 / share) of them. Weights of zero are never drawn: they come last, as
+    written.
     """
     ranked: list[Ranked] = []
-    while pool and (total := sum([weight for _, weight in pool])) > 0:
+    while names:
+        # Not sum(): from Python 3.12 on it rounds differently, and a replay must give the same order everywhere.
+        total = 0.0
+        for weight in weights:
+            total += weight
+        if total < _LEAST:
+            break
         point = draw * total
-        chosen, below = _pick(pool, point)
-        name, weight = pool.pop(chosen)
-        ranked.append(Ranked(name, (("share", weight / total),)))
-        # Rounding may carry the quotient to 1.0 or beyond, which is no draw.
+        below = 0.0
+        index = 0
+        # Ends within the list: a draw below 1 makes a point below the total, which was added up in the same order.
+        while point >= below + weights[index]:
+            below += weights[index]
+            index += 1
+        weight = weights.pop(index)
+        ranked.append(Ranked(names.pop(index), (("share", weight / total),)))
         draw = min((point - below) / weight, _BELOW_ONE)
-    ranked.extend([Ranked(name, (("share", 0.0),)) for name, _ in pool])
+    ranked.extend([Ranked(name, (("share", 0.0),)) for name in names])
     return ranked
-
-
-_BELOW_ONE = 1.0 - 2.0**-53
-
-
-def _pick(pool: Sequence[tuple[str, float]], point: float) -> tuple[int, float]:
-    """Index of the share that `point` falls into, and the sum of the shares before it."""
-    chosen, chosen_below, below = 0, 0.0, 0.0
-    for index, (_, weight) in enumerate(pool):
-        if weight > 0:
-            chosen, chosen_below = index, below
-            below += weight
-            if point < below:
-                break
-    return chosen, chosen_below
