@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 from router.snapshot import Lane, Quirks
 
-Auth = Literal["bearer", "api-key", "none"]
-"""`bearer`: `authorization: Bearer KEY`; `api-key`: `api-key: KEY`."""
+Auth = Literal["bearer", "api-key"]
+"""`bearer`: `authorization: Bearer KEY`; `api-key`: `api-key: KEY`. Local servers take one too, if they were started with one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Preset:
         return self.base_url.replace("{region}", region) if region else None
 
     def auth_headers(self, key: str | None) -> tuple[tuple[str, str], ...]:
-        """The header fields that carry the key. Local servers take one too, if they were started with one."""
+        """The header fields that carry the key."""
         if not key:
             return ()
         if self.auth == "api-key":
@@ -63,7 +63,6 @@ def _local(port: int, source: str) -> Preset:
     return Preset(
         base_url=f"http://127.0.0.1:{port}/v1",
         key_env=None,
-        auth="none",
         locality="local",
         weights="open",
         source=source,
@@ -269,7 +268,6 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             # The simulator that comes with Faregate; it listens where it is told to.
             base_url=None,
             key_env=None,
-            auth="none",
             locality="local",
             source="docs/providers.md",
             checked=READ,
