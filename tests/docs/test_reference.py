@@ -1,0 +1,72 @@
+"""Pages about names that users see: complete, up to date, and with links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from router import docs
+from router.errors import ALL
+from tests.house.source import ROOT, text_files
+
+PAGES: Final = [path for path in text_files(".md") if "node_modules" not in path.parts]
+_LINK: Final = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_FENCE: Final = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def prose(path: Path) -> str:
+    """A page without its code blocks."""
+    return _FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+def anchors(path: Path) -> set[str]:
+    """What `#...` may follow a page's name, as common Markdown renderers make it from headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", docs.PAGES)
+def test_generated_page_is_up_to_date(name: str) -> None:
+    """A name that was added, renamed or removed is documented in the same commit."""
+    assert (docs.FOLDER / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run `make docs`"
+
+
+def test_every_error_says_what_to_do() -> None:
+    """The table tells the status; the page tells what it means and what helps."""
+    assert anchors(ROOT / "docs" / "errors.md") >= {spec.code for spec in ALL}
+
+
+def test_no_page_explains_an_error_that_does_not_exist() -> None:
+    """A code that was renamed leaves no ghost."""
+    explained = set(re.findall(r"^### (\w+)$", prose(ROOT / "docs" / "errors.md"), re.MULTILINE))
+    assert explained == {spec.code for spec in ALL}
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    """Also to the right heading."""
+    broken: list[str] = []
+    for page in PAGES:
+        for target in _LINK.findall(prose(page)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            path = (page.parent / name).resolve() if name else page
+            if not path.exists() or (anchor and anchor not in anchors(path)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert broken == []
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    """A page that nothing links to is read by nobody."""
+    seen: set[Path] = set()
+    waiting = [ROOT / "docs" / "index.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        waiting += [path for target in _LINK.findall(prose(page)) if (path := (page.parent / target.partition("#")[0]).resolve()).is_file()]
+    assert {path for path in PAGES if path.is_relative_to(ROOT / "docs")} - seen == set()
