@@ -236,10 +236,14 @@ class Metrics:
         self._attempts: dict[Labels, _AttemptSeries] = {}
         self._attempt_kinds: dict[Labels, _AttemptSeries] = {}
         self._in_flight = self._stores["faregate_requests_in_flight"].cell()
+        # A counter that appears with its first event hides that event from `rate()`.
+        self._add("faregate_holds_swept_total", 0)
 
     def configure(self, snapshot: Snapshot) -> None:
         """Accept the names of this configuration as labels. What was counted before stays."""
         self._guard.names = names_of(snapshot)
+        for budget in snapshot.budgets:
+            self._add("faregate_budget_refusals_total", 0, budget.name, self._guard.word("action", "refuse"))
 
     def on_scrape(self, callback: Callable[[Scrape], None]) -> None:
         """Call this whenever somebody looks, to set gauges. It must not wait for anything."""
@@ -296,7 +300,8 @@ class Metrics:
         """Count a call to a provider that has been settled or voided.
 
         `usage` is None and the charge 0 if nothing was billed; `baseline_nusd` is what the same usage would have
-        cost on the baseline deployment. Seconds count from the start of the call.
+        cost on the baseline deployment. Seconds count from the start of the call. `first_token_seconds` is None for an
+        answer that was not streamed. Without `output_tokens_per_second` the time after the first token is shared out.
         """
         series = self._attempts.get((route, rule, model, deployment, provider, team, operation, outcome))
         if series is None:
@@ -317,6 +322,8 @@ class Metrics:
                 series.extra_nusd += charge_nusd - baseline_nusd
         if first_token_seconds is not None:
             series.first_token.observe(first_token_seconds)
+            if output_tokens_per_second is None and usage is not None and usage.output_tokens > 1:
+                output_tokens_per_second = (usage.output_tokens - 1) / max(upstream_seconds - first_token_seconds, 1e-6)
         if output_tokens_per_second:
             series.per_token.observe(1 / output_tokens_per_second)
         if usage is not None:
