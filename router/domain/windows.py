@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Budget, WindowKind
@@ -67,6 +68,11 @@ def escape_scope(value: str) -> str:
         return text
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
     return f"{text[: MAX_SCOPE_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
+
+
+def budget_of(bucket_name: str) -> str:
+    """The budget's name in a bucket id."""
+    return unquote(bucket_name.split("|", 1)[0])
 
 
 def bucket_id(bucket: Bucket) -> str:

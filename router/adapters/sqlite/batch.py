@@ -12,6 +12,7 @@ import msgspec
 
 from router.adapters.entries import KEEP_MS, SEPARATOR, SWEPT_MS, TOMBSTONE_MS, Plan
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, WindowMoved
+from router.domain.windows import budget_of
 
 SWEEP_LIMIT = 512
 """Most holds that one sweep charges at a time, so that others get their turn."""
@@ -85,7 +86,8 @@ class Batch:
             rows = []
             for name in self._changed_counters:
                 c = self._counters[name]
-                rows.append((name, *name.split("|"), c.ends_ms, c.spent, c.held, c.debt))
+                _, scope, label = name.split("|")
+                rows.append((name, budget_of(name), scope, label, c.ends_ms, c.spent, c.held, c.debt))
             self._db.executemany(
                 "INSERT INTO bucket VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET"
                 " spent=excluded.spent, held=excluded.held, debt=excluded.debt",

@@ -1,0 +1,340 @@
+"""A connection to Redis for the hot path: all commands of one turn of the event loop go out in one write.
+
+No timer per command: one sweeper looks at the oldest unanswered write. Whoever waits longer than the timeout takes the
+connection down with it; everything that waits then fails at once, and so do later calls until a probe succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+
+from router.adapters.redis.scripts import command
+from router.errors import ConfigError, StoreUnavailable
+
+FIRST_BACKOFF_SECONDS: Final = 0.05
+MAX_BACKOFF_SECONDS: Final = 2.0
+_WAIT: Final = 0.85
+"""Share of the timeout after which an unanswered write is late ..."""
+_STEP: Final = 0.15
+"""... and share between two looks at it: together they make the timeout."""
+_UNAVAILABLE: Final = ("LOADING", "READONLY", "MASTERDOWN", "OOM", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
+_ELSEWHERE: Final = ("READONLY", "MASTERDOWN", "CLUSTERDOWN")
+"""Errors of a server that is not the master any more: connect anew, the name may lead to another one."""
+
+
+class NotSent(StoreUnavailable):
+    """There was no connection: the command never left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a Redis is and how to get in. Never log it: it holds a password."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str | None = None
+    """Unix socket."""
+    tls: ssl.SSLContext | None = None
+    username: str | None = None
+    password: str | None = None
+    db: int = 0
+    shown: str = ""
+    """For messages: without credentials."""
+
+
+def parse_url(url: str) -> Address:
+    """Read `redis://[user[:password]@]host[:port][/db]`, `rediss://...` or `unix:///path[?db=n]`.
+
+    `rediss` takes `ssl_ca_certs=FILE` and `ssl_cert_reqs=none`.
+
+    Raises:
+        ConfigError: not such an address.
+    """
+    try:
+        split = urlsplit(url)
+        query = {name: values[-1] for name, values in parse_qs(split.query).items()}
+        path = unquote(split.path) if split.scheme == "unix" else None
+        db = int(query.get("db") or ("" if path else split.path.strip("/")) or 0)
+        port = split.port or 6379
+        host = split.hostname or "localhost"
+    except ValueError as error:
+        raise ConfigError("store: this is not the address of a Redis: expected redis://host:port/db") from error
+    if split.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError(f"store: {split.scheme!r} is not a scheme of Redis: expected redis, rediss or unix")
+    return Address(
+        host=host,
+        port=port,
+        path=path,
+        tls=_tls(query) if split.scheme == "rediss" else None,
+        username=unquote(split.username) if split.username else None,
+        password=unquote(split.password) if split.password else None,
+        db=db,
+        shown=path or f"{host}:{port}",
+    )
+
+
+def _tls(query: dict[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"store: ssl_ca_certs={query.get('ssl_ca_certs')} cannot be read: {error}") from error
+    if query.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _Protocol(asyncio.Protocol):
+    """One connection: replies in, futures answered in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_seconds: float, lost: Callable[[_Protocol], None]) -> None:
+        self._loop = loop
+        self._timeout_seconds = timeout_seconds
+        self._lost = lost
+        self._reader = hiredis.Reader(replyError=hiredis.ReplyError)
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._sent = 0
+        self._answered = 0
+        self._marks: deque[tuple[float, int]] = deque()
+        """(deadline, commands sent until then), one per write."""
+        self._sweeping = False
+        self.writes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def send(self, data: bytes) -> asyncio.Future[Any]:
+        """Queue a command; its future gets the reply, also if that is an error of the server."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._transport is None:
+            future.set_exception(StoreUnavailable("Redis closed the connection"))
+            return future
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
+        self._waiting.append(future)
+        return future
+
+    def _flush(self) -> None:
+        if self._transport is None:
+            return
+        self._sent += len(self._out)
+        self._transport.write(b"".join(self._out))
+        self._out.clear()
+        self.writes += 1
+        self._marks.append((self._loop.time() + self._timeout_seconds * _WAIT, self._sent))
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(self._timeout_seconds * _STEP, self._sweep)
+
+    def _sweep(self) -> None:
+        marks = self._marks
+        while marks and marks[0][1] <= self._answered:
+            marks.popleft()
+        if not marks or self._transport is None:
+            self._sweeping = False
+            return
+        if marks[0][0] <= self._loop.time():
+            self._sweeping = False
+            self.drop("Redis did not answer in time")
+            return
+        self._loop.call_later(self._timeout_seconds * _STEP, self._sweep)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        waiting = self._waiting
+        try:
+            while (reply := reader.gets()) is not False:
+                self._answered += 1
+                future = waiting.popleft()
+                if not future.done():
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError):
+            self.drop("Redis sent something that is not its protocol")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.drop("Redis closed the connection")
+
+    def drop(self, why: str) -> None:
+        """Give the connection up; everything that waits fails now."""
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        transport.abort()
+        self._out.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(StoreUnavailable(why))
+        self._lost(self)
+
+
+class Wire:
+    """A connection that comes back by itself."""
+
+    def __init__(self, address: Address, *, timeout_seconds: float, on_connect: Callable[[str], None] | None = None) -> None:
+        self._address = address
+        self._timeout_seconds = timeout_seconds
+        self._on_connect = on_connect
+        self._loop = asyncio.get_running_loop()
+        self._protocol: _Protocol | None = None
+        self._connecting: asyncio.Future[None] | None = None
+        """The first attempt after a loss: worth waiting for."""
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self.info: dict[str, str] = {}
+        """`INFO server` of the server we are connected to."""
+
+    async def open(self) -> None:
+        """Connect for the first time.
+
+        Raises:
+            StoreUnavailable: nobody answers.
+            ConfigError: the server refuses our credentials.
+        """
+        self._protocol = await self._connect()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call would be sent now."""
+        return self._protocol is not None
+
+    @property
+    def writes(self) -> int:
+        """Writes on the present connection."""
+        return 0 if self._protocol is None else self._protocol.writes
+
+    async def call(self, data: bytes) -> Any:
+        """Send one encoded command and wait for its reply.
+
+        Raises:
+            StoreUnavailable: no connection, no answer in time, or the server says that it cannot serve.
+            hiredis.ReplyError: any other error of the server.
+        """
+        protocol = self._protocol
+        if protocol is None:
+            protocol = await self._wait()
+        reply = await protocol.send(data)
+        if type(reply) is hiredis.ReplyError:
+            self._raise(reply, protocol)
+        return reply
+
+    def post(self, data: bytes) -> None:
+        """Send a command behind all others, if there is a connection; nobody waits for its reply."""
+        if self._protocol is not None:
+            self._protocol.send(data).add_done_callback(_ignore)
+
+    def _raise(self, reply: hiredis.ReplyError, protocol: _Protocol) -> None:
+        kind = str(reply).split(" ", 1)[0].lstrip("-")
+        if kind in _ELSEWHERE:
+            protocol.drop("Redis is not the master")
+        if kind in _UNAVAILABLE:
+            raise StoreUnavailable(f"Redis cannot serve: {reply}")
+        raise reply
+
+    async def _wait(self) -> _Protocol:
+        if self._connecting is not None:
+            await asyncio.shield(self._connecting)
+        if self._protocol is None:
+            raise NotSent(f"Redis at {self._address.shown} cannot be reached")
+        return self._protocol
+
+    async def _connect(self) -> _Protocol:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._handshake(await self._dial())
+        except (OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis at {self._address.shown} cannot be reached: {error or 'no answer in time'}") from error
+
+    async def _dial(self) -> _Protocol:
+        address = self._address
+
+        def make() -> _Protocol:
+            return _Protocol(self._loop, self._timeout_seconds, self._on_lost)
+
+        if address.path is not None:
+            return (await self._loop.create_unix_connection(make, address.path))[1]
+        return (await self._loop.create_connection(make, address.host, address.port, ssl=address.tls))[1]
+
+    async def _handshake(self, protocol: _Protocol) -> _Protocol:
+        address = self._address
+        commands = []
+        if address.password is not None:
+            login = (address.username, address.password) if address.username else (address.password,)
+            commands.append(command("AUTH", *login))
+        if address.db:
+            commands.append(command("SELECT", address.db))
+        commands.append(command("INFO", "server"))
+        try:
+            replies = await asyncio.gather(*[protocol.send(c) for c in commands])
+        except BaseException:
+            protocol.drop("Redis did not answer in time")
+            raise
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                protocol.drop("Redis refused the login")
+                if str(reply).startswith("LOADING"):
+                    raise StoreUnavailable(f"Redis cannot serve: {reply}")
+                raise ConfigError(f"store: Redis at {address.shown} refused the login: {reply}. Check user, password and ACL in its URL.")
+        lines = bytes(replies[-1]).decode(errors="replace").splitlines()
+        self.info = dict(line.split(":", 1) for line in lines if ":" in line)
+        if self._on_connect is not None:
+            self._on_connect(self.info.get("run_id", ""))
+        return protocol
+
+    def _on_lost(self, protocol: _Protocol) -> None:
+        if protocol is self._protocol:
+            self._protocol = None
+            if not self._closed:
+                self._connecting = self._loop.create_future()
+                self._keeper = self._loop.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """Try until connected: at once, then with growing pauses."""
+        pause = FIRST_BACKOFF_SECONDS
+        while not self._closed:
+            try:
+                self._protocol = await self._connect()
+            except (StoreUnavailable, ConfigError):
+                self._first_attempt_over()
+                # Jitter only: replicas should not all come back in the same instant.
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+                pause = min(pause * 2, MAX_BACKOFF_SECONDS)
+            else:
+                break
+        self._first_attempt_over()
+
+    def _first_attempt_over(self) -> None:
+        if self._connecting is not None:
+            self._connecting.set_result(None)
+            self._connecting = None
+
+    async def close(self) -> None:
+        """Close the connection; what still waits fails."""
+        self._closed = True
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        self._first_attempt_over()
+        if self._protocol is not None:
+            self._protocol.drop("the ledger is closed")
+            self._protocol = None
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    """Look at a result that nobody waits for, so that its failure is not reported as lost."""
+    if not future.cancelled():
+        future.exception()
