@@ -39,20 +39,26 @@ REFRESH_EVERY: Final = 16
 LENGTH_WEIGHT: Final = 0.1
 """Weight of the newest answer in the moving average of lengths."""
 
-NEUTRAL_CAUSES: Final = frozenset({"client", "too_large", "total_timeout"})
+NEUTRAL_CAUSES: Final = frozenset({"client", "context_length_exceeded", "too_large", "total_timeout"})
 """Failures that a client can bring about at will; they must not take a deployment from all others."""
 
 
 def cause_of_status(status: int) -> str:
-    """The `cause` to report for an HTTP status of 400 or above from a provider.
+    """The `cause` to report for an HTTP status other than 2xx from a provider.
 
-    408, 409 and 5xx count as failures, 429 and 401 cool at once, 403 counts as a failure (some providers
-    answer it to a prompt they refuse, so one must not cool a deployment for everybody); every other 4xx is
+    5xx, 408, 409 and redirects count as failures; 429 and 401 cool at once. 402 and 403 are about the
+    account too, but count as failures: some providers answer them to a prompt that they refuse or to a cap
+    that is too high, and one such request must not cool a deployment for everybody. Every other 4xx is
     the client's own mistake.
     """
     if status >= 500:
         return "5xx"
-    return {401: "auth", 403: "forbidden", 408: "408", 409: "409", 429: "429"}.get(status, "client")
+    if status < 400:
+        return "redirect"
+    return _CAUSES.get(status, "client")
+
+
+_CAUSES: Final = {401: "auth", 402: "payment", 403: "forbidden", 408: "408", 409: "409", 429: "429"}
 
 
 class FleetView:
