@@ -1,0 +1,98 @@
+"""Server-sent events as the OpenAI wire uses them: where events end, what they carry, and the few we write ourselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from router.domain.usage import Usage
+
+DONE: Final = b"data: [DONE]\n\n"
+
+BOUNDARY: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
+"""The two line ends that close an event. A CR at the very end of the input is undecided: an LF may follow.
+
+Source: HTML standard, section 9.2.6 "Interpreting an event stream", read 2026-11.
+"""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class StreamHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event of one stream repeats; read from the stream's first event."""
+
+    id: str = "chatcmpl-cut"
+    object: str = "chat.completion.chunk"
+    created: int = 0
+    """Unix seconds."""
+    model: str = ""
+
+
+def split_events(data: bytes) -> list[bytes]:
+    """Cut a piece of a stream into its events, terminators included; an unfinished rest is the last item."""
+    events = []
+    start = 0
+    for boundary in BOUNDARY.finditer(data):
+        events.append(data[start : boundary.end()])
+        start = boundary.end()
+    if start < len(data):
+        events.append(data[start:])
+    return events
+
+
+def event_data(event: bytes) -> bytes:
+    """The payload of one event: its data lines joined, comments and other fields left out. Empty if it has none."""
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+def payloads(events: Iterable[bytes]) -> Iterator[bytes]:
+    """The payloads of events that have one."""
+    for event in events:
+        data = event_data(event)
+        if data:
+            yield data
+
+
+def clean_cut_events(head: StreamHead, *, open_choices: Iterable[int] = (0,), usage: Usage | None = None) -> bytes:
+    """The last events of a stream that a budget cut: every open choice ends with `length`, then `[DONE]`.
+
+    `usage` is written as a usage event; None if the client did not ask for one. Must follow a whole event
+    (see `StreamMeter.gap`).
+    """
+    chat = head.object != "text_completion"
+    parts = [_event(head, [_last_choice(index, chat=chat)]) for index in open_choices]
+    if usage is not None:
+        parts.append(_event(head, [], usage=_wire_usage(usage)))
+    return b"".join(parts) + DONE
+
+
+def error_event(error: dict[str, Any]) -> bytes:
+    """The event that tells a client of a failure half-way. No `[DONE]` follows: the stream did not end well.
+
+    `error` is the object that stands under `error` in a JSON answer.
+    """
+    return b"data: " + _encode({"error": error}) + b"\n\n"
+
+
+def _event(head: StreamHead, choices: list[dict[str, Any]], **more: object) -> bytes:
+    body = {"id": head.id, "object": head.object, "created": head.created, "model": head.model, "choices": choices, **more}
+    return b"data: " + _encode(body) + b"\n\n"
+
+
+def _last_choice(index: int, *, chat: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+    return {"index": index, **body, "logprobs": None, "finish_reason": "length"}
+
+
+def _wire_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read_tokens, "audio_tokens": usage.audio_input_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.audio_output_tokens},
+    }

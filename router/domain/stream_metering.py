@@ -1,0 +1,363 @@
+"""Event streams of the OpenAI wire: passed on, cleaned of what the client did not ask for, and counted."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from router.domain import stream_reading as reading
+from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, resolve
+from router.domain.json_metering import meter_json
+from router.domain.openai_usage import Counts, Doubt
+from router.domain.sse import BOUNDARY, StreamHead, payloads, split_events
+from router.domain.usage import Evidence
+
+MAX_EVENT_BYTES: Final = 1024 * 1024
+"""A longer event is passed on but not looked into, so that memory stays bounded."""
+MAX_JSON_BYTES: Final = 16 * MAX_EVENT_BYTES
+"""A longer JSON body in place of a stream is passed on but not looked into."""
+
+_WHOLE: Final = (b"\n\n", b"\r\n\r\n")
+_RECENT_EVENTS: Final = 8
+_LATE_EVENTS: Final = 2
+"""Events that may follow the one with the usage (a finish event, an empty one) without making it old."""
+_UNDECIDED_BYTES: Final = 3
+"""The end of an event can begin this many bytes before the end of what has arrived."""
+
+# Quotes inside text that a model wrote are escaped, so these bytes can only be keys (or a whole string that is no key).
+_USAGE_KEY: Final = b'"usage"'
+_AFTER_KEY: Final = len(_USAGE_KEY)
+_CHOICES_KEY: Final = b'"choices":'
+_USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*[^n\s]')
+_ENDED_CHOICE: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_CONTENT: Final = re.compile(
+    rb'"(?:content|text|reasoning|reasoning_content|arguments|refusal|name|transcript)"\s*:\s*"[^"]',
+)
+
+
+class StreamMeter:
+    """Passes an event stream on and counts what it consumed, with as little work per chunk as can be.
+
+    With `strip_usage` (we asked for usage, the client did not) the event that carries nothing but usage is
+    left out, and an unfinished event waits for its end; else every byte passes at once. Chunks may be cut
+    anywhere: what is relayed in total and what is counted do not depend on it. A JSON body in place of a
+    stream passes untouched and is counted as one. Nothing raises, whatever arrives.
+
+    `input_likely` and `input_bound` are our count of the prompt and its certain bound, `output_cap_total` the
+    forwarded cap over all `choices`, in tokens.
+    """
+
+    __slots__ = (
+        "_beside",
+        "_choices",
+        "_content",
+        "_envelope",
+        "_envelope_likely",
+        "_fast",
+        "_finished",
+        "_first",
+        "_held",
+        "_json",
+        "_limits",
+        "_max_event_bytes",
+        "_metered",
+        "_oversized",
+        "_partly",
+        "_pieces",
+        "_skipping",
+        "_strip",
+        "_tail",
+        "_usages",
+        "events",
+        "total_bytes",
+    )
+
+    def __init__(
+        self,
+        *,
+        strip_usage: bool,
+        input_likely: int,
+        input_bound: int,
+        output_cap_total: int,
+        quirks: Dialect | None = None,
+        choices: int = 1,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        self.total_bytes = 0
+        """Bytes received."""
+        self.events = 0
+        """Events with choices, whole ones only."""
+        self._strip = strip_usage
+        self._limits = Limits(input_likely=input_likely, input_bound=input_bound, output_cap_total=output_cap_total)
+        self._beside = quirks is not None and quirks.reasoning_beside_output
+        self._choices = choices
+        self._max_event_bytes = max_event_bytes
+        self._fast = False
+        self._json: bool | None = None
+        self._skipping = False
+        self._oversized = False
+        self._partly = False
+        self._held = bytearray()
+        self._pieces: deque[bytes] = deque(maxlen=_RECENT_EVENTS)
+        self._usages: deque[tuple[bytes, int]] = deque(maxlen=2)
+        self._finished: set[int] = set()
+        self._first = b""
+        self._content = b""
+        self._envelope = 0
+        self._envelope_likely = 0
+        self._tail: tuple[int, reading.Tail] | None = None
+        self._metered: Metered | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take what arrived; answers what to relay now, mostly the same object."""
+        self.total_bytes += len(chunk)
+        if self._held or not self._fast or not chunk.endswith(_WHOLE) or len(chunk) > self._max_event_bytes:
+            return self._feed_slowly(chunk)
+        self._pieces.append(chunk)
+        self.events += chunk.count(_CHOICES_KEY)
+        at = chunk.find(_USAGE_KEY)
+        if at < 0 or (chunk.startswith(b":null", at + _AFTER_KEY) and chunk.find(_USAGE_KEY, at + _AFTER_KEY) < 0):
+            return chunk
+        return self._see_usage(chunk)
+
+    def flush(self) -> bytes:
+        """The upstream ended cleanly: what was held back and is to be relayed. Call it once, before `finish`.
+
+        Not for a stream that broke: what is held back then is half an event, which a client cannot read.
+        """
+        if self._json is not False:
+            return bytes(self._held) if self._json is None and self._strip else b""
+        self._partly = bool(self._held) or self._skipping
+        relayed = self._drain()
+        return relayed if self._strip else b""
+
+    def finish(self, *, complete: bool) -> Metered:
+        """What the stream consumed. `complete`: the upstream ended it; else it broke, was cut, or nobody listens.
+
+        Evidence is `exact` if the provider's usage came and can be believed, `partial` if the stream did not
+        come to its end, else `estimated`. A second call answers the same.
+        """
+        if self._metered is None:
+            self._metered = self._finish_json(complete) if self._json else self._finish_stream(complete)
+        return self._metered
+
+    @property
+    def content_seen(self) -> bool:
+        """Whether text, reasoning or a tool call was received."""
+        return bool(self._content)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream itself said that it is over: `[DONE]`, or a choice with a finish reason. Always true for JSON."""
+        tail = self._read_tail()
+        return bool(self._json) or tail.done or tail.finish_reason is not None
+
+    @property
+    def error_seen(self) -> bool:
+        """Whether the upstream sent an error event."""
+        return self._read_tail().error
+
+    @property
+    def gap(self) -> bytes:
+        """What must be sent before an event of our own: nothing if the client has only whole events."""
+        partly_relayed = self._partly or self._skipping or (bool(self._held) and not self._strip)
+        return b"\n\n" if partly_relayed else b""
+
+    @property
+    def head(self) -> StreamHead:
+        """What the stream's events repeat; defaults if none came."""
+        return reading.read_head(self._first)
+
+    @property
+    def output_tokens_likely(self) -> int:
+        """Our own count of the output so far, for what was received: at least one token per event with choices."""
+        if not self._content:
+            return 0
+        return max(self.events - 1, estimate_tokens(max(0, self.total_bytes - self.events * self._envelope_likely)))
+
+    @property
+    def output_tokens_bound(self) -> int:
+        """No tokenizer counts more in what was received: one token per byte that is not envelope.
+
+        The envelope is measured on the first event with text. Reasoning that the provider does not show is
+        not in it; the forwarded cap bounds that.
+        """
+        return max(self.events, self.total_bytes - self.events * self._envelope)
+
+    def open_choices(self) -> tuple[int, ...]:
+        """Indices of the choices that have not ended."""
+        if self._choices == 1:
+            return () if self._read_tail().finish_reason is not None else (0,)
+        return tuple(index for index in range(self._choices) if index not in self._finished)
+
+    def _feed_slowly(self, chunk: bytes) -> bytes:
+        """For what the short way cannot take: the beginning, events cut by the chunking, huge ones, several choices."""
+        if self._json is not False:
+            if self._json is None:
+                return self._begin(chunk)
+            self._keep_json(chunk)
+            return chunk
+        relayed = self._advance(chunk)
+        return relayed if self._strip else chunk
+
+    def _begin(self, chunk: bytes) -> bytes:
+        """Tell a JSON body from a stream by its first character."""
+        start = bytes(self._held) + chunk
+        first = start.lstrip()[:1]
+        if not first:
+            self._held += chunk
+            return b"" if self._strip else chunk
+        self._held.clear()
+        self._json = first in b"{["
+        if self._json:
+            self._keep_json(start)
+            relayed = start
+        else:
+            relayed = self._advance(start)
+        return relayed if self._strip else chunk
+
+    def _keep_json(self, chunk: bytes) -> None:
+        if len(self._held) + len(chunk) > MAX_JSON_BYTES:
+            self._oversized = True
+            self._held.clear()
+        elif not self._oversized:
+            self._held += chunk
+
+    def _advance(self, chunk: bytes) -> bytes:
+        """Join with what is held, take all whole events, hold the rest. Answers what may be relayed if usage is stripped."""
+        held = self._held
+        known = len(held)
+        held += chunk
+        passed = b""
+        if self._skipping:
+            boundary = BOUNDARY.search(held)
+            if boundary is None:
+                del held[:-_UNDECIDED_BYTES]
+                return chunk
+            passed = bytes(held[known : boundary.end()])
+            del held[: boundary.end()]
+            self._skipping = False
+            known = 0
+        end = _last_boundary(held, max(0, known - _UNDECIDED_BYTES))
+        if end:
+            piece = bytes(held[:end])
+            del held[:end]
+            passed += self._take(piece)
+        if len(held) > self._max_event_bytes:
+            self._skipping = self._oversized = True
+            passed += bytes(held)
+            del held[:-_UNDECIDED_BYTES]
+        return passed
+
+    def _take(self, piece: bytes) -> bytes:
+        """Look into whole events."""
+        if len(piece) > self._max_event_bytes:
+            events = split_events(piece)
+            if len(events) > 1:
+                return b"".join([self._take(event) for event in events])
+            self._oversized = True
+            return piece
+        if b"data:" in piece:
+            self._pieces.append(piece)
+        if _CHOICES_KEY in piece:
+            self._see_choices(piece)
+        return self._see_usage(piece) if _USAGE_KEY in piece else piece
+
+    def _see_choices(self, piece: bytes) -> None:
+        self.events += piece.count(_CHOICES_KEY)
+        if not self._first:
+            self._first = piece
+        if not self._content and _CONTENT.search(piece) is not None:
+            self._content = piece
+            first = next((event for event in split_events(piece) if _CONTENT.search(event) is not None), piece)
+            self._envelope, self._envelope_likely = reading.envelope_bytes(first)
+            self._fast = self._choices == 1
+        if self._choices > 1 and _ENDED_CHOICE.search(piece) is not None:
+            self._finished |= reading.ended_choices(piece)
+
+    def _see_usage(self, piece: bytes) -> bytes:
+        if _USAGE_OBJECT.search(piece) is None:
+            return piece
+        self._usages.append((piece, self.events))
+        if not self._strip or piece.count(b'"choices":[{') == piece.count(b"data:"):
+            return piece
+        return b"".join([reading.without_usage_only(event) for event in split_events(piece)])
+
+    def _read_tail(self) -> reading.Tail:
+        """The last events, decoded; again only if more has come."""
+        if self._tail is None or self._tail[0] != self.total_bytes:
+            events = split_events(b"".join(self._pieces))
+            self._tail = (self.total_bytes, reading.read_tail(list(payloads(events))[-_RECENT_EVENTS:]))
+        return self._tail[1]
+
+    def _drain(self) -> bytes:
+        """Take what is held as if it were whole: an event at the end of a stream may lack its blank line."""
+        rest = b"" if self._skipping else bytes(self._held)
+        self._held.clear()
+        return self._take(rest) if rest else b""
+
+    def _finish_json(self, complete: bool) -> Metered:
+        limits = self._limits
+        if self._oversized:
+            return resolve(Counts(doubt="oversized"), limits, lambda: estimate_tokens(self.total_bytes))
+        metered = meter_json(
+            bytes(self._held),
+            input_likely=limits.input_likely,
+            input_bound=limits.input_bound,
+            output_cap_total=limits.output_cap_total,
+            quirks=reading.KnownDialect(reasoning_beside_output=self._beside),
+        )
+        if complete or metered.usage.evidence == "exact":
+            return metered
+        usage = msgspec.structs.replace(metered.usage, evidence="partial", doubt="truncated")
+        return msgspec.structs.replace(metered, usage=usage)
+
+    def _finish_stream(self, complete: bool) -> Metered:
+        self._partly = self._partly or self.gap != b""
+        self._drain()
+        tail = self._read_tail()
+        counts, after = reading.best_counts(self._usages, self.events, beside=self._beside)
+        ended = tail.done or tail.finish_reason is not None
+        doubt: Doubt | None = None
+        evidence: Evidence | None = None
+        if tail.error or (not ended and (not complete or counts is None)):
+            doubt, evidence = "error_event" if tail.error else "truncated", "partial"
+        elif counts is None:
+            doubt = "oversized" if self._oversized else "missing"
+        elif after > _LATE_EVENTS:
+            doubt = "stale"
+        counts = counts or Counts()
+        if doubt is not None and counts.doubt is None:
+            counts = msgspec.structs.replace(counts, doubt=doubt)
+        return resolve(
+            counts,
+            self._limits,
+            self._own_output,
+            served_model=self.head.model or tail.model,
+            finish_reason=tail.finish_reason,
+            evidence=evidence,
+            lower_bound=doubt is not None,
+        )
+
+    def _own_output(self) -> int:
+        """Our own count of the whole stream."""
+        tail = self._read_tail()
+        if not self.events:
+            return estimate_tokens(self.total_bytes) if tail.unknown or self._oversized else 0
+        in_tail = self.events <= _RECENT_EVENTS
+        empty = tail.empty + (0 if in_tail else reading.is_empty(self._first))
+        written = self.total_bytes - self.events * self._envelope_likely if self._content or self._oversized else 0
+        return own_output_tokens(max(0, written), at_least=max(0, self.events - empty), cap_total=self._limits.output_cap_total)
+
+
+def _last_boundary(data: bytearray, start: int) -> int:
+    """Where the last whole event ends, or 0."""
+    if b"\r" not in data:
+        return data.rfind(b"\n\n", start) + 2 if data.find(b"\n\n", start) >= 0 else 0
+    end = 0
+    for boundary in list(BOUNDARY.finditer(data, start)):
+        end = boundary.end()
+    return end
