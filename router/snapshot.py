@@ -172,3 +172,5 @@ class Snapshot:
     keys: Mapping[str, KeyEntry] = field(default_factory=dict)
     """By key id."""
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was found or assumed without a file; printed at the start."""
