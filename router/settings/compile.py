@@ -1,0 +1,140 @@
+"""From validated settings to the snapshot that the hot path looks things up in."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from router.domain.prices import Price
+from router.settings.compile_access import compile_budgets, compile_keys, compile_teams
+from router.settings.compile_context import Context, PriceLookup
+from router.settings.compile_models import compile_models, describe_price, price_of
+from router.settings.compile_providers import compile_providers
+from router.settings.compile_routes import compile_routes
+from router.settings.findings import Finding, InvalidSettings, field_name, one_of
+from router.settings.lint import lint
+from router.settings.model import Settings
+from router.snapshot import Deployment, ServerSettings, Snapshot
+
+VERSION_DIGITS: Final = 12
+
+
+def describe(finding: Finding) -> str:
+    """A finding without its place in a file."""
+    return f"{field_name(finding.path)}: {finding.message}"
+
+
+def compile_settings(
+    settings: Settings,
+    *,
+    price_book: PriceLookup,
+    source: str,
+    environ: Mapping[str, str] = os.environ,
+    broken: Mapping[str, frozenset[str]] | None = None,
+    show: Callable[[Finding], str] = describe,
+) -> Snapshot:
+    """Resolve names, presets, prices and classes.
+
+    Args:
+        settings: validated.
+        price_book: (provider kind, model id) -> what is known of the model, or None.
+        source: file name, or a word such as `discovered`.
+        environ: where keys of presets and the address of the store come from.
+        broken: section -> names of entries that stand in the file but could not be validated.
+        show: writes a warning; the default has no line numbers.
+
+    Raises:
+        InvalidSettings: names that do not exist, keys that are missing, contradictions; all at once.
+    """
+    context = Context(settings=settings, environ=environ, price_book=price_book, broken=broken or {})
+    providers = compile_providers(context)
+    deployments = compile_models(context, providers)
+    routes = compile_routes(context, deployments)
+    # A deployment whose provider has an error is no route, but the names of models and deployments stay known.
+    askable = {*routes, *settings.routes, *settings.models, *(item.deployment for model in settings.models.values() for item in model.at)}
+    teams = compile_teams(context, askable)
+    keys = compile_keys(context, askable)
+    budgets = compile_budgets(context, askable)
+    server = _server(context, deployments)
+    if context.findings:
+        raise InvalidSettings(context.findings)
+    snapshot = Snapshot(
+        version=_version(settings, deployments),
+        source=source,
+        server=server,
+        providers=providers,
+        deployments=deployments,
+        routes=routes,
+        budgets=budgets,
+        teams=teams,
+        keys=keys,
+    )
+    warnings = (*context.warnings, *lint(settings, snapshot))
+    return _with_warnings(snapshot, tuple(show(finding) for finding in warnings))
+
+
+def _with_warnings(snapshot: Snapshot, warnings: tuple[str, ...]) -> Snapshot:
+    return dataclasses.replace(snapshot, warnings=warnings)
+
+
+def _version(settings: Settings, deployments: Mapping[str, Deployment]) -> str:
+    """A hash that changes with anything that decides or charges; secrets are in it by reference only."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    for deployment in deployments.values():
+        digest.update(f"\n{deployment.name} {describe_price(deployment.price)} {deployment.traits}".encode())
+    return digest.hexdigest()[:VERSION_DIGITS]
+
+
+def _server(context: Context, deployments: Mapping[str, Deployment]) -> ServerSettings:
+    given = context.settings.server
+    assumed: Price | None = None
+    if given.assumed_price is not None:
+        assumed = _renamed(price_of(given.assumed_price))
+    if given.unpriced == "assume" and assumed is None:
+        context.wrong(("server", "unpriced"), "needs assumed_price, the price to count such deployments at")
+    if given.unpriced != "assume" and assumed is not None:
+        context.wrong(("server", "assumed_price"), "is used with unpriced: assume only", at_key=True)
+    return ServerSettings(
+        host=given.host,
+        port=given.port,
+        workers=given.workers,
+        store=given.store or context.environ.get("REDIS_URL") or context.environ.get("FAREGATE_STORE") or "",
+        lease_seconds=given.lease,
+        store_timeout_seconds=given.store_timeout,
+        drain_seconds=given.drain,
+        max_body_bytes=given.max_body,
+        max_header_bytes=given.max_header,
+        max_connections=given.max_connections,
+        unpriced=given.unpriced,
+        assumed_price=assumed,
+        slice_tokens=given.slice_tokens,
+        on_missing_usage=given.on_missing_usage,
+        allow_anonymous=given.allow_anonymous,
+        log_requests=given.log_requests,
+        baseline=_baseline(context, deployments),
+        budget_status=given.compat.budget_status,
+    )
+
+
+def _renamed(price: Price) -> Price:
+    changes: dict[str, Any] = {"source": "assumed"}
+    return msgspec.structs.replace(price, **changes)
+
+
+def _baseline(context: Context, deployments: Mapping[str, Deployment]) -> str | None:
+    """The deployment of the baseline: itself, or the first of a model."""
+    name = context.settings.server.baseline
+    if name is None or name in deployments:
+        return name
+    for deployment in deployments.values():
+        if deployment.model == name:
+            return deployment.name
+    models = context.settings.models
+    if name not in models and not context.is_broken("models", name):
+        context.wrong(("server", "baseline"), f'there is no model or deployment "{name}"{one_of(name, context.names("models", models))}')
+    return None

@@ -1,0 +1,129 @@
+"""Budgets, teams and keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+from router.domain.budgets import Budget
+from router.settings.compile_context import Context
+from router.settings.findings import Path, one_of
+from router.settings.model_access import BudgetScope, BudgetSettings, KeySettings, SpendLimit
+from router.snapshot import KeyEntry, Team
+
+MIN_SECRET_CHARACTERS: Final = 16
+"""Shorter keys can be guessed."""
+
+
+def compile_teams(context: Context, askable: Collection[str]) -> dict[str, Team]:
+    """All teams."""
+    teams: dict[str, Team] = {}
+    for name, given in context.settings.teams.items():
+        models = _allowed(context, ("teams", name, "models"), given.models, askable)
+        teams[name] = Team(name=name, models=models, tags=dict(given.tags))
+    return teams
+
+
+def compile_keys(context: Context, askable: Collection[str]) -> dict[str, KeyEntry]:
+    """All keys by id."""
+    keys: dict[str, KeyEntry] = {}
+    digests: dict[bytes, str] = {}
+    teams = context.settings.teams
+    for name, given in context.settings.keys.items():
+        path: Path = ("keys", name)
+        if given.team is not None and given.team not in teams and not context.is_broken("teams", given.team):
+            context.wrong((*path, "team"), f'there is no team "{given.team}"{one_of(given.team, context.names("teams", teams))}')
+        key_id = given.id or name
+        if key_id in keys:
+            context.wrong((*path, "id"), f'"{key_id}" is also the id of key "{keys[key_id].name}"')
+        digest = _digest(context, path, given)
+        if digest is not None and digest in digests:
+            context.wrong((*path, "secret"), f'is the same secret as that of key "{digests[digest]}"')
+        elif digest is not None:
+            digests[digest] = name
+        models = _allowed(context, (*path, "models"), given.models, askable)
+        keys[key_id] = _entry(name, key_id, given, digest, models)
+    return keys
+
+
+def _entry(name: str, key_id: str, given: KeySettings, digest: bytes | None, models: frozenset[str] | None) -> KeyEntry:
+    return KeyEntry(
+        key_id=key_id,
+        name=name,
+        team=given.team or "",
+        secret_hmac=None if given.secret_hash is None else given.secret_hash.reveal().lower(),
+        secret_digest=digest,
+        models=models,
+        tags=dict(given.tags),
+        expires_ms=None if given.expires is None else int(given.expires.timestamp() * 1000),
+    )
+
+
+def _digest(context: Context, path: Path, given: KeySettings) -> bytes | None:
+    if given.secret is None:
+        return None
+    secret = given.secret.reveal()
+    if not secret.isascii() or not secret.isprintable() or " " in secret:
+        context.wrong((*path, "secret"), "holds characters that a header cannot carry (the value is not shown)")
+        return None
+    if len(secret) < MIN_SECRET_CHARACTERS:
+        context.doubtful((*path, "secret"), f"is shorter than {MIN_SECRET_CHARACTERS} characters and can be guessed")
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _allowed(context: Context, path: Path, names: tuple[str, ...] | None, askable: Collection[str]) -> frozenset[str] | None:
+    if names is None:
+        return None
+    for index, name in enumerate(names):
+        if name not in askable and not context.is_broken("routes", name) and not context.is_broken("models", name):
+            known = [known for known in askable if "/" not in known]
+            context.wrong((*path, index), f'there is no route or model "{name}"{one_of(name, known)}')
+    return frozenset(names)
+
+
+def compile_budgets(context: Context, askable: Collection[str]) -> tuple[Budget, ...]:
+    """All budgets: those of their own, then those of teams and keys."""
+    settings = context.settings
+    budgets = [_budget(name, given, tuple(_scope(context, name, given, askable))) for name, given in settings.budgets.items()]
+    for name, team in settings.teams.items():
+        if team.budget is not None:
+            budgets.append(_budget(f"team/{name}", team.budget, (("team", frozenset({name})),)))
+    for name, key in settings.keys.items():
+        if key.budget is not None:
+            budgets.append(_budget(f"key/{name}", key.budget, (("key", frozenset({key.id or name})),)))
+    return tuple(budgets)
+
+
+def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]], ...]) -> Budget:
+    per_session = given.resolved_window == "session"
+    window: Any = "lifetime" if per_session else given.resolved_window
+    return Budget(
+        name=name,
+        limit_nusd=given.limit.nusd,
+        window=window,
+        timezone=given.timezone,
+        each="session" if per_session else given.each,
+        hard=given.mode == "hard",
+        when=when,
+    )
+
+
+def _scope(context: Context, name: str, given: BudgetSettings, askable: Collection[str]) -> Iterable[tuple[str, frozenset[str]]]:
+    settings = context.settings
+    when: BudgetScope = given.when
+    ids = {key_name: key.id or key_name for key_name, key in settings.keys.items()}
+    known: dict[str, Collection[str]] = {"route": askable, "model": settings.models, "provider": settings.providers}
+    for dimension in ("key", "team", "user", "session", "route", "model", "provider"):
+        values: tuple[str, ...] = getattr(when, dimension)
+        if not values:
+            continue
+        path: Path = ("budgets", name, "when", dimension)
+        for index, value in enumerate(values):
+            if dimension in known and value not in known[dimension] and not context.is_broken(f"{dimension}s", value):
+                context.wrong((*path, index), f'there is no {dimension} "{value}"{one_of(value, known[dimension])}')
+            if dimension == "team" and settings.teams and value not in settings.teams:
+                context.doubtful((*path, index), f'there is no team "{value}" in this file{one_of(value, settings.teams)}')
+        yield dimension, frozenset(ids.get(value, value) if dimension == "key" else value for value in values)
+    for tag, values in when.tags.items():
+        yield f"tag:{tag}", frozenset(values)

@@ -1,0 +1,177 @@
+"""Models to deployments: classes, limits and prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from policies.types import Traits
+from router.adapters.upstream.presets import PRESETS
+from router.domain.prices import Price, Rates
+from router.settings.compile_context import BookEntry, Context
+from router.settings.compile_providers import LITELLM_PREFIX, SIM, timeouts_of
+from router.settings.findings import Path, did_you_mean, one_of
+from router.settings.model_routing import DeploymentSettings, ModelSettings, PriceSettings
+from router.snapshot import Deployment, Provider
+
+DEFAULT_MAX_OUTPUT: Final = 4096
+LOCAL_SOURCE: Final = "local"
+"""Source of the price of a local server for which none is given: free."""
+_ZERO: Final = Rates(input=0, output=0)
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a model from elsewhere than the file."""
+
+    price: Price | None = None
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    capabilities: frozenset[str] | None = None
+    size: str | None = None
+    weights: str | None = None
+    locality: str | None = None
+    domain: frozenset[str] = field(default_factory=frozenset)
+
+
+def compile_models(context: Context, providers: dict[str, Provider]) -> dict[str, Deployment]:
+    """All deployments that have no error, in the order of the file."""
+    made: dict[str, Deployment] = {}
+    for model, given in context.settings.models.items():
+        for index, item in enumerate(given.at):
+            path: Path = ("models", model, "at", index)
+            first = made.get(item.deployment)
+            if first is not None:
+                context.wrong(
+                    path,
+                    f'{item.deployment} already belongs to model "{first.model}"; routes can share it under that name',
+                )
+                continue
+            deployment = _deployment(context, path, model, given, item, providers)
+            if deployment is not None:
+                made[item.deployment] = deployment
+    return made
+
+
+def price_of(given: PriceSettings) -> Price:
+    """The price that the file gives."""
+    rates = Rates(
+        input=given.input or 0,
+        output=given.output or 0,
+        cache_read=given.cached_input,
+        cache_write=given.cache_write,
+        reasoning=given.reasoning,
+        audio_input=given.audio_input,
+        audio_output=given.audio_output,
+    )
+    return Price(
+        rates=rates,
+        per_request_nusd=given.per_request,
+        per_image_nusd=given.per_image,
+        per_hour_nusd=given.per_hour,
+        concurrency=given.concurrency,
+        free=given.free,
+        source="config",
+    )
+
+
+def _deployment(
+    context: Context, path: Path, model: str, given: ModelSettings, item: DeploymentSettings, providers: dict[str, Provider]
+) -> Deployment | None:
+    provider_name, _, upstream_id = item.deployment.partition("/")
+    provider = providers.get(provider_name)
+    if provider is None:
+        _unknown_provider(context, path, provider_name)
+        return None
+    known = _known(context, path, provider, upstream_id)
+    price = item.price or given.price
+    max_output = item.max_output or given.max_output or known.max_output_tokens
+    default_output = item.default_max_output or given.default_max_output or min(DEFAULT_MAX_OUTPUT, max_output or DEFAULT_MAX_OUTPUT)
+    if max_output is not None and default_output > max_output:
+        context.wrong(path, f"default_max_output {default_output:,} is more than max_output {max_output:,}")
+    return Deployment(
+        name=item.deployment,
+        model=model,
+        upstream_id=upstream_id,
+        provider=provider,
+        traits=_traits(model, given, item, provider, known),
+        price=known.price if price is None else price_of(price),
+        default_max_output_tokens=default_output,
+        max_output_tokens=max_output,
+        timeouts=timeouts_of(context.settings.providers[provider_name]),
+        max_in_flight=item.max_in_flight or given.max_in_flight,
+    )
+
+
+def _unknown_provider(context: Context, path: Path, name: str) -> None:
+    declared = context.settings.providers
+    if name in declared or context.is_broken("providers", name):
+        return
+    hint = did_you_mean(name, context.names("providers", declared))
+    if not hint and name in PRESETS:
+        hint = "; add it to providers"
+    context.wrong(path, f'there is no provider "{name}"{hint or one_of(name, declared)}')
+
+
+def _traits(model: str, given: ModelSettings, item: DeploymentSettings, provider: Provider, known: Known) -> Traits:
+    optional: dict[str, Any] = {}
+    capabilities = item.capabilities or given.capabilities or known.capabilities
+    if capabilities is not None:
+        optional["capabilities"] = frozenset(capabilities)
+    weight = item.weight if item.weight is not None else given.weight
+    if weight is not None:
+        optional["weight"] = weight
+    return Traits(
+        deployment=item.deployment,
+        model=model,
+        provider=provider.name,
+        size=given.size or known.size,
+        weights=given.weights or known.weights,
+        locality=given.locality or known.locality,
+        domain=frozenset(given.domain) or known.domain,
+        context_tokens=item.context or given.context or known.context_tokens,
+        **optional,
+    )
+
+
+def _known(context: Context, path: Path, provider: Provider, upstream_id: str) -> Known:
+    if provider.kind == SIM:
+        return _simulated(context, path, upstream_id)
+    known = Known()
+    preset = PRESETS.get(provider.kind)
+    if preset is not None:
+        known.weights, known.locality = preset.weights, preset.locality
+    entry: BookEntry | None = context.price_book(provider.kind.removeprefix(LITELLM_PREFIX), upstream_id)
+    if entry is not None:
+        known.price = entry.price
+        known.context_tokens, known.max_output_tokens = entry.context_tokens, entry.max_output_tokens
+        known.capabilities = entry.capabilities
+    elif preset is not None and preset.locality == "local":
+        known.price = Price(rates=_ZERO, free=True, source=LOCAL_SOURCE)
+    return known
+
+
+def _simulated(context: Context, path: Path, upstream_id: str) -> Known:
+    from router.sim.profiles import PROFILES
+
+    profile = PROFILES.get(upstream_id)
+    if profile is None:
+        context.wrong(path, f'there is no simulated model "{upstream_id}"{one_of(upstream_id, PROFILES)}')
+        return Known()
+    return Known(
+        price=profile.price,
+        context_tokens=profile.context_tokens,
+        max_output_tokens=profile.max_output_tokens,
+        capabilities=profile.capabilities,
+        size=profile.size,
+        weights=profile.weights,
+        locality=profile.locality,
+        domain=profile.domain,
+    )
+
+
+def describe_price(price: Price | None) -> str:
+    """A price as bytes that change whenever it does; part of the version of a configuration."""
+    return "unpriced" if price is None else msgspec.json.encode(price).decode()

@@ -1,0 +1,193 @@
+"""Routes: rules, branches and what a client may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from pydantic import BaseModel
+
+from policies.engine import Branch, RoutePolicy, Rule
+from policies.matchers import MatcherError, compile_matcher
+from policies.registry import KINDS
+from router.ports import Timeouts
+from router.settings.compile_context import Context
+from router.settings.findings import Path, did_you_mean, one_of
+from router.settings.model_routing import BranchSettings, FallbackSettings, RouteSettings, RouteTimeouts, RuleSettings, UseSettings
+from router.snapshot import Deployment, Fallback, Route
+
+DEFAULT_RULE: Final = "default"
+_STATUS_CLASSES: Final = {"4xx": range(400, 500), "5xx": range(500, 600)}
+
+
+def compile_routes(context: Context, deployments: Mapping[str, Deployment]) -> dict[str, Route]:
+    """Every name that a client may ask for: routes, models, deployments."""
+    _refuse_shared_names(context, deployments)
+    routes = {name: _route(context, name, given, deployments) for name, given in context.settings.routes.items()}
+    for model in context.settings.models:
+        own = tuple(d.name for d in deployments.values() if d.model == model)
+        if own:
+            routes.setdefault(model, _alias(model, own))
+    for name in deployments:
+        routes.setdefault(name, _alias(name, (name,)))
+    return routes
+
+
+def _refuse_shared_names(context: Context, deployments: Mapping[str, Deployment]) -> None:
+    models = context.settings.models
+    for name in context.settings.routes:
+        if name in models or context.is_broken("models", name):
+            context.wrong(("routes", name), f'"{name}" is also the name of a model; a client could not say which it means', at_key=True)
+        elif name in deployments:
+            context.wrong(("routes", name), f'"{name}" is also a deployment; a client could not say which it means', at_key=True)
+    for name in models:
+        if name in deployments and deployments[name].model != name:
+            context.wrong(("models", name), f'"{name}" is also a deployment of model "{deployments[name].model}"', at_key=True)
+
+
+def _alias(name: str, deployments: tuple[str, ...]) -> Route:
+    """A model or deployment as a route of its own."""
+    kind = KINDS["cost" if len(deployments) > 1 else "fixed"]
+    branch = Branch(rule=DEFAULT_RULE, deployments=deployments, kind=kind.name, order=kind.bind(kind.options()))
+    return Route(name=name, policy=RoutePolicy(rules=(), default=branch), deployments=deployments, aliases_model=True)
+
+
+def _route(context: Context, name: str, given: RouteSettings, deployments: Mapping[str, Deployment]) -> Route:
+    path: Path = ("routes", name)
+    rules = tuple(_rules(context, path, given, deployments))
+    default = _default_branch(context, path, given, deployments)
+    reached = tuple(dict.fromkeys(d for branch in (*(rule.branch for rule in rules), default) for d in branch.deployments))
+    return Route(
+        name=name,
+        policy=RoutePolicy(rules=rules, default=default),
+        deployments=reached,
+        fallback=fallback_of(given.fallback),
+        timeouts=_timeouts(given.timeout, [deployments[d].timeouts for d in reached]),
+        headers_read=frozenset().union(*(rule.reads_headers for rule in rules)),
+        max_cost_nusd=given.max_cost,
+    )
+
+
+def _default_branch(context: Context, path: Path, given: RouteSettings, deployments: Mapping[str, Deployment]) -> Branch:
+    if given.default is not None:
+        return _branch(context, (*path, "default"), given.default, DEFAULT_RULE, deployments)
+    branch = BranchSettings(use=given.use) if given.by is None else BranchSettings(use=given.use, by=given.by)
+    return _branch(context, path, branch, DEFAULT_RULE, deployments)
+
+
+def _rules(context: Context, path: Path, given: RouteSettings, deployments: Mapping[str, Deployment]) -> Iterable[Rule]:
+    seen = {DEFAULT_RULE}
+    for index, rule in enumerate(given.rules):
+        here: Path = (*path, "rules", index)
+        name = rule.name or f"rule-{index + 1}"
+        if name in seen:
+            reason = "is what the rest is called" if name == DEFAULT_RULE else "is the name of an earlier rule"
+            context.wrong((*here, "name"), f'"{name}" {reason}')
+        seen.add(name)
+        compiled = _rule(context, here, rule, name, deployments)
+        if compiled is not None:
+            yield compiled
+
+
+def _rule(context: Context, path: Path, given: RuleSettings, name: str, deployments: Mapping[str, Deployment]) -> Rule | None:
+    if given.use is None:
+        context.wrong(path, "use is missing: which models serve what the rule matches")
+        return None
+    branch = _branch(context, path, given, name, deployments)
+    try:
+        matcher = compile_matcher(given.when.spec())
+    except MatcherError as exc:
+        context.wrong((*path, "when", *exc.path), str(exc).replace("'", '"'))
+        return None
+    return Rule(name=name, matches=matcher.matches, branch=branch, reads_headers=matcher.headers)
+
+
+def _branch(context: Context, path: Path, given: BranchSettings, rule: str, deployments: Mapping[str, Deployment]) -> Branch:
+    refuse = given.otherwise == "refuse"
+    # The models of the settings guarantee `use` for every branch that is compiled.
+    use = given.use or UseSettings(names=())
+    selected = select(context, (*path, "use"), use, deployments, may_be_empty=refuse)
+    options: BaseModel = given.by
+    kind = KINDS[getattr(options, "kind", "cost")]
+    known = {*context.settings.models, *deployments}
+    for name in sorted(kind.names(options)):
+        if name not in known and not context.is_broken("models", name):
+            context.wrong(
+                (*path, "by", "weights", name), f'there is no model or deployment "{name}"{did_you_mean(name, known)}', at_key=True
+            )
+    return Branch(rule=rule, deployments=selected, kind=kind.name, order=kind.bind(options), refuse=refuse)
+
+
+def select(
+    context: Context, path: Path, use: UseSettings, deployments: Mapping[str, Deployment], *, may_be_empty: bool = False
+) -> tuple[str, ...]:
+    """Deployments that names or classes select, in the order written."""
+    if use.names:
+        return _named(context, path, use, deployments)
+    selected = tuple(name for name, deployment in deployments.items() if _fits(use, deployment))
+    if not selected and not context.broken:
+        if may_be_empty:
+            context.doubtful(path, "no model has these classes: every request that comes here is refused")
+        else:
+            context.wrong(path, "no model has these classes")
+    return selected
+
+
+def _named(context: Context, path: Path, use: UseSettings, deployments: Mapping[str, Deployment]) -> tuple[str, ...]:
+    models = context.settings.models
+    selected: list[str] = []
+    for index, name in enumerate(use.names):
+        if name in models:
+            selected += [d.name for d in deployments.values() if d.model == name]
+        elif name in deployments:
+            selected.append(name)
+        elif not context.is_broken("models", name) and not _fails_elsewhere(context, name):
+            hint = "; it is a route, and routes cannot lead to routes" if name in context.settings.routes else ""
+            hint = hint or one_of(name, context.names("models", models))
+            context.wrong((*path, "names", index), f'there is no model "{name}"{hint}')
+    return tuple(dict.fromkeys(selected))
+
+
+def _fails_elsewhere(context: Context, name: str) -> bool:
+    """Whether it is a deployment that stands in the file, whose own error is reported already."""
+    return any(item.deployment == name for model in context.settings.models.values() for item in model.at)
+
+
+def _fits(use: UseSettings, deployment: Deployment) -> bool:
+    traits = deployment.traits
+    return (
+        (not use.size or traits.size in use.size)
+        and (not use.weights or traits.weights in use.weights)
+        and (not use.locality or traits.locality in use.locality)
+        and (not use.domain or not traits.domain.isdisjoint(use.domain))
+    )
+
+
+def fallback_of(given: FallbackSettings) -> Fallback:
+    """When another candidate is tried."""
+    statuses: set[int] = set()
+    for cause in given.on:
+        if isinstance(cause, int):
+            statuses.add(cause)
+        else:
+            statuses.update(_STATUS_CLASSES.get(cause, ()))
+    return Fallback(
+        statuses=frozenset(statuses),
+        on_timeout="timeout" in given.on,
+        on_context_length="context_length" in given.on,
+        max_attempts=given.tries,
+        retries=given.retries,
+    )
+
+
+def _timeouts(given: RouteTimeouts, own: list[Timeouts]) -> Timeouts | None:
+    """The route's timeouts. What it does not give is the longest that one of its providers has."""
+    if given.first_token is None and given.idle is None and given.total is None:
+        return None
+    base = own or [Timeouts()]
+    return Timeouts(
+        connect_seconds=max(t.connect_seconds for t in base),
+        first_byte_seconds=given.first_token or max(t.first_byte_seconds for t in base),
+        idle_seconds=given.idle or max(t.idle_seconds for t in base),
+        total_seconds=given.total or max(t.total_seconds for t in base),
+    )

@@ -1,0 +1,112 @@
+"""A configuration file to a snapshot; everything that is wrong with it at once, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from router.errors import ConfigError
+from router.settings import loader
+from router.settings.compile import compile_settings
+from router.settings.compile_context import PriceLookup
+from router.settings.findings import Finding, InvalidSettings, Path, field_name
+from router.settings.messages import explain
+from router.settings.model import Settings
+from router.settings.references import resolve
+from router.snapshot import Snapshot
+
+SECTIONS: Final = ("providers", "models", "routes", "budgets", "teams", "keys")
+_MAX_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file that holds no error."""
+
+    settings: Settings
+    snapshot: Snapshot
+    document: loader.Document
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(loader.MAX_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from None
+
+
+def load_text(
+    text: str | bytes, *, source: str, environ: Mapping[str, str], price_book: PriceLookup, folder: FilePath | None = None
+) -> Loaded:
+    """Read, validate and compile.
+
+    Raises:
+        ConfigError: all findings, one a line, in the order of the file.
+    """
+    try:
+        document = loader.parse(text, source)
+    except loader.DocumentError as exc:
+        where = "" if not exc.path else f"{field_name(exc.path)}: "
+        raise ConfigError(f"{source}:{exc.mark.line}:{exc.mark.column}: {where}{exc.message}") from None
+    if not isinstance(document.data, dict):
+        raise ConfigError(f"{source}:1:1: configuration: is not a mapping; the smallest begins with `version: 1`")
+    findings: list[Finding] = []
+    data = resolve(document.data, environ, folder=folder or FilePath(), findings=findings)
+    unresolved = {finding.path for finding in findings}
+    settings, wrong, broken = _validate(data)
+    findings += [f for f in wrong if not any(f.path[: len(path)] == path for path in unresolved)]
+    snapshot: Snapshot | None = None
+    if settings is not None:
+        try:
+            snapshot = compile_settings(
+                settings, price_book=price_book, source=source, environ=environ, broken=broken, show=document.describe
+            )
+        except InvalidSettings as exc:
+            findings += [f for f in exc.findings if f.path not in unresolved]
+    if findings or document.findings or settings is None or snapshot is None:
+        raise ConfigError(document.report(findings))
+    return Loaded(settings, snapshot, document)
+
+
+def _validate(data: dict[str, Any]) -> tuple[Settings | None, list[Finding], dict[str, frozenset[str]]]:
+    """Validate; entries with errors are taken out, so that the others can still be checked against each other."""
+    findings: list[Finding] = []
+    broken: dict[str, set[str]] = {}
+    left = loader.copied(data)
+    for _ in range(_MAX_ROUNDS):
+        try:
+            return Settings.model_validate(left), findings, {name: frozenset(names) for name, names in broken.items()}
+        except ValidationError as exc:
+            errors = exc.errors(include_url=False)
+        findings += [explain(error, Settings, data) for error in errors]
+        for error in errors:
+            if not _take_out(left, error["loc"], broken):
+                return None, findings, {}
+    return None, findings, {}
+
+
+def _take_out(data: dict[str, Any], loc: Path, broken: dict[str, set[str]]) -> bool:
+    """Remove the entry that an error is in. False: nothing can be checked without it."""
+    if not loc or loc == ("version",):
+        return False
+    section = str(loc[0])
+    if section in SECTIONS and len(loc) > 1 and isinstance(data.get(section), dict):
+        broken.setdefault(section, set()).add(str(loc[1]))
+        loader.prune(data, loc[:2])
+    elif section in SECTIONS:
+        return False
+    elif section == "server" and len(loc) > 1 and isinstance(data.get("server"), dict):
+        loader.prune(data, loc[:2])
+    else:
+        loader.prune(data, loc[:1])
+    return True

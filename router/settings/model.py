@@ -1,0 +1,209 @@
+"""Every field of the configuration file: server, providers and what is in the file as a whole.
+
+Models and routes are in `model_routing.py`, budgets, teams and keys in `model_access.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from router.settings.findings import shown
+from router.settings.model_access import BudgetEntry, KeySettings, TeamSettings
+from router.settings.model_routing import ModelEntry, PriceEntry, RouteEntry
+from router.settings.types import (
+    Address,
+    ByteSize,
+    Count,
+    Duration,
+    Flag,
+    HeaderName,
+    ModelName,
+    Name,
+    SecretText,
+    Section,
+    Text,
+    as_mapping,
+    hide_password,
+)
+
+BUDGET_STATUSES = (402, 429, 403, 422)
+
+
+def _listed(value: object) -> object:
+    """Providers as a list of names: each with what its preset says."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {value: {}}
+    if not isinstance(value, list):
+        return value
+    names = [item for item in value if isinstance(item, str)]
+    if len(names) != len(value):
+        raise ValueError("a list of providers holds names only; write a mapping to give options")
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"{shown(min(twice))} is given twice")
+    return {name: {} for name in names}
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    try:
+        port_is_good = parts.port is None or parts.port >= 0
+    except ValueError:
+        port_is_good = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or re.search(r"[\s\x00-\x1f\x7f]", value):
+        raise ValueError(f"{shown(value)} is not a URL; write https://host/v1")
+    if parts.username is not None:
+        raise ValueError("a URL must not hold a credential; write it into api_key or headers")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{shown(hide_password(value))} must end before ? and #")
+    return value.rstrip("/")
+
+
+def _proxy_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https", "socks5", "socks5h") or not parts.hostname:
+        raise ValueError(f"{shown(hide_password(value))} is not the URL of a proxy; write http://host:3128")
+    return value
+
+
+def _store_mode(value: object) -> object:
+    if value in ("lease", "open"):
+        raise ValueError(f'"{value}" is not available; write "closed": while the store is away, what hard budgets cover is refused')
+    if value != "closed":
+        raise ValueError(f'{shown(value)} is not known here; write "closed"')
+    return value
+
+
+def _budget_status(value: int) -> int:
+    if value not in BUDGET_STATUSES:
+        raise ValueError(f"{value} is not one of {', '.join(map(str, BUDGET_STATUSES))}")
+    return value
+
+
+Url = Annotated[Text, AfterValidator(_url)]
+ProxyUrl = Annotated[Text, AfterValidator(_proxy_url), PlainSerializer(hide_password, when_used="json")]
+StoreMode = Annotated[Literal["closed"], BeforeValidator(_store_mode)]
+
+
+class CompatSettings(Section):
+    """Behaviour for clients that come from another gateway."""
+
+    budget_status: Annotated[Count, AfterValidator(_budget_status)] = 402
+    """HTTP status of a refusal for money: 402, 429, 403 or 422. 402 is the one that no client library sends again."""
+
+
+class ServerSection(Section):
+    """How the process serves. All of it is fixed until it is started again."""
+
+    host: Text = "127.0.0.1"
+    """Address to listen on. Without keys, only loopback addresses are served unless `allow_anonymous` is set."""
+    port: Annotated[Count, Field(le=65535)] = 4000
+    """TCP port to listen on; 0 takes a free one. `--port` and `FAREGATE_PORT` win over it."""
+    workers: Annotated[Count, Field(ge=1, le=256)] = 1
+    """Processes that share the port, one per core at most."""
+    store: Address | None = None
+    """Where budgets are kept: `redis://...`, `rediss://...`, `unix://...` or the path of an SQLite file. Default: `REDIS_URL`,
+    else `FAREGATE_STORE`, else a file in the user's state folder."""
+    lease: Annotated[Duration, Field(ge=2, le=3600)] = 20.0
+    """How long the holds of a process that died stay open before they are charged."""
+    store_timeout: Annotated[Duration, Field(ge=0.01, le=10)] = 0.25
+    """Longest wait for an answer of the store."""
+    when_store_is_down: StoreMode = "closed"
+    """What happens while the store does not answer. Only `closed` is available: a request that a hard budget covers is refused."""
+    drain: Annotated[Duration, Field(ge=0, le=3600)] = 30.0
+    """How long live requests may go on after SIGTERM."""
+    max_body: Annotated[ByteSize, Field(ge=1024, le=2**31 - 1)] = 20 * 1024 * 1024
+    """Largest request body."""
+    max_header: Annotated[ByteSize, Field(ge=1024, le=2**24)] = 32 * 1024
+    """Largest request head."""
+    max_connections: Annotated[Count, Field(ge=1, le=1_000_000)] = 8192
+    """Client connections at a time, per worker."""
+    unpriced: Literal["refuse", "assume", "free"] = "refuse"
+    """What to do with a deployment whose price is unknown: never call it, count it at `assumed_price`, or count nothing."""
+    assumed_price: PriceEntry | None = None
+    """Price of deployments without one, if `unpriced: assume`."""
+    slice_tokens: Annotated[Count, Field(ge=16, le=1_000_000)] = 2048
+    """Output tokens that a stream holds money for at a time."""
+    on_missing_usage: Literal["estimate", "hold"] = "estimate"
+    """What is charged if a provider reports no usage: our own count, or the whole hold."""
+    allow_anonymous: Flag = False
+    """Serve requests without a key on an address that others can reach."""
+    log_requests: Flag = True
+    """Write one line per request, without prompts or answers."""
+    baseline: Text | None = None
+    """Model or deployment whose price avoided cost is measured against. Default: none, avoided cost is not counted."""
+    compat: CompatSettings = CompatSettings()
+    """Behaviour for clients that come from another gateway."""
+
+
+class TimeoutSettings(Section):
+    """How long a call to a provider may take."""
+
+    connect: Annotated[Duration, Field(gt=0, le=600)] = 5.0
+    """To connect, TLS included."""
+    first_byte: Annotated[Duration, Field(gt=0, le=86400)] = 120.0
+    """From the request sent to the first byte of the answer."""
+    idle: Annotated[Duration, Field(gt=0, le=86400)] = 60.0
+    """Longest silence inside an answer."""
+    total: Annotated[Duration, Field(gt=0, le=86400)] = 600.0
+    """The whole call."""
+
+
+class ProviderSettings(Section):
+    """Who serves models. Well-known names need nothing else: the key comes from their usual environment variable."""
+
+    kind: Text | None = None
+    """Preset to follow, or `litellm/<its provider>` for the adapter lane. Default: the provider's own name."""
+    base_url: Url | None = None
+    """Where its API begins, with the version: `http://gpu-room:8000/v1`. Default: the preset's."""
+    api_key: SecretText | None = None
+    """Credential, as `$NAME` or `file:/path`. Default: the preset's environment variable."""
+    headers: dict[HeaderName, SecretText] = Field(default_factory=dict)
+    """Headers sent with every call. Values may be references."""
+    http2: Flag = False
+    """Speak HTTP/2. Needs https."""
+    proxy: ProxyUrl | None = None
+    """HTTP or SOCKS proxy to go through. The usual proxy variables of the environment are not read."""
+    max_connections: Annotated[Count, Field(ge=1, le=100_000)] = 512
+    """Connections to it at a time, per worker; further calls wait."""
+    timeouts: TimeoutSettings = TimeoutSettings()
+    """How long a call may take."""
+    ca_file: Text | None = None
+    """File with the certificates to trust instead of the system's."""
+    verify: Flag = True
+    """Check its certificate."""
+    options: dict[str, SecretText] = Field(default_factory=dict)
+    """Only for `kind: litellm/...`: what the adapter needs, such as `aws_region_name`. Values may be references."""
+
+
+Providers = Annotated[
+    dict[Name, Annotated[ProviderSettings, as_mapping("kind")]],
+    BeforeValidator(_listed, json_schema_input_type=list[str] | dict[str, ProviderSettings | None]),
+]
+
+
+class Settings(Section):
+    """The configuration file of faregate."""
+
+    version: Literal[1]
+    """Version of this language. Always 1."""
+    server: ServerSection = ServerSection()
+    """How the process serves."""
+    providers: Providers = Field(default_factory=dict)
+    """Who serves models: a list of well-known names, or a mapping from names to options."""
+    models: dict[ModelName, ModelEntry] = Field(default_factory=dict)
+    """Names for models, and where each is served: `provider/id`, a list of them, or an object."""
+    routes: dict[ModelName, RouteEntry] = Field(default_factory=dict)
+    """Names that clients may ask for, beside those of models: a model, a list of models, or an object with rules."""
+    budgets: dict[Name, BudgetEntry] = Field(default_factory=dict)
+    """Limits on spending: `$50/month`, or an object."""
+    teams: dict[Name, TeamSettings] = Field(default_factory=dict)
+    """Groups of keys."""
+    keys: dict[Name, KeySettings] = Field(default_factory=dict)
+    """Virtual keys. Without any, and without minted ones, requests need no key."""

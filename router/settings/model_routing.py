@@ -1,0 +1,311 @@
+"""The fields of prices, models and routes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from policies.registry import KINDS
+from router.settings.findings import one_of, shown
+from router.settings.types import (
+    Count,
+    DeploymentName,
+    Duration,
+    Flag,
+    Localities,
+    Name,
+    Rate,
+    Section,
+    Share,
+    Sizes,
+    Text,
+    Usd,
+    WeightsClasses,
+    Words,
+    as_mapping,
+    one_or_many,
+)
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    KindOptions = BaseModel
+else:
+    # UP007: the kinds are known at run time only, so the union cannot be written with |.
+    KindOptions = Union[tuple(kind.options for kind in KINDS.values())]  # noqa: UP007
+
+Capability = Literal["chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file"]
+
+
+class PriceSettings(Section):
+    """What a deployment costs. Rates are USD per million tokens."""
+
+    free: Flag = False
+    """It costs nothing. `price: free` is short for it."""
+    input: Rate | None = None
+    """Input tokens. Unit: USD per million tokens."""
+    output: Rate | None = None
+    """Output tokens. Unit: USD per million tokens."""
+    cached_input: Rate | None = None
+    """Input tokens read from the provider's cache. Unit: USD per million tokens. Default: as `input`."""
+    cache_write: Rate | None = None
+    """Input tokens written to the provider's cache. Unit: USD per million tokens. Default: as `input`."""
+    reasoning: Rate | None = None
+    """Reasoning tokens. Unit: USD per million tokens. Default: as `output`."""
+    audio_input: Rate | None = None
+    """Audio input tokens. Unit: USD per million tokens. Default: as `input`."""
+    audio_output: Rate | None = None
+    """Audio output tokens. Unit: USD per million tokens. Default: as `output`."""
+    per_request: Rate = 0
+    """Fee of every call. Unit: USD."""
+    per_image: Rate | None = None
+    """Fee of every input image. Unit: USD. Default: images are counted in tokens."""
+    per_hour: Rate | None = None
+    """Cost of an hour of a machine of one's own, shared by `concurrency` calls. Unit: USD."""
+    concurrency: Annotated[Count, Field(ge=1, le=100_000)] = 1
+    """Calls that share an hour of the machine."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> PriceSettings:
+        rates = [self.input, self.output, self.cached_input, self.cache_write, self.reasoning, self.audio_input, self.audio_output]
+        given = any(rate is not None for rate in rates)
+        fees = self.per_hour is not None or self.per_image is not None or self.per_request > 0
+        if self.free and (given or fees):
+            raise ValueError("a free price has no other field")
+        if given and (self.input is None or self.output is None):
+            missing = "input" if self.input is None else "output"
+            raise ValueError(f"{missing} is missing; write {missing}: 0 if such tokens cost nothing")
+        if not (self.free or given or fees):
+            raise ValueError("says nothing; write input and output, per_hour, or free")
+        return self
+
+
+def _price(value: object) -> object:
+    if value == "free":
+        return {"free": True}
+    if isinstance(value, str | int | float) or value is None:
+        raise ValueError(f"{shown(value)} is not a price; write free, or {{input: 1.25, output: 10}} in USD per million tokens")
+    return value
+
+
+PriceEntry = Annotated[PriceSettings, BeforeValidator(_price, json_schema_input_type=Literal["free"] | PriceSettings)]
+
+
+class CallSettings(Section):
+    """What is said of a deployment, or of a model for all of its deployments."""
+
+    price: PriceEntry | None = None
+    """`free`, or rates. Default: the price book's; local servers are free."""
+    context: Annotated[Count, Field(ge=1)] | None = None
+    """Most input and output tokens together. Default: the price book's, else unknown."""
+    max_output: Annotated[Count, Field(ge=1)] | None = None
+    """Most output tokens that the model accepts as a cap. Default: the price book's, else unknown."""
+    default_max_output: Annotated[Count, Field(ge=1)] | None = None
+    """Cap on output tokens that is written into a call whose client set none. Default: 4096, or `max_output` if that is less."""
+    capabilities: (
+        Annotated[tuple[Capability, ...], BeforeValidator(one_or_many, json_schema_input_type=Capability | list[Capability])] | None
+    ) = None
+    """Operations, features and input modalities that it serves. Default: the price book's, else all."""
+    weight: Annotated[Share, Field(ge=0, le=1_000_000)] | None = None
+    """Share of traffic relative to others, for `by: weighted` and `by: least_busy`. Default: 1."""
+    max_in_flight: Annotated[Count, Field(ge=1)] | None = None
+    """Most calls at a time, per worker. Default: no limit."""
+
+
+class DeploymentSettings(CallSettings):
+    """One place where a model is served."""
+
+    deployment: DeploymentName
+    """`provider/id`: a provider of this file, and the model's name there."""
+
+
+class ModelSettings(CallSettings):
+    """A model: where it is served and to which classes it belongs. What is said here holds for all its deployments."""
+
+    at: Annotated[
+        tuple[Annotated[DeploymentSettings, as_mapping("deployment")], ...],
+        BeforeValidator(one_or_many, json_schema_input_type=str | DeploymentSettings | list[str | DeploymentSettings]),
+        Field(min_length=1),
+    ]
+    """Where it is served: `provider/id`, or a list; equal in everything but price and speed."""
+    size: Literal["small", "medium", "large"] | None = None
+    """Class by size."""
+    weights: Literal["open", "closed"] | None = None
+    """Class by licence of the weights. Default: the preset's, if it is certain."""
+    locality: Literal["cloud", "local", "edge"] | None = None
+    """Class by where it runs. Default: the preset's."""
+    domain: Words = ()
+    """What it is good at: free words, such as `code` or `korean`."""
+
+
+class UseSettings(Section):
+    """Which models a rule leads to: names, or classes that must all fit."""
+
+    names: Words = ()
+    """Models or deployments, in order. A text or a list is short for it."""
+    size: Sizes = ()
+    """Any of these sizes."""
+    weights: WeightsClasses = ()
+    """Any of these."""
+    locality: Localities = ()
+    """Any of these."""
+    domain: Words = ()
+    """Any of these."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> UseSettings:
+        classes = bool(self.size or self.weights or self.locality or self.domain)
+        if self.names and classes:
+            raise ValueError("give names or classes, not both")
+        if not self.names and not classes:
+            raise ValueError("selects nothing; name a model, or a class such as {size: small}")
+        return self
+
+
+UseEntry = Annotated[UseSettings, as_mapping("names"), Field(json_schema_extra={"x-shorthand": "names"})]
+
+
+def _by(value: object) -> object:
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is not a policy kind{one_of('', KINDS)}")
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{shown(kind)} is not a policy kind{one_of(kind, KINDS)}" if "kind" in value else "kind is missing")
+    return value
+
+
+if TYPE_CHECKING:
+    ByInput = object
+else:
+    # UP007: as above.
+    ByInput = Union[Literal[tuple(KINDS)], KindOptions]  # noqa: UP007
+
+ByEntry = Annotated[KindOptions, Field(discriminator="kind"), BeforeValidator(_by, json_schema_input_type=ByInput)]
+
+
+class BranchSettings(Section):
+    """Where a request goes."""
+
+    use: UseEntry | None = None
+    """Models to choose from: a name, a list of names, or classes such as `{size: small, weights: open}`."""
+    by: ByEntry = Field(default_factory=lambda: KINDS["cost"].options())
+    """How they are ordered: a policy kind, or an object with `kind` and its options. Default: `cost`."""
+    otherwise: Literal["refuse", "fail"] = "fail"
+    """If none of them can serve the request: `refuse` it (403: policy), or `fail` (503: none available). Others are never tried."""
+
+
+OneOrMore = Annotated[tuple[Text, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
+
+
+class WhenSettings(Section):
+    """Conditions of a rule. All must hold; of several values for a field, any. `*` in a text stands for any characters."""
+
+    route: OneOrMore | None = None
+    """Name that the client asked for."""
+    operation: OneOrMore | None = None
+    """`chat`, `completions` or `embeddings`."""
+    team: OneOrMore | None = None
+    """Team of the key."""
+    key: OneOrMore | None = None
+    """Id of the key."""
+    user: OneOrMore | None = None
+    """User that the request names."""
+    session: OneOrMore | None = None
+    """Session that the request names."""
+    tags: dict[str, OneOrMore] | None = None
+    """Tags of the key or the request: `{kind: agent}`."""
+    header: dict[str, OneOrMore] | None = None
+    """Headers of the request: `{x-tier: gold}`."""
+    input_tokens: OneOrMore | None = None
+    """Likely number of input tokens: `"<4000"`, `"<= 4000"`, `">4000"`, `">= 4000"` or `"1000..4000"`. Unit: tokens."""
+    tools: Flag | None = None
+    """Whether the request offers tools."""
+    stream: Flag | None = None
+    """Whether the answer is to be streamed."""
+    json_schema: Flag | None = None
+    """Whether the answer must follow a JSON schema."""
+    modality: OneOrMore | None = None
+    """Kinds of input that the request contains: `text`, `image`, `audio`, `file`, `video`."""
+
+    def spec(self) -> dict[str, object]:
+        """As the matcher takes it."""
+        return self.model_dump(exclude_none=True)
+
+
+class RuleSettings(BranchSettings):
+    """A condition, and where a request goes for which it holds. The first rule that holds wins."""
+
+    name: Name | None = None
+    """Name in logs, metrics and headers. Default: `rule-1`, `rule-2`, ..."""
+    when: WhenSettings = WhenSettings()
+    """Conditions; none: the rule always holds."""
+
+
+StatusWord = Literal["timeout", "context_length", "4xx", "5xx"]
+
+
+def _status(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
+        return value
+    words = ("timeout", "context_length", "4xx", "5xx")
+    if isinstance(value, str) and value in words:
+        return value
+    raise ValueError(f"{shown(value)} is not a cause of fallback: a status from 400 to 599{one_of(value, words)}")
+
+
+class FallbackSettings(Section):
+    """When another model is tried, before the first byte reached the client."""
+
+    on: tuple[Annotated[Any, BeforeValidator(_status, json_schema_input_type=int | StatusWord)], ...] = (
+        408, 409, 429, "5xx", "timeout", "context_length",
+    )  # fmt: skip
+    """Causes: HTTP statuses of the provider, `4xx`, `5xx`, `timeout`, `context_length`. A call that could not be sent is always one."""
+    tries: Annotated[Count, Field(ge=1, le=20)] = 4
+    """Most calls for one request, retries included."""
+    retries: Annotated[Count, Field(ge=0, le=10)] = 1
+    """Most calls of the same deployment again after a failure that may pass."""
+
+
+class RouteTimeouts(Section):
+    """How long calls of a route may take. What is not given stays as the provider has it."""
+
+    first_token: Annotated[Duration, Field(gt=0, le=86400)] | None = None
+    """To the first byte of the answer; then the next model is tried."""
+    idle: Annotated[Duration, Field(gt=0, le=86400)] | None = None
+    """Longest silence inside an answer."""
+    total: Annotated[Duration, Field(gt=0, le=86400)] | None = None
+    """The whole call."""
+
+
+class RouteSettings(Section):
+    """A name that clients may ask for, and the rules that choose a model for it."""
+
+    use: UseEntry | None = None
+    """Models to choose from if no rule holds. A name or a list in place of the whole object is short for it."""
+    by: ByEntry | None = None
+    """How they are ordered. Default: `cost`, the cheapest that can serve the request first."""
+    rules: tuple[RuleSettings, ...] = ()
+    """Conditions, first match wins."""
+    default: Annotated[BranchSettings, as_mapping("use")] | None = None
+    """Where requests go for which no rule holds; the long form of `use` and `by`."""
+    fallback: FallbackSettings = FallbackSettings()
+    """When another model is tried."""
+    timeout: RouteTimeouts = RouteTimeouts()
+    """How long calls may take."""
+    max_cost: Usd | None = None
+    """Most that one request may cost. Default: no limit."""
+
+    @model_validator(mode="after")
+    def _one_default(self) -> RouteSettings:
+        if self.default is not None and (self.use is not None or self.by is not None):
+            raise ValueError("give either default, or use and by")
+        if self.use is None and (self.default is None or self.default.use is None):
+            raise ValueError("use is missing: which models serve it if no rule holds")
+        return self
+
+
+ModelEntry = Annotated[ModelSettings, as_mapping("at"), Field(json_schema_extra={"x-shorthand": "at"})]
+RouteEntry = Annotated[RouteSettings, as_mapping("use"), Field(json_schema_extra={"x-shorthand": "use"})]

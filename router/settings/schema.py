@@ -1,0 +1,51 @@
+"""The JSON schema of the configuration, for editors and for the reference page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from router.settings.model import Settings
+from router.settings.types import format_duration, format_money, format_size
+
+SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_WRITTEN: Final[Mapping[str, Callable[[Any], str]]] = {"seconds": format_duration, "bytes": format_size, "USD": format_money}
+
+
+def build_schema() -> dict[str, Any]:
+    """The schema. Defaults stand in it as they are written in YAML; shorthand forms are allowed."""
+    schema = Settings.model_json_schema(mode="validation", by_alias=True)
+    _finish(schema)
+    # Names in docstrings are enough; titles that pydantic derives from field names only repeat them.
+    return {"$schema": SCHEMA_DIALECT, "title": "Faregate configuration", **{k: v for k, v in schema.items() if k != "title"}}
+
+
+def schema_text() -> str:
+    """The schema as it is kept in `config/router.schema.json`."""
+    return json.dumps(build_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _finish(part: Any) -> None:
+    """Take derived titles out and write defaults as people do, everywhere below."""
+    if isinstance(part, list):
+        for each in part:
+            _finish(each)
+        return
+    if not isinstance(part, dict):
+        return
+    if isinstance(part.get("title"), str):
+        del part["title"]
+    default, unit = part.get("default"), _unit(part)
+    if unit in _WRITTEN and isinstance(default, int | float) and not isinstance(default, bool):
+        part["default"] = _WRITTEN[unit](default)
+    if part.get("default") is None and "default" in part:
+        del part["default"]
+    for value in part.values():
+        _finish(value)
+
+
+def _unit(part: Mapping[str, Any]) -> str:
+    if "x-unit" in part:
+        return str(part["x-unit"])
+    return next((str(option["x-unit"]) for option in part.get("anyOf", ()) if "x-unit" in option), "")

@@ -1,0 +1,149 @@
+"""Money, durations, sizes, counts and shares as people write them: `$50/month`, `1m30s`, `20MB`, `400k`, `5%`.
+
+Every parser raises `ValueError` with a message that says what is expected.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from router.domain.money import MAX_NUSD, from_usd
+from router.settings.findings import did_you_mean, shown
+
+_MONEY: Final = re.compile(r"\$\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)")
+_WINDOWS: Final = {
+    "hour": "hour", "h": "hour",
+    "day": "day", "d": "day",
+    "week": "week", "w": "week",
+    "month": "month", "mo": "month",
+    "lifetime": "lifetime", "total": "lifetime",
+    "session": "session",
+}  # fmt: skip
+_SECONDS: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
+_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
+_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_BYTES: Final = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_COUNTS: Final = {"": 1, "k": 10**3, "m": 10**6}
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
+_COUNT: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmM]?)")
+_MAX_DIGITS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyPer:
+    """An amount and the window it is for."""
+
+    nusd: int
+    window: str | None
+    """`hour`, `day`, `week`, `month`, `lifetime`, `session`; None: not said."""
+
+
+def _number(text: str, expected: str) -> Decimal:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(expected)
+    try:
+        return Decimal(text.replace("_", "").replace(",", ""))
+    except InvalidOperation:
+        raise ValueError(expected) from None
+
+
+def parse_usd(value: object, *, bare: bool = False) -> int:
+    """An amount in nano-USD from `$2.10`; with `bare`, from a plain number too. Never negative."""
+    expected = f"{shown(value)} is not an amount of money; write $2.10"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not bare:
+            raise ValueError(f"{shown(value)} has no unit; write ${value}")
+        text = repr(value)
+        if value < 0 or "n" in text:
+            raise ValueError(expected)
+        amount = Decimal(text)
+    elif isinstance(value, str):
+        amount = _number(_money_digits(value, expected, bare=bare), expected)
+    else:
+        raise ValueError(expected)
+    if amount * 10**9 > MAX_NUSD:
+        raise ValueError(f"{shown(value)} is more than a counter can hold exactly ($9,007,199)")
+    return from_usd(amount)
+
+
+def _money_digits(text: str, expected: str, *, bare: bool) -> str:
+    match = _MONEY.fullmatch(text.strip())
+    if match:
+        return match[1]
+    if bare and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip()):
+        return text.strip()
+    raise ValueError(expected)
+
+
+def parse_money_per(value: object) -> MoneyPer:
+    """An amount with an optional window: `$50/month`, `$10`."""
+    if not isinstance(value, str):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise ValueError(f"{shown(value)} has no unit; write ${value} or ${value}/month")
+        raise ValueError(f"{shown(value)} is not a limit; write $50/month")
+    if "token" in value.lower():
+        raise ValueError(f"{shown(value)} is a limit in tokens; budgets are in USD: write $50/month")
+    amount, slash, window = value.partition("/")
+    if not _MONEY.fullmatch(amount.strip()):
+        raise ValueError(f"{shown(value)} is not a limit; write $50/month")
+    return MoneyPer(parse_usd(amount), parse_window(window) if slash else None)
+
+
+def parse_window(value: object) -> str:
+    """`hour`, `day`, `week`, `month`, `lifetime` or `session`."""
+    word = str(value).strip().lower() if isinstance(value, str) else ""
+    if word not in _WINDOWS:
+        known = ("hour", "day", "week", "month", "lifetime", "session")
+        raise ValueError(f"{shown(value)} is not a window{did_you_mean(word, known)}; known: {', '.join(known)}")
+    return _WINDOWS[word]
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `500ms`, `8s`, `1m30s`, `2h`, `1d`. A bare number has no unit and is refused."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{shown(value)} has no unit; write {value}s")
+    text = value.strip().replace(" ", "") if isinstance(value, str) else ""
+    if not _DURATION.fullmatch(text) or len(text) > _MAX_DIGITS:
+        raise ValueError(f"{shown(value)} is not a duration; write 8s, 500ms or 1m30s")
+    return float(sum((Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)), Decimal(0)))
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `20MB` (10^6), `20MiB` (2^20), `512KiB`. A bare number has no unit and is refused."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{shown(value)} has no unit; write 20MB or 20MiB")
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    expected = f"{shown(value)} is not a size; write 20MB or 20MiB"
+    if match is None or match[2].lower() not in _BYTES:
+        raise ValueError(expected)
+    return int(_number(match[1], expected) * _BYTES[match[2].lower()])
+
+
+def parse_count(value: object) -> int:
+    """A whole number from `4096`, `400k`, `1.5M`."""
+    expected = f"{shown(value)} is not a count; write 4096, 400k or 1.5M"
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(expected)
+        return value
+    match = _COUNT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(expected)
+    number = _number(match[1], expected) * _COUNTS[match[2].lower()]
+    if number != number.to_integral_value():
+        raise ValueError(expected)
+    return int(number)
+
+
+def parse_share(value: object) -> float:
+    """A number that is not negative, from `3`, `0.25` or `25%` (0.25)."""
+    expected = f"{shown(value)} is not a number or a share; write 3, 0.25 or 25%"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**12:
+        return float(value)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*%", value.strip()) if isinstance(value, str) else None
+    if match is None or len(match[1]) > _MAX_DIGITS:
+        raise ValueError(expected)
+    return float(_number(match[1], expected) / 100)
