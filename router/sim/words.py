@@ -77,7 +77,7 @@ def canned(task: str, *, tokens: int, skip: int = 0) -> str:
     length = 0
     for sentence in cycle(turned):
         picked.append(sentence)
-        length += count_tokens(sentence) + 1
+        length += count_tokens(sentence)
         if length >= tokens:
             break
     return " ".join(picked)
