@@ -1,0 +1,205 @@
+"""`faregate spend`: what was spent, by day, team, model, route, deployment, provider, key or user."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import os
+import secrets
+import sys
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+import typer
+
+from router.domain.money import format_usd
+from router.domain.records import SpendRecord
+from router.errors import ConfigError, StoreUnavailable
+from router.spend import DIMENSIONS, Report, Sums, parse_dimensions, parse_moment
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LEASE_SECONDS: Final = 20.0
+_COLUMNS: Final = ("requests", "calls", "tokens in", "cached", "tokens out", "cost USD", "avoided USD", "estimated")
+
+
+def command(
+    by: Annotated[str, typer.Option(help=f"Split by one or more of {', '.join(DIMENSIONS)}, joined by commas.")] = "day,team",
+    since: Annotated[str, typer.Option(help="From here on: 7d, 24h, 2026-11-01 or 2026-11-01T14:00.")] = "30d",
+    until: Annotated[str | None, typer.Option(help="Up to, not including: as --since. Default: now.")] = None,
+    timezone: Annotated[str, typer.Option(help="IANA time zone of days and dates.")] = "UTC",
+    store: Annotated[str | None, typer.Option(help="Address of the ledger; default: as `serve` chooses it.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration whose `server.store` is read.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD and in USD.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+) -> None:
+    """Show what was spent. The sum of all rows is what the ledger's counters say, to the nano-dollar."""
+    try:
+        zone = _zone(timezone)
+        now = datetime.now(UTC)
+        begin = parse_moment(since, now=now, zone=zone)
+        end = parse_moment(until, now=now, zone=zone) if until else None
+        report = Report(by=parse_dimensions(by), zone=zone)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    try:
+        asyncio.run(_read(_existing(_address(store, config)), report, since_ms=_ms(begin), until_ms=None if end is None else _ms(end)))
+    except StoreUnavailable as error:
+        raise ConfigError(f"The ledger cannot be read: {error}") from None
+    if report.unreadable:
+        typer.echo(f"{report.unreadable} records could not be read and are not in the sums.", err=True)
+    if as_json:
+        sys.stdout.write(json_text(report, since=begin, until=end))
+    elif as_csv:
+        sys.stdout.write(csv_text(report))
+    else:
+        _print_table(report, begin, end)
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"there is no time zone {name!r}") from None
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _address(store: str | None, config: str | None) -> str:
+    from router.adapters.choose import default_store
+
+    if store:
+        return store
+    if config:
+        from router.settings import load_snapshot
+
+        configured = load_snapshot(config).server.store
+        if configured:
+            return configured
+    return os.environ.get("REDIS_URL") or default_store()
+
+
+def _existing(address: str) -> str:
+    # Opening a ledger makes the file: a typo would be answered with an empty table and a file.
+    if "://" not in address.removeprefix("sqlite://") and not os.path.exists(address.removeprefix("sqlite://")):
+        raise ConfigError(f"There is no ledger at {address}: nothing was served yet, or it is elsewhere (--store, REDIS_URL).")
+    return address
+
+
+async def _read(address: str, report: Report, *, since_ms: int, until_ms: int | None) -> None:
+    from router.adapters.choose import open_ledger
+
+    decoder = msgspec.json.Decoder(SpendRecord)
+    # A report may take long; the store answers it page by page.
+    ledger = open_ledger(address, timeout_seconds=10.0)
+    await ledger.open(replica_id=f"spend-{secrets.token_hex(6)}", lease_seconds=LEASE_SECONDS)
+    try:
+        async for line in ledger.records(since_ms=since_ms, until_ms=until_ms):
+            try:
+                report.add(decoder.decode(line))
+            except msgspec.DecodeError:
+                report.unreadable += 1
+        await ledger.release()
+    finally:
+        await ledger.close()
+
+
+def _row(sums: Sums) -> dict[str, Any]:
+    return {
+        "requests": len(sums.requests),
+        "calls": sums.calls,
+        "input_tokens": sums.input_tokens,
+        "cached_tokens": sums.cached_tokens,
+        "output_tokens": sums.output_tokens,
+        "cost_nusd": sums.charge_nusd,
+        "cost_usd": format_usd(sums.charge_nusd),
+        "avoided_nusd": sums.avoided_nusd,
+        "avoided_usd": None if sums.avoided_nusd is None else format_usd(sums.avoided_nusd),
+        "estimated_nusd": sums.estimated_nusd,
+        "estimated_share": sums.estimated_share,
+    }
+
+
+def json_text(report: Report, *, since: datetime, until: datetime | None) -> str:
+    """The report as one JSON object."""
+    rows = [dict(zip(report.by, group, strict=True)) | _row(sums) for group, sums in report.sorted_rows()]
+    whole = {
+        "since": since.isoformat(),
+        "until": None if until is None else until.isoformat(),
+        "by": report.by,
+        "rows": rows,
+        "total": _row(report.total),
+    }
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n"
+
+
+def csv_text(report: Report) -> str:
+    """The report as CSV, without a row of totals, so that a column can be summed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow((*report.by, *_row(report.total)))
+    for group, sums in report.sorted_rows():
+        values = ["" if value is None else value for value in _row(sums).values()]
+        writer.writerow((*map(_cell, group), *values))
+    return out.getvalue()
+
+
+def _cell(text: str) -> str:
+    # Users' names come from clients. A spreadsheet runs a cell that begins like a formula.
+    return f"'{_shown(text)}" if text.startswith(("=", "+", "-", "@")) else _shown(text)
+
+
+def _shown(text: str) -> str:
+    """A name as it may stand on a terminal: names come from clients and may hold escape sequences."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:128]
+
+
+def _figures(sums: Sums) -> tuple[str, ...]:
+    share = sums.estimated_share
+    return (
+        f"{len(sums.requests):,}",
+        f"{sums.calls:,}",
+        f"{sums.input_tokens:,}",
+        f"{sums.cached_tokens:,}",
+        f"{sums.output_tokens:,}",
+        format_usd(sums.charge_nusd),
+        "-" if sums.avoided_nusd is None else format_usd(sums.avoided_nusd),
+        "-" if share is None else f"{share:.1%}",
+    )
+
+
+def build_table(report: Report, title: str) -> Table:
+    """The report for people, with a row of totals."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", show_footer=True, box=box.SIMPLE)
+    for number, name in enumerate(report.by):
+        table.add_column(name, footer="total" if number == 0 else "", overflow="fold")
+    for name, figure in zip(_COLUMNS, _figures(report.total), strict=True):
+        table.add_column(name, footer=figure, justify="right", no_wrap=True)
+    for group, sums in report.sorted_rows():
+        table.add_row(*[Text(_shown(value) or "-") for value in group], *_figures(sums))
+    return table
+
+
+def _print_table(report: Report, begin: datetime, end: datetime | None) -> None:
+    from rich.console import Console
+
+    span = f"{begin:%Y-%m-%d %H:%M} to {'now' if end is None else format(end, '%Y-%m-%d %H:%M')}"
+    table = build_table(report, f"Spent, {span}")
+    console = Console()
+    # A figure that is cut to fit a narrow terminal is wrong; a line that wraps is only ugly.
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    Console(width=max(needed, console.width), soft_wrap=True).print(table)
+    if not report.rows:
+        console.print("No records in this time.")
