@@ -20,21 +20,11 @@ def load_snapshot(path: str | None, *, environ: Mapping[str, str] = os.environ) 
     Raises:
         ConfigError: the file cannot be read or has errors; all of them, one a line.
     """
-    from pathlib import Path
-
-    try:
-        from router.prices import lookup
-    except ImportError:
-
-        def lookup(kind: str, model: str):
-            return None
-
     path = path or environ.get("FAREGATE_CONFIG") or None
     if path is None:
         from router.settings.discover import discover_snapshot
 
         return discover_snapshot(environ=environ)
-    from router.settings.load import load_text, read_file
+    from router.settings.load import load_file
 
-    loaded = load_text(read_file(path), source=path, environ=environ, price_book=lookup, folder=Path(path).parent)
-    return loaded.snapshot
+    return load_file(path, environ=environ).snapshot

@@ -13,7 +13,7 @@ import msgspec
 from router.domain.prices import Price
 from router.settings.compile_access import compile_budgets, compile_keys, compile_teams
 from router.settings.compile_context import Context, PriceLookup
-from router.settings.compile_models import compile_models, describe_price, price_of
+from router.settings.compile_models import compile_models, price_of
 from router.settings.compile_providers import compile_providers
 from router.settings.compile_routes import compile_routes
 from router.settings.findings import Finding, InvalidSettings, field_name, one_of
@@ -86,7 +86,7 @@ def _version(settings: Settings, deployments: Mapping[str, Deployment]) -> str:
     """A hash that changes with anything that decides or charges; secrets are in it by reference only."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     for deployment in deployments.values():
-        digest.update(f"\n{deployment.name} {describe_price(deployment.price)} {deployment.traits}".encode())
+        digest.update(b"\n" + msgspec.json.encode((deployment.name, deployment.price, deployment.traits), order="deterministic"))
     return digest.hexdigest()[:VERSION_DIGITS]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-
 from policies.types import Traits
 from router.adapters.upstream.presets import PRESETS
 from router.domain.prices import Price, Rates
@@ -170,8 +168,3 @@ def _simulated(context: Context, path: Path, upstream_id: str) -> Known:
         locality=profile.locality,
         domain=profile.domain,
     )
-
-
-def describe_price(price: Price | None) -> str:
-    """A price as bytes that change whenever it does; part of the version of a configuration."""
-    return "unpriced" if price is None else msgspec.json.encode(price).decode()

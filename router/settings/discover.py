@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -56,22 +57,34 @@ class Discovery:
 
 
 def discover_snapshot(*, environ: Mapping[str, str] = os.environ) -> Snapshot:
-    """The snapshot of what is found; what it is stands in its notes.
+    """The snapshot of what is found; what that is stands in its notes.
+
+    Raises:
+        ConfigError: a variable that was found cannot be used.
+    """
+    return discover_settings(environ=environ)[1]
+
+
+def discover_settings(*, environ: Mapping[str, str] = os.environ) -> tuple[Settings, Snapshot]:
+    """What is found, as settings and compiled.
 
     Raises:
         ConfigError: a variable that was found cannot be used.
     """
     from router.errors import ConfigError
-    from router.prices import lookup
     from router.settings.compile import compile_settings
     from router.settings.findings import InvalidSettings
+    from router.settings.load import price_book
+    from router.settings.references import resolve
 
     found = discover_now(environ)
+    data = resolve(found.data, environ, folder=FilePath(), findings=[])
+    settings = Settings.model_validate(data)
     try:
-        snapshot = compile_settings(Settings.model_validate(found.data), price_book=lookup, source=found.source, environ=environ)
+        snapshot = compile_settings(settings, price_book=price_book(), source=found.source, environ=environ)
     except InvalidSettings as exc:
         raise ConfigError(str(exc)) from None
-    return replace(snapshot, notes=found.lines)
+    return settings, replace(snapshot, notes=found.lines)
 
 
 def discover_now(environ: Mapping[str, str]) -> Discovery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -43,6 +44,24 @@ def read_file(path: str) -> bytes:
             return file.read(loader.MAX_BYTES + 1)
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from None
+
+
+def load_file(path: str, *, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Read, validate and compile a file with the prices of the price book.
+
+    Raises:
+        ConfigError: it cannot be read, or has errors.
+    """
+    return load_text(read_file(path), source=path, environ=environ, price_book=price_book(), folder=FilePath(path).parent)
+
+
+def price_book() -> PriceLookup:
+    """The lookup of the price book that is part of the program."""
+    try:
+        from router.prices import lookup
+    except ImportError:
+        return lambda kind, model: None
+    return lookup
 
 
 def load_text(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -35,6 +35,7 @@ else:
     # UP007: the kinds are known at run time only, so the union cannot be written with |.
     KindOptions = Union[tuple(kind.options for kind in KINDS.values())]  # noqa: UP007
 
+DEFAULT_KIND: Final = "cost"
 Capability = Literal["chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file"]
 
 
@@ -191,7 +192,7 @@ class BranchSettings(Section):
 
     use: UseEntry | None = None
     """Models to choose from: a name, a list of names, or classes such as `{size: small, weights: open}`."""
-    by: ByEntry = Field(default_factory=lambda: KINDS["cost"].options())
+    by: ByEntry = Field(default_factory=lambda: KINDS[DEFAULT_KIND].options())
     """How they are ordered: a policy kind, or an object with `kind` and its options. Default: `cost`."""
     otherwise: Literal["refuse", "fail"] = "fail"
     """If none of them can serve the request: `refuse` it (403: policy), or `fail` (503: none available). Others are never tried."""
