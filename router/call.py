@@ -12,6 +12,7 @@ from policies.types import NOTHING, Decision, RequestFacts
 from router.domain.budgets import BucketSet, Reservation
 from router.domain.estimate import Estimate
 from router.domain.request import ParsedRequest
+from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
 from router.edge.headers import RawHeaders
 from router.snapshot import Deployment, Route, Snapshot
@@ -96,7 +97,8 @@ class Call:
         self.budget_left_nusd: int | None = None
 
 
-AttemptState = Literal["held", "sent", "answered", "closed"]
+AttemptState = Literal["held", "booked", "closed"]
+"""Money is held; the charge is fixed but not yet in the store; settled or voided."""
 
 
 class Attempt:
@@ -106,15 +108,17 @@ class Attempt:
         "attempt_id",
         "began",
         "call",
+        "charge_nusd",
         "deployment",
         "estimate",
         "first_byte_at",
         "held",
+        "meter",
         "number",
-        "progress_nusd",
         "reason",
-        "status",
+        "record",
         "state",
+        "status",
     )
 
     def __init__(
@@ -133,8 +137,11 @@ class Attempt:
         self.first_byte_at: float | None = None
         self.status = 0
         """HTTP status of the provider; 0 if it gave none."""
-        self.progress_nusd = 0
-        """What is known to be burnt, for the lease; grows while a stream runs."""
+        self.meter: StreamMeter | None = None
+        """Counts a stream while it runs."""
+        self.charge_nusd = 0
+        self.record = b""
+        """The spend record, once the charge is booked."""
 
 
 __all__ = ["Attempt", "BucketSet", "Call", "Principal"]

@@ -9,9 +9,9 @@ from policies.engine import choose, decide
 from policies.types import NOTHING, Candidate, Decision, RequestFacts, Restriction
 from router.call import Call
 from router.domain.estimate import Estimate, estimate
+from router.domain.request import MAX_LABEL_LENGTH, ParsedRequest, clean_tags, read_max_cost
 from router.edge.headers import MAX_COST_USD, SESSION, TAGS, USE, find, read_pairs
 from router.errors import MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
-from router.domain.request import MAX_LABEL_LENGTH, ParsedRequest, clean_tags, read_max_cost
 from router.fleet import Fleet
 from router.snapshot import Deployment, Route, Snapshot
 

@@ -12,7 +12,7 @@ from router.call import Attempt
 from router.domain.budgets import Reservation
 from router.domain.money import MAX_NUSD
 from router.domain.pricing import charge, rates_for
-from router.domain.records import Outcome, SpendRecord
+from router.domain.records import SpendRecord
 from router.domain.usage import Usage
 from router.metrics import Metrics
 from router.snapshot import Snapshot
@@ -63,24 +63,25 @@ class Settlements:
         self._clock = clock
         self._clock_ms = clock_ms
 
-    async def void(self, attempt: Attempt, *, cause: str) -> None:
+    async def void(self, attempt: Attempt) -> None:
         """The call provably never left: the hold is given back and nothing is booked."""
-        if attempt.state == "closed":
+        if attempt.state != "held":
             return
         attempt.state = "closed"
         self._count(attempt, "voided", None, 0, None)
         await finish(lambda: self._store.void(attempt.held))
 
-    async def settle(
-        self, attempt: Attempt, *, usage: Usage | None, outcome: Outcome, served_model: str = "", overrun_cause: str = "provider_exceeded_bound"
-    ) -> int:
-        """Charge an attempt. `usage` None: the provider refused it unbilled, the charge is zero.
+    def book(
+        self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = "provider_exceeded_bound"
+    ) -> None:
+        """Fix the charge of an attempt. `commit` must follow, whatever happens; until then the hold stands.
 
-        Returns the charge, nano-USD. A second call does nothing and returns 0.
+        `usage` None: the provider refused it unbilled, the charge is zero. `cause` names why a charge is above
+        its hold, if it is. A second call changes nothing.
         """
-        if attempt.state == "closed":
-            return 0
-        attempt.state = "closed"
+        if attempt.state != "held":
+            return
+        attempt.state = "booked"
         call, deployment = attempt.call, attempt.deployment
         duration_ms = int((self._clock() - attempt.began) * 1000)
         amount = 0
@@ -88,16 +89,27 @@ class Settlements:
             amount = min(charge(deployment.price, usage, images=call.request.shape.images, duration_ms=duration_ms), MAX_NUSD)
         baseline = self._baseline(call.snapshot, usage, call.request.shape.images)
         record = self._record(attempt, usage, amount, baseline, outcome, served_model, duration_ms)
-        held = attempt.held
-        if amount > held.amount_nusd:
-            record.overrun_nusd = amount - held.amount_nusd
-            record.overrun_cause = overrun_cause
-            self._metrics.overran(cause=overrun_cause, nusd=record.overrun_nusd)
+        if amount > attempt.held.amount_nusd:
+            record.overrun_nusd = amount - attempt.held.amount_nusd
+            record.overrun_cause = cause
+            self._metrics.overran(cause=cause, nusd=record.overrun_nusd)
         call.charge_nusd += amount
+        attempt.charge_nusd = amount
+        attempt.record = _encode(record)
         self._count(attempt, outcome, usage, amount, baseline)
-        encoded = _encode(record)
-        await finish(lambda: self._store.settle(held, charge_nusd=amount, record=encoded))
-        return amount
+
+    async def commit(self, attempt: Attempt) -> None:
+        """Bring a booked charge to the store."""
+        if attempt.state == "booked":
+            await finish(lambda: self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record))
+            attempt.state = "closed"
+
+    async def settle(
+        self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = "provider_exceeded_bound"
+    ) -> None:
+        """`book` and `commit` in one."""
+        self.book(attempt, usage=usage, outcome=outcome, served_model=served_model, cause=cause)
+        await self.commit(attempt)
 
     def _baseline(self, snapshot: Snapshot, usage: Usage | None, images: int) -> int | None:
         name = snapshot.server.baseline

@@ -7,7 +7,6 @@ protocol read. `AsgiExchange` lets the pipeline serve a request that any ASGI se
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -87,6 +86,9 @@ class AsgiExchange:
         self.headers: RawHeaders = scope["headers"]
         self.gone = False
         self.started = False
+        self.task: asyncio.Task[None] | None = None
+        """Cancelled when the client leaves."""
+        self._watcher: asyncio.Future[None] | None = None
 
     async def body(self) -> bytes:
         parts: list[bytes] = []
@@ -102,21 +104,29 @@ class AsgiExchange:
                 raise RouterError(BODY_TOO_LARGE, f"The request body is larger than {self._max_body_bytes} bytes.")
             parts.append(part)
             if not message.get("more_body", False):
+                self._watch()
                 return b"".join(parts)
 
-    async def watch(self, task: asyncio.Task[None]) -> None:
-        """Cancel the task once the client has left. To be run beside it, after the body was read."""
-        with contextlib.suppress(asyncio.CancelledError):
+    def _watch(self) -> None:
+        """Cancel the task once the client has left: ASGI says so only to whoever asks."""
+
+        async def until_gone() -> None:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
             self.gone = True
-            task.cancel()
+            if self.task is not None:
+                self.task.cancel()
+
+        self._watcher = asyncio.ensure_future(until_gone())
+
+    def unwatch(self) -> None:
+        """The request is over."""
+        if self._watcher is not None:
+            self._watcher.cancel()
 
     async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         self.started = True
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(body))]}
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -18,14 +18,17 @@ class Exchange(Protocol):
     """
 
     method: str
-    path: str
-    """Decoded, without the query."""
     headers: RawHeaders
     """Names in lower case."""
     gone: bool
     """The client has left."""
     started: bool
     """The head of the answer has been sent."""
+
+    @property
+    def path(self) -> str:
+        """Decoded, without the query."""
+        ...
 
     async def body(self) -> bytes:
         """The whole request body. Raises `RouterError` (413) above the limit."""

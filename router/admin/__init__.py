@@ -1,0 +1,1 @@
+"""What is served beside calls for models, by FastAPI."""

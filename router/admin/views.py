@@ -1,0 +1,106 @@
+"""What the read-only pages show, without anything of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from router.admission import Admission
+from router.call import Principal
+from router.domain.budgets import NEVER_MS, BucketState
+from router.domain.money import to_usd
+from router.domain.windows import bucket_set
+from router.edge.headers import RawHeaders
+from router.fleet import Fleet
+from router.ports import Books
+from router.reservation import NO_KEY, NO_TEAM
+from router.routing import find_route
+from router.snapshot import Route, Snapshot
+
+
+class View:
+    """Reads of the running service."""
+
+    def __init__(
+        self, *, snapshot: Snapshot, admission: Admission, books: Books, fleet: Fleet, clock_ms: Callable[[], int], started: int
+    ) -> None:
+        """`clock_ms` gives Unix milliseconds; `started` is the Unix second of the start."""
+        self.snapshot = snapshot
+        self.started = started
+        self.fleet = fleet
+        self._admission = admission
+        self._books = books
+        self._clock_ms = clock_ms
+
+    async def admit(self, headers: RawHeaders) -> Principal:
+        """See `Admission.admit`."""
+        return await self._admission.admit(headers)
+
+    def routes_for(self, principal: Principal) -> list[Route]:
+        """What the key may ask for: routes first, then models, then deployments."""
+        routes = [route for route in self.snapshot.routes.values() if self._may(principal, route)]
+        return sorted(routes, key=lambda route: (route.aliases_model, "/" in route.name, route.name))
+
+    def _may(self, principal: Principal, route: Route) -> bool:
+        return principal.models is None or route.name in principal.models
+
+    def route_for(self, principal: Principal, name: str) -> Route:
+        """One of them. Raises `RouterError` 404 or 403."""
+        return find_route(self.snapshot, name, principal.models)
+
+    async def states_of(self, principal: Principal) -> Sequence[BucketState]:
+        """The buckets that all of the key's requests fall under, in their current windows."""
+        dims = {"team": principal.team or NO_TEAM, "key": principal.key_id or NO_KEY}
+        wanted = bucket_set(self.snapshot.budgets, dims=dims, tags=principal.tags, now_ms=self._clock_ms()).buckets
+        found: list[BucketState] = []
+        for bucket in wanted:
+            states = await self._books.bucket_states(budget=bucket.budget)
+            own = [state for state in states if state.scope == bucket.scope and state.window == bucket.window]
+            empty = BucketState(
+                budget=bucket.budget,
+                scope=bucket.scope,
+                window=bucket.window,
+                limit_nusd=bucket.limit_nusd,
+                spent_nusd=0,
+                held_nusd=0,
+                debt_nusd=0,
+                ends_ms=bucket.ends_ms,
+            )
+            found.append(own[0] if own else empty)
+        return found
+
+    @staticmethod
+    def reset_of(state: BucketState) -> str | None:
+        """When the window ends, ISO 8601 in UTC; None if never."""
+        if state.ends_ms >= NEVER_MS:
+            return None
+        return datetime.fromtimestamp(state.ends_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def model_card(view: View, route: Route) -> dict[str, Any]:
+    """OpenAI's model object, and what is known of the deployments behind the name under `faregate`."""
+    deployments = [view.snapshot.deployments[name] for name in route.deployments]
+    owners = {deployment.provider.name for deployment in deployments}
+    return {
+        "id": route.name,
+        "object": "model",
+        "created": view.started,
+        "owned_by": owners.pop() if len(owners) == 1 else "faregate",
+        "faregate": {
+            "kind": "route" if not route.aliases_model else "deployment" if "/" in route.name else "model",
+            "deployments": [
+                {
+                    "name": deployment.name,
+                    "size": deployment.traits.size,
+                    "weights": deployment.traits.weights,
+                    "locality": deployment.traits.locality,
+                    "context_tokens": deployment.traits.context_tokens,
+                    "health": view.fleet.view(deployment.name).health,
+                    "input_usd_per_mtok": None if deployment.price is None else str(to_usd(deployment.price.rates.input)),
+                    "output_usd_per_mtok": None if deployment.price is None else str(to_usd(deployment.price.rates.output)),
+                }
+                for deployment in deployments
+            ],
+        },
+    }

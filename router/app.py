@@ -1,0 +1,283 @@
+"""Where everything is plugged together: the only module that knows which adapter is behind which port."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import random
+import socket
+import time
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from router.adapters.choose import default_store, open_ledger
+from router.adapters.upstream.http1 import Http1Upstream
+from router.admin.app import make_app
+from router.admin.views import View
+from router.admission import Admission
+from router.call import Attempt
+from router.dispatch import AdapterLane, Dispatcher
+from router.domain.budgets import BucketState
+from router.domain.pricing import expected
+from router.domain.request import Operation
+from router.edge.exchange import Exchange
+from router.edge.gate import Gate
+from router.edge.headers import RawHeaders
+from router.errors import RouterError, StoreUnavailable
+from router.fleet import Fleet
+from router.logs import RequestLog
+from router.metrics import Metrics
+from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments
+from router.metrics_store import Scrape
+from router.outbox import Outbox
+from router.pipeline import Pipeline
+from router.ports import Ledger, Upstream
+from router.reservation import Reservations
+from router.settlement import Settlements
+from router.siblings import Siblings
+from router.snapshot import Snapshot
+from router.tasks import Background
+
+log = structlog.get_logger("faregate.app")
+
+READY_SECONDS: Final = 1.0
+"""How long an answer of the store to `ping` is good for `/readyz`."""
+BUDGETS_SECONDS: Final = 5.0
+"""How often the budgets are read for metrics."""
+KEYS_SECONDS: Final = 10.0
+GC_THRESHOLD: Final = 50_000
+
+
+def wall_clock_ms() -> int:
+    """Unix milliseconds by this machine."""
+    return time.time_ns() // 1_000_000
+
+
+class Service:
+    """One process's share of the service: everything but the listening socket."""
+
+    def __init__(self, snapshot: Snapshot, *, worker: int = 0, run_folder: str | None = None, log_target: int | str | None = None) -> None:
+        """`worker` is the number of this process among its siblings; `run_folder` is where they meet.
+
+        `log_target` is a file descriptor or path for the request log; None: standard output.
+        """
+        self.snapshot = snapshot
+        self.metrics = Metrics()
+        self.fleet = Fleet(time.monotonic)
+        self.live: dict[str, Attempt] = {}
+        self.draining = False
+        self.started = int(time.time())
+        self.boot = os.urandom(4).hex()
+        self._worker = worker
+        self._log_target = 1 if log_target is None else log_target
+        self._siblings = Siblings(run_folder, worker, self.metrics.dump)
+        self._stack = AsyncExitStack()
+        self._background = Background()
+        self._budget_states: tuple[BucketState, ...] = ()
+        self._ready_until = 0.0
+        self._store_up = False
+
+    async def start(self) -> None:
+        """Open the store, start what runs in the background, and build the pipeline.
+
+        Raises:
+            ConfigError: the store cannot be trusted with money, or an extra is missing.
+            StoreUnavailable: it does not answer.
+        """
+        snapshot = await self._with_simulator(self.snapshot)
+        self.snapshot = snapshot
+        server = snapshot.server
+        store = server.store or default_store()
+        self.ledger: Ledger = open_ledger(store)
+        replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{self.boot}"
+        await self.ledger.open(replica_id=replica, lease_seconds=server.lease_seconds)
+        self._stack.push_async_callback(self.ledger.close)
+        self._store_up = True
+        await self.ledger.publish_limits({budget.name: budget.limit_nusd for budget in snapshot.budgets}, version=snapshot.version)
+        self.outbox = Outbox(_outbox_path(store, self._worker), self.ledger)
+        await self.outbox.start()
+        self._stack.push_async_callback(self.outbox.close)
+        self.admission = Admission(snapshot, self.ledger, pepper=await self.ledger.pepper(), clock=time.time)
+        await self.admission.refresh()
+        self._request_log = RequestLog(self._log_target) if server.log_requests else None
+        if self._request_log is not None:
+            self._stack.callback(self._request_log.close)
+        self.pipeline = self._make_pipeline(await self._make_dispatcher(snapshot))
+        view = View(
+            snapshot=snapshot, admission=self.admission, books=self.ledger, fleet=self.fleet, clock_ms=wall_clock_ms, started=self.started
+        )
+        self.gate = Gate(caller=self, asgi=make_app(view, metrics=self.scrape, ready=self.missing), settings=server)
+        self._configure_metrics(snapshot)
+        await self._siblings.start()
+        self._stack.push_async_callback(self._siblings.close)
+        self._run_background(server.lease_seconds)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
+
+    async def _with_simulator(self, snapshot: Snapshot) -> Snapshot:
+        """Start the simulated providers that a configuration names without an address."""
+        waiting = [provider for provider in snapshot.providers.values() if provider.kind == "sim" and not provider.endpoint.port]
+        if not waiting:
+            return snapshot
+        from router.sim.server import Simulator
+
+        simulator = await self._stack.enter_async_context(Simulator())
+        for provider in waiting:
+            provider.endpoint.host, port = simulator.base_url.split("/")[2].rsplit(":", 1)
+            provider.endpoint.port = int(port)
+        self.simulator = simulator
+        return snapshot
+
+    async def _make_dispatcher(self, snapshot: Snapshot) -> Dispatcher:
+        wire: Upstream = Http1Upstream()
+        self._stack.push_async_callback(wire.close)
+        second: Upstream | None = None
+        if any(provider.endpoint.http2 or provider.endpoint.proxy for provider in snapshot.providers.values()):
+            from router.adapters.upstream.http2 import PyreqwestUpstream
+
+            second = PyreqwestUpstream()
+            self._stack.push_async_callback(second.close)
+        adapter: AdapterLane | None = None
+        if any(provider.lane == "litellm" for provider in snapshot.providers.values()):
+            from router.adapters.upstream.litellm_lane import LitellmLane
+
+            lane = LitellmLane()
+            await lane.warm()
+            adapter = lane
+        return Dispatcher(wire=wire, second_wire=second, adapter=adapter)
+
+    def _make_pipeline(self, dispatcher: Dispatcher) -> Pipeline:
+        counter = itertools.count(1)
+        prefix = f"fg-{self.boot}-"
+        return Pipeline(
+            snapshot=self.snapshot,
+            admission=self.admission,
+            fleet=self.fleet,
+            reservations=Reservations(self.snapshot, self.ledger, wall_clock_ms),
+            store=self.ledger,
+            dispatcher=dispatcher,
+            settlements=Settlements(self.outbox, self.metrics, clock=time.monotonic, clock_ms=wall_clock_ms),
+            metrics=self.metrics,
+            log=self._request_log,
+            live=self.live,
+            clock=time.monotonic,
+            clock_ms=wall_clock_ms,
+            random=random.random,
+            new_id=lambda: f"{prefix}{next(counter):x}",
+        )
+
+    # What the gate asks
+
+    async def serve(self, exchange: Exchange, operation: Operation) -> None:
+        """See `Pipeline.serve`."""
+        await self.pipeline.serve(exchange, operation)
+
+    def refuses_early(self, headers: RawHeaders) -> bool:
+        """Whether the key is certainly wrong."""
+        try:
+            self.admission.identify(headers)
+        except RouterError:
+            return True
+        return False
+
+    # Health and metrics
+
+    async def missing(self) -> str:
+        """What keeps the service from being ready; empty if nothing does."""
+        if self.draining:
+            return "shutting down"
+        now = time.monotonic()
+        if now >= self._ready_until:
+            try:
+                await self.ledger.ping()
+            except StoreUnavailable as exc:
+                self._store_up = False
+                return f"the budget store does not answer: {exc}"
+            self._store_up = True
+            self._ready_until = now + READY_SECONDS
+        return ""
+
+    async def scrape(self) -> bytes:
+        """The metrics of all workers."""
+        return await self._siblings.render()
+
+    def _configure_metrics(self, snapshot: Snapshot) -> None:
+        self.metrics.configure(snapshot)
+        loaded = time.time()
+        self.metrics.on_scrape(process_gauges())
+
+        def set_gauges(scrape: Scrape) -> None:
+            set_configuration(scrape, version=snapshot.version, loaded_at_seconds=loaded, last_reload_ok=True)
+            set_budgets(scrape, snapshot.budgets, self._budget_states)
+            set_deployments(scrape, self._deployment_states())
+            scrape.set("faregate_store_up", float(self._store_up))
+            scrape.set("faregate_outbox_entries", self.outbox.depth)
+            scrape.set("faregate_holds_open", len(self.live))
+
+        self.metrics.on_scrape(set_gauges)
+
+    def _deployment_states(self) -> dict[str, tuple[DeploymentState, int]]:
+        views = ((name, self.fleet.view(name, deployment.max_in_flight)) for name, deployment in self.snapshot.deployments.items())
+        return {name: (view.health, view.in_flight) for name, view in views}
+
+    # Background
+
+    def _run_background(self, lease_seconds: float) -> None:
+        every = self._background.every
+        every(lease_seconds / 3, self._beat, name="heartbeat")
+        every(lease_seconds / 2, self._sweep, name="sweep")
+        every(KEYS_SECONDS, self.admission.refresh, name="keys")
+        every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
+
+    async def _beat(self) -> None:
+        await self.ledger.heartbeat({attempt_id: _progress(attempt) for attempt_id, attempt in self.live.items()})
+
+    async def _sweep(self) -> None:
+        swept = await self.ledger.sweep()
+        if swept:
+            self.metrics.swept(swept)
+            log.warning("holds of dead processes were charged", holds=swept)
+
+    async def _read_budgets(self) -> None:
+        self._budget_states = tuple(await self.ledger.bucket_states()) if self.snapshot.budgets else ()
+
+    async def stop(self) -> None:
+        """Settle what is open and close everything, in the reverse order of the start."""
+        self.draining = True
+        await self._background.close()
+        with suppress(StoreUnavailable, AttributeError):
+            await self.ledger.release()
+        await self._stack.aclose()
+        gc.unfreeze()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+
+def _progress(attempt: Attempt) -> int:
+    """What an attempt has certainly burnt so far, nano-USD; not above its hold."""
+    price = attempt.deployment.price
+    if price is None:
+        return 0
+    output = attempt.meter.output_tokens_likely if attempt.meter is not None else 0
+    burnt = expected(price, input_tokens=attempt.call.request.shape.tokens_likely, output_tokens=output)
+    return min(burnt, attempt.held.amount_nusd)
+
+
+def _outbox_path(store: str, worker: int) -> str:
+    folder = Path(default_store()).parent if "://" in store else Path(store).parent
+    return str(folder / f"outbox-{worker}.log")

@@ -1,0 +1,38 @@
+"""What `faregate serve` prints when it is ready."""
+
+from __future__ import annotations
+
+from router.domain.money import format_usd
+from router.snapshot import Snapshot
+
+
+def first_name(snapshot: Snapshot) -> str:
+    """The name to show in examples: `auto` if there is one, else the first route."""
+    own = [route.name for route in snapshot.routes.values() if not route.aliases_model]
+    return "auto" if "auto" in own else next(iter(own or snapshot.routes), "auto")
+
+
+def greeting(snapshot: Snapshot, base_url: str) -> str:
+    """Two ways to try the service, ready to be pasted."""
+    model = first_name(snapshot)
+    key = "" if not snapshot.keys else " -H 'Authorization: Bearer YOUR_KEY'"
+    sdk_key = "unused" if not snapshot.keys else "YOUR_KEY"
+    budgets = ", ".join(f"{b.name} {format_usd(b.limit_nusd)} USD/{b.window}" for b in snapshot.budgets) or "none"
+    lines = [
+        "",
+        f"Faregate serves {base_url} from {snapshot.source} (version {snapshot.version})",
+        f"  models   {', '.join(sorted({d.model for d in snapshot.deployments.values()}))}",
+        f"  budgets  {budgets}",
+        *(f"  warning  {warning}" for warning in snapshot.warnings),
+        "",
+        "Try it:",
+        f"  curl {base_url}/chat/completions -H 'Content-Type: application/json'{key} \\",
+        f'    -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'',
+        "",
+        "  from openai import OpenAI",
+        f'  client = OpenAI(base_url="{base_url}", api_key="{sdk_key}")',
+        f'  answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])',
+        "  print(answer.choices[0].message.content)",
+        "",
+    ]
+    return "\n".join(lines)

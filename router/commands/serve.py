@@ -1,0 +1,93 @@
+"""`faregate serve`: the service."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from router.snapshot import Snapshot
+
+
+def command(
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Configuration file. Default: what is found.", envvar="FAREGATE_CONFIG")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: server.host, else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 is any free one. Default: server.port, else 4000.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes, one per core. Default: server.workers, else 1.")] = None,
+    log_level: Annotated[str, typer.Option(help="Of events: debug, info, warning, error.")] = "info",
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+    run_folder: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Serve a configuration file, or what is found in the environment."""
+    from router.logs import configure_logging
+    from router.settings import load_snapshot
+
+    configure_logging(log_level, sys.stderr)
+    _require_fast_parts()
+    snapshot = load_snapshot(config)
+    shown = host or snapshot.server.host
+    if worker is None:
+        _refuse_open_door(snapshot, shown)
+    count = workers or snapshot.server.workers
+    if count > 1 and worker is None:
+        raise typer.Exit(_supervise(snapshot, shown, snapshot.server.port if port is None else port, count))
+    _serve(snapshot, shown, port, worker, run_folder)
+
+
+def _require_fast_parts() -> None:
+    """Without uvloop and httptools the service would be many times slower without a word."""
+    from router.errors import ConfigError
+
+    try:
+        import httptools  # noqa: F401
+        import uvloop  # noqa: F401
+    except ImportError as exc:
+        raise ConfigError(f"{exc.name} is missing; install Faregate again with its dependencies.") from exc
+
+
+def _refuse_open_door(snapshot: Snapshot, host: str) -> None:
+    from router.errors import ConfigError
+
+    if snapshot.keys or snapshot.server.allow_anonymous or host in ("127.0.0.1", "::1", "localhost"):
+        return
+    raise ConfigError(
+        f"server: without keys, everybody who reaches {host} could spend your money. Make keys (`faregate keys new NAME` and `keys:`), "
+        "listen on 127.0.0.1, or set server.allow_anonymous: true."
+    )
+
+
+def _serve(snapshot: Snapshot, host: str, port: int | None, worker: int | None, run_folder: str | None) -> None:
+    from router.serving import RunningApp, run
+
+    async def main() -> None:
+        app = RunningApp(snapshot, host=host, port=port, worker=worker or 0, shared=worker is not None, run_folder=run_folder)
+        async with app:
+            if not worker:
+                greet(snapshot, app.base_url)
+            await app.until_signal()
+
+    run(main())
+
+
+def _supervise(snapshot: Snapshot, host: str, port: int, workers: int) -> int:
+    import uvloop
+
+    from router.serving import Supervisor, listen, worker_command
+
+    # Held open and never listened on: it keeps the port while workers come and go.
+    placeholder = listen(host, port, shared=True)
+    with placeholder:
+        chosen = placeholder.getsockname()[1]
+        command_line = [*worker_command(), "--port", str(chosen), "--workers", "1"]
+        return uvloop.run(Supervisor(command_line, workers=workers, drain_seconds=snapshot.server.drain_seconds).supervise())
+
+
+def greet(snapshot: Snapshot, base_url: str) -> None:
+    """Say what is served and how to try it."""
+    from router.commands.greeting import greeting
+
+    print(greeting(snapshot, base_url), file=sys.stderr, flush=True)

@@ -1,0 +1,209 @@
+"""Dispatch: one call to one deployment, and what its outcome means for the next step."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from router.call import Attempt
+from router.domain.request import upstream_body
+from router.edge.headers import REQUEST_ID, RawHeaders, find, passed_from_upstream
+from router.edge.replies import JSON, Reply
+from router.errors import (
+    UPSTREAM_AUTH,
+    UPSTREAM_FAILED,
+    UPSTREAM_INVALID,
+    UPSTREAM_TIMEOUT,
+    ErrorSpec,
+    RouterError,
+)
+from router.fleet import cause_of_status
+from router.ports import Timeouts, Upstream, UpstreamError, UpstreamResponse
+from router.snapshot import Fallback, Provider
+
+PATHS: Final[Mapping[str, str]] = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+MAX_ERROR_BYTES: Final = 256 * 1024
+TIMEOUT_FAULTS: Final = frozenset({"connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout"})
+CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
+"""About the proxy's own account at the provider, not about the client."""
+MAX_MESSAGE: Final = 2000
+
+
+class AdapterLane(Protocol):
+    """Calls a provider whose wire is not OpenAI's, and answers as if it were."""
+
+    async def call(self, provider: Provider, upstream_id: str, operation: str, body: bytes, *, timeouts: Timeouts) -> UpstreamResponse: ...
+
+
+class Failure(msgspec.Struct, kw_only=True):
+    """Why an attempt gave no answer, and what may be done about it."""
+
+    cause: str
+    """A member of a small closed set; becomes a metric label."""
+    error: RouterError | None = None
+    reply: Reply | None = None
+    """The provider's own error, to be passed on if nothing else works."""
+    status: int = 0
+    upstream_id: bytes | None = None
+    """The provider's id of the request."""
+    headers: list[tuple[bytes, bytes]] = []
+    """The provider's headers that go with `reply`: Retry-After and the like."""
+    retry_after_seconds: float | None = None
+    fall_back: bool = True
+    """Whether another candidate may be tried."""
+    retry_same: bool = False
+    """Whether the same deployment may be tried again."""
+
+
+class Dispatcher:
+    """Sends an attempt on its lane."""
+
+    def __init__(self, *, wire: Upstream, second_wire: Upstream | None = None, adapter: AdapterLane | None = None) -> None:
+        self._wire = wire
+        self._second_wire = second_wire
+        self._adapter = adapter
+
+    async def send(self, attempt: Attempt, passed_headers: Sequence[tuple[bytes, bytes]]) -> UpstreamResponse:
+        """Send the request. The answer's head has arrived when this returns.
+
+        Raises:
+            UpstreamError: no answer.
+            RouterError: the request cannot be put into the provider's wire.
+        """
+        call, deployment = attempt.call, attempt.deployment
+        provider, request = deployment.provider, call.request
+        quirks = provider.quirks
+        body = upstream_body(
+            request,
+            upstream_id=deployment.upstream_id,
+            output_cap=attempt.estimate.output_cap,
+            cap_field=quirks.output_cap_field if request.operation == "chat" else "max_tokens",
+            stream_usage=quirks.stream_usage,
+        )
+        timeouts = call.route.timeouts or deployment.timeouts
+        if provider.lane == "litellm":
+            if self._adapter is None:
+                raise RouterError(UPSTREAM_FAILED, f"Provider '{provider.name}' needs the litellm extra: pip install 'faregate[litellm]'.")
+            return await self._adapter.call(provider, deployment.upstream_id, call.operation, body, timeouts=timeouts)
+        endpoint = provider.endpoint
+        wire = self._second_wire if self._second_wire is not None and (endpoint.http2 or endpoint.proxy) else self._wire
+        return await wire.post(endpoint, PATHS[call.operation], body, headers=passed_headers, timeouts=timeouts)
+
+
+def of_upstream_error(error: UpstreamError, attempt: Attempt, fallback: Fallback) -> Failure:
+    """What a failure below HTTP means."""
+    timed_out = error.fault in TIMEOUT_FAULTS
+    spec = UPSTREAM_TIMEOUT if timed_out else UPSTREAM_INVALID if error.fault in ("protocol", "too_large") else UPSTREAM_FAILED
+    message = f"Deployment '{attempt.deployment.name}' did not answer: {error}."
+    return Failure(
+        cause=error.fault,
+        error=RouterError(spec, message),
+        fall_back=fallback.on_timeout if timed_out else True,
+        retry_same=not timed_out,
+    )
+
+
+def invalid_answer(attempt: Attempt, what: str) -> Failure:
+    """A 200 that is no answer."""
+    return Failure(
+        cause="invalid",
+        error=RouterError(UPSTREAM_INVALID, f"Deployment '{attempt.deployment.name}' answered 200 with {what}."),
+        retry_same=True,
+    )
+
+
+async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fallback) -> Failure:
+    """What an HTTP error of a provider means; its body is read and kept for the client."""
+    status = response.status
+    try:
+        body = await response.read(MAX_ERROR_BYTES)
+    except UpstreamError:
+        response.abort()
+        body = b""
+    attempt.status = status
+    shown, code = _error_body(body)
+    too_long = code == "context_length_exceeded"
+    fall_back = status in fallback.statuses or status in CREDENTIAL_STATUSES or (too_long and fallback.on_context_length)
+    failure = Failure(
+        cause=code if too_long else cause_of_status(status),
+        status=status,
+        retry_after_seconds=retry_after(response.headers),
+        fall_back=fall_back,
+        retry_same=status in fallback.statuses,
+    )
+    name = attempt.deployment.name
+    if status in CREDENTIAL_STATUSES:
+        failure.error = RouterError(
+            UPSTREAM_AUTH,
+            f"Deployment '{name}' refused this router's own credentials (HTTP {status}): check the provider's API key and account.",
+        )
+        failure.retry_same = False
+    elif shown is None or status < 400:
+        failure.error = RouterError(_spec_for(status), f"Deployment '{name}' answered HTTP {status} without an error object.")
+    else:
+        failure.reply = Reply(status, [JSON], shown)
+        failure.headers = passed_from_upstream(response.headers)
+        failure.upstream_id = find(response.headers, REQUEST_ID)
+    return failure
+
+
+def _spec_for(status: int) -> ErrorSpec:
+    """Our own error for a provider's status whose body says nothing."""
+    if 400 <= status < 500:
+        return ErrorSpec("upstream_refused", status, "invalid_request_error", "upstream", status in (408, 409, 429))
+    if status in (503, 504):
+        return ErrorSpec("upstream_failed", status, "api_error", "upstream", True)
+    return UPSTREAM_FAILED
+
+
+def _error_body(body: bytes) -> tuple[bytes | None, str]:
+    """The body if it is in OpenAI's shape, and its code; else (None, "")."""
+    try:
+        error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
+    except (msgspec.MsgspecError, RecursionError):
+        return None, ""
+    if isinstance(error, dict):
+        code = error.get("code")
+        return body, code if isinstance(code, str) else ""
+    if isinstance(error, str):
+        shaped = {"message": error[:MAX_MESSAGE], "type": "api_error", "param": None, "code": None}
+        return msgspec.json.encode({"error": shaped}), ""
+    return None, ""
+
+
+def retry_after(headers: RawHeaders) -> float | None:
+    """Seconds a provider asks to wait: `retry-after-ms`, `retry-after` in seconds or as a date; None if it says nothing."""
+    exact = find(headers, b"retry-after-ms")
+    if exact is not None and exact.isdigit():
+        return int(exact) / 1000
+    value = find(headers, b"retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value.decode("latin-1")).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds == seconds and seconds < 1e9 else None
+
+
+def says_error(body: bytes) -> bool:
+    """Whether a JSON body is an error object in spite of its status 200."""
+    if b'"error"' not in body[:4096]:
+        return False
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return isinstance(decoded, dict) and bool(decoded.get("error")) and "choices" not in decoded and "data" not in decoded
+
+
+def is_event_stream(headers: RawHeaders) -> bool:
+    value = find(headers, b"content-type")
+    return value is not None and value.lower().startswith(b"text/event-stream")

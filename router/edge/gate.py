@@ -1,0 +1,105 @@
+"""The front switch: calls for models go straight to the pipeline, everything else to the ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import structlog
+
+from router.domain.request import Operation
+from router.edge.asgi import AsgiApp, AsgiExchange, Receive, Scope, Send
+from router.edge.exchange import Exchange
+from router.edge.headers import RawHeaders, find
+from router.edge.replies import error_reply
+from router.edge.routes import OPERATIONS
+from router.errors import INTERNAL, OVERLOADED, UNSUPPORTED_MEDIA_TYPE, ErrorSpec, RouterError
+from router.snapshot import ServerSettings
+
+log = structlog.get_logger("faregate.edge")
+
+ENCODINGS: Final = frozenset({b"identity", b""})
+
+
+class Caller(Protocol):
+    """The pipeline, as the edge knows it."""
+
+    async def serve(self, exchange: Exchange, operation: Operation) -> None: ...
+
+    def refuses_early(self, headers: RawHeaders) -> bool:
+        """Whether it is certain from the headers alone that the request will be refused."""
+        ...
+
+
+class Gate:
+    """What every connection needs to know, and an ASGI application for servers other than ours."""
+
+    overloaded: ErrorSpec = OVERLOADED
+
+    def __init__(self, *, caller: Caller, asgi: AsgiApp, settings: ServerSettings) -> None:
+        self.caller = caller
+        self.asgi = asgi
+        self.operations: Mapping[bytes, Operation] = OPERATIONS
+        self.max_body_bytes = settings.max_body_bytes
+        self.max_header_bytes = settings.max_header_bytes
+        self.max_connections = settings.max_connections
+
+    async def serve(self, exchange: Exchange, operation: Operation) -> None:
+        """Serve a call for a model; whatever goes wrong becomes an answer or a closed connection."""
+        try:
+            problem = _bad_head(exchange.headers)
+            if problem is not None:
+                await _reply(exchange, problem)
+                return
+            await self.caller.serve(exchange, operation)
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+        # The last line of defence: a bug must not take the connection's other requests with it.
+        except Exception as exc:  # noqa: BLE001
+            self.report(exc)
+            if exchange.started:
+                exchange.abort()
+            else:
+                await _reply(exchange, RouterError(INTERNAL, "The router failed to serve this request; its log says why."))
+
+    def refuses_early(self, headers: RawHeaders) -> bool:
+        """Whether a large body is not worth reading."""
+        return self.caller.refuses_early(headers)
+
+    def report(self, problem: BaseException) -> None:
+        """Log a bug, without anything of the request."""
+        log.error("unexpected failure", exc_info=problem)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same switch for any ASGI server."""
+        operation = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            operation = self.operations.get(scope["path"].encode("latin-1", "replace"))
+        if operation is None:
+            await self.asgi(scope, receive, send)
+            return
+        exchange = AsgiExchange(scope, receive, send, max_body_bytes=self.max_body_bytes)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a coroutine that runs has a task
+        exchange.task = task
+        try:
+            await self.serve(exchange, operation)
+        finally:
+            exchange.unwatch()
+
+
+def _bad_head(headers: RawHeaders) -> RouterError | None:
+    encoding = find(headers, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in ENCODINGS:
+        return RouterError(UNSUPPORTED_MEDIA_TYPE, "Compressed request bodies are not accepted; send the JSON as it is.")
+    kind = find(headers, b"content-type")
+    if kind is not None and b"json" not in kind.lower():
+        return RouterError(UNSUPPORTED_MEDIA_TYPE, "The content type must be application/json.")
+    return None
+
+
+async def _reply(exchange: Exchange, error: RouterError) -> None:
+    reply = error_reply(error)
+    await exchange.respond(reply.status, reply.headers, reply.body)

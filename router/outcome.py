@@ -1,0 +1,105 @@
+"""How a call shows itself once it is over: headers, the refusal for money, the log line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from router.call import Attempt, Call
+from router.domain.budgets import NEVER_MS, Refusal
+from router.domain.money import format_usd
+from router.edge import headers as h
+from router.edge.replies import JSON
+from router.errors import BUDGET_EXCEEDED, RouterError
+from router.logs import RequestLine
+from router.relay import STREAM_HEADERS
+
+
+def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes | None = None) -> list[tuple[bytes, bytes]]:
+    """Add the request ids: the client's own first, else the provider's, else ours."""
+    own = call.request_id.encode("ascii")
+    client = h.find(call.headers, h.REQUEST_ID)
+    shown = client if client is not None and h.safe_id(client) is not None else upstream_id or own
+    headers.append((h.REQUEST_ID, shown))
+    headers.append((h.OWN_REQUEST_ID, own))
+    return headers
+
+
+def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, overhead_seconds: float) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer: the content type, what the provider may show, where the call went and what it cost."""
+    call, deployment = attempt.call, attempt.deployment
+    shown = list(STREAM_HEADERS) if call.request.stream else [JSON]
+    shown += h.passed_from_upstream(from_upstream)
+    shown += (
+        (h.MODEL, h.clean_value(deployment.model)),
+        (h.DEPLOYMENT, h.clean_value(deployment.name)),
+        (h.ROUTE, h.clean_value(call.route.name)),
+        (h.RULE, h.clean_value(call.branch.rule)),
+        (h.REASON, attempt.reason.encode("ascii", "replace")),
+        (h.ATTEMPTS, b"%d" % call.attempts),
+        (h.OVERHEAD_MS, b"%.3f" % (overhead_seconds * 1000)),
+    )
+    if not call.request.stream:
+        shown.append((h.COST_USD, format_usd(call.charge_nusd).encode("ascii")))
+    if call.budget_left_nusd is not None:
+        shown.append((h.BUDGET_REMAINING_USD, format_usd(call.budget_left_nusd).encode("ascii")))
+    return with_ids(call, shown, h.find(from_upstream, h.REQUEST_ID))
+
+
+def _reset_text(ends_ms: int) -> str:
+    if ends_ms >= NEVER_MS:
+        return "never"
+    return datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def budget_error(call: Call, refusal: Refusal) -> RouterError:
+    """The refusal for money: which budget, its limit, what is spent and held, what was needed, when it resets."""
+    bucket = refusal.bucket
+    whose = f" ({bucket.scope})" if bucket.scope else ""
+    resets = _reset_text(bucket.ends_ms)
+    when = "It does not reset: its owner must raise it" if resets == "never" else f"It resets at {resets}"
+    held = f" and {format_usd(refusal.held_nusd)} USD held by calls under way" if refusal.held_nusd else ""
+    message = (
+        f"Budget '{bucket.budget}'{whose} has no room for this request: limit {format_usd(refusal.limit_nusd)} USD, "
+        f"spent {format_usd(refusal.spent_nusd)} USD{held}, this request could cost {format_usd(refusal.needed_nusd)} USD. "
+        f"{when}. A smaller max_tokens needs less. Request {call.request_id}."
+    )
+    return RouterError(
+        BUDGET_EXCEEDED,
+        message,
+        details={
+            "budget": bucket.budget,
+            "scope": bucket.scope,
+            "limit_usd": format_usd(refusal.limit_nusd),
+            "spent_usd": format_usd(refusal.spent_nusd),
+            "held_usd": format_usd(refusal.held_nusd),
+            "needed_usd": format_usd(refusal.needed_nusd),
+            "resets_at": None if resets == "never" else resets,
+            "request_id": call.request_id,
+        },
+    )
+
+
+def log_line(call: Call, *, at_ms: int, overhead_seconds: float, total_seconds: float) -> RequestLine:
+    """The line of the request log."""
+    attempt, usage = call.winner, call.usage
+    return RequestLine(
+        at_ms=at_ms,
+        request_id=call.request_id,
+        route=call.route.name if call.route is not None else "",
+        rule=call.branch.rule if call.branch is not None else "",
+        model=attempt.deployment.model if attempt is not None else "",
+        deployment=attempt.deployment.name if attempt is not None else "",
+        team=call.principal.team,
+        key_id=call.principal.key_id,
+        operation=call.operation,
+        stream=call.request is not None and call.request.stream,
+        status=call.status,
+        outcome=call.outcome,
+        error=call.error_code,
+        attempts=call.attempts,
+        input_tokens=None if usage is None else usage.input_tokens,
+        output_tokens=None if usage is None else usage.output_tokens,
+        cost_nusd=call.charge_nusd,
+        overhead_ms=round(overhead_seconds * 1000, 3),
+        total_ms=round(total_seconds * 1000, 3),
+    )

@@ -1,0 +1,361 @@
+"""The life of a request: every stage in its order. What each one does stands in its own module."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from typing import Final
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
+
+from router.admission import Admission
+from router.call import Attempt, Call
+from router.dispatch import Dispatcher, Failure, of_status, of_upstream_error
+from router.domain.budgets import Refusal
+from router.domain.metering import Metered
+from router.domain.request import Operation, parse_request
+from router.domain.usage import Usage
+from router.edge.exchange import Exchange
+from router.edge.headers import passed_to_upstream
+from router.edge.replies import error_reply
+from router.errors import NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
+from router.fleet import Fleet
+from router.logs import RequestLog
+from router.metrics import Metrics
+from router.outcome import answer_headers, budget_error, log_line, with_ids
+from router.ports import BudgetStore, UpstreamError, UpstreamResponse
+from router.relay import Answer, Stream, meter_body, read_answer
+from router.reservation import Reservations
+from router.routing import route_call
+from router.settlement import Settlements
+from router.snapshot import Deployment, Snapshot
+
+LONGEST_BACKOFF_SECONDS: Final = 8.0
+FIRST_BACKOFF_SECONDS: Final = 0.25
+
+
+class Pipeline:
+    """Serves calls for models under one configuration."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        admission: Admission,
+        fleet: Fleet,
+        reservations: Reservations,
+        store: BudgetStore,
+        dispatcher: Dispatcher,
+        settlements: Settlements,
+        metrics: Metrics,
+        log: RequestLog | None,
+        live: MutableMapping[str, Attempt],
+        clock: Callable[[], float],
+        clock_ms: Callable[[], int],
+        random: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        """`clock` gives monotonic seconds; `live` holds the attempts under way, for the lease."""
+        self.snapshot = snapshot
+        self.admission = admission
+        self.reservations = reservations
+        self._store = store
+        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._settlements = settlements
+        self._metrics = metrics
+        self._log = log
+        self._live = live
+        self._clock = clock
+        self._clock_ms = clock_ms
+        self._random = random
+        self._new_id = new_id
+
+    async def serve(self, exchange: Exchange, operation: Operation) -> None:
+        """Answer one call. Every failure becomes an answer; the money is settled when this returns."""
+        call = Call(request_id=self._new_id(), operation=operation, headers=exchange.headers, snapshot=self.snapshot, began=self._clock())
+        self._metrics.in_flight(1)
+        try:
+            await self._run(call, exchange)
+        except RouterError as error:
+            await self._refuse(call, exchange, error)
+        except StoreUnavailable as exc:
+            message = f"The budget store does not answer ({exc}), and budgets are not spent unguarded. Try again shortly."
+            await self._refuse(call, exchange, RouterError(STORE_UNAVAILABLE, message, retry_after_seconds=1.0))
+        except asyncio.CancelledError:
+            call.outcome, call.status = "client_left" if exchange.gone else "cancelled", 499
+            raise
+        finally:
+            self._metrics.in_flight(-1)
+            self._report(call)
+
+    async def _run(self, call: Call, exchange: Exchange) -> None:
+        call.principal = await self.admission.admit(exchange.headers)
+        call.request = parse_request(await exchange.body(), call.operation)  # type: ignore[arg-type]  # the edge knows no other
+        before = self._clock()
+        route_call(call, self._fleet, self._random())
+        call.decision_seconds = self._clock() - before
+        self._fleet.request_started()
+        failure = await self._try_in_order(call, exchange)
+        if failure is not None:
+            await self._give_up(call, exchange, failure)
+
+    async def _try_in_order(self, call: Call, exchange: Exchange) -> Failure | None:
+        """Call one candidate after the other until one answers. None: the client has its answer."""
+        decision = call.decision
+        assert decision is not None  # noqa: S101  # set by routing, or routing has raised
+        failure: Failure | None = None
+        refusals: list[Refusal] = []
+        reason, last = decision.kind, len(decision.order) - 1
+        for place, ranked in enumerate(decision.order):
+            deployment = call.snapshot.deployments[ranked.deployment]
+            if not self._fleet.claim_probe(deployment.name):
+                continue
+            outcome = await self._try(call, exchange, deployment, reason)
+            if isinstance(outcome, Refusal):
+                refusals.append(outcome)
+                reason = "fallback:budget"
+                continue
+            if outcome is not None and place == last:
+                outcome = await self._try_again(call, exchange, deployment, outcome)
+            if outcome is None:
+                if refusals:
+                    self._metrics.refused(budget=refusals[-1].bucket.budget, action="cheaper")
+                return None
+            failure = outcome
+            if not failure.fall_back or call.attempts >= call.route.fallback.max_attempts:
+                break
+            if place < last:
+                following = decision.order[place + 1].deployment
+                self._metrics.fell_back(from_deployment=deployment.name, to_deployment=following, reason=failure.cause)
+            reason = f"fallback:{failure.cause}"
+        if failure is None and refusals:
+            refusal = refusals[-1]
+            self._metrics.refused(budget=refusal.bucket.budget, action="refuse")
+            raise budget_error(call, refusal)
+        return failure or Failure(
+            cause="cooldown",
+            error=RouterError(NO_DEPLOYMENT, f"Every deployment of '{call.route.name}' is being probed; try again.", retry_after_seconds=1),
+        )
+
+    async def _try_again(self, call: Call, exchange: Exchange, deployment: Deployment, failure: Failure) -> Failure | None:
+        """Call the last candidate again, after a pause: exponential with full jitter, or what the provider asks."""
+        fallback = call.route.fallback
+        retries = min(fallback.retries, fallback.max_attempts - call.attempts)
+        latest: list[Failure | None] = [failure]
+
+        async def again() -> Failure | None:
+            self._metrics.retried(deployment=deployment.name, reason=failure.cause)
+            outcome = await self._try(call, exchange, deployment, f"retry:{failure.cause}")
+            if not isinstance(outcome, Refusal):
+                latest[0] = outcome
+            return latest[0]
+
+        def pause(state: RetryCallState) -> float:
+            asked = latest[0].retry_after_seconds if latest[0] is not None else None
+            return asked if asked is not None else self._random() * FIRST_BACKOFF_SECONDS * 2**state.attempt_number
+
+        if retries < 1 or not self._worth_retrying(failure):
+            return failure
+        await asyncio.sleep(failure.retry_after_seconds or self._random() * FIRST_BACKOFF_SECONDS)
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(retries),
+            wait=pause,
+            retry=retry_if_result(lambda outcome: outcome is not None and self._worth_retrying(outcome)),
+            retry_error_callback=lambda state: latest[0],
+        )
+        return await retrying(again)
+
+    def _worth_retrying(self, failure: Failure) -> bool:
+        wait = failure.retry_after_seconds
+        return failure.retry_same and (wait is None or wait <= LONGEST_BACKOFF_SECONDS) and self._fleet.retry_allowed()
+
+    async def _try(self, call: Call, exchange: Exchange, deployment: Deployment, reason: str) -> Failure | Refusal | None:
+        """One attempt: hold, call, relay, settle. None: the client has its answer."""
+        priced = call.estimates[deployment.name]
+        number = call.attempts + 1
+        attempt_id = f"{call.request_id}.{number}"
+        held = await self.reservations.hold(call, deployment, priced, attempt_id)
+        if isinstance(held, Refusal):
+            return held
+        call.attempts = number
+        call.budget_left_nusd = held.tightest_left_nusd
+        attempt = Attempt(call=call, attempt_id=attempt_id, number=number, deployment=deployment, estimate=priced, held=held, reason=reason)
+        fleet, name = self._fleet, deployment.name
+        self._live[attempt_id] = attempt
+        fleet.began(name)
+        try:
+            attempt.began = self._clock()
+            failure = await self._call(attempt, exchange)
+        finally:
+            fleet.ended(name)
+            try:
+                # Reached only if nothing else has settled it: the client left, or a bug. Never 0 for what was sent.
+                if attempt.state != "closed":
+                    outcome = "client_left" if exchange.gone else "upstream_lost"
+                    await self._settlements.settle(attempt, usage=self._unanswered(attempt, "client_left"), outcome=outcome)
+            finally:
+                del self._live[attempt_id]
+        if failure is not None:
+            fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
+        return failure
+
+    async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
+        call = attempt.call
+        fallback = call.route.fallback
+        response: UpstreamResponse | None = None
+        try:
+            response = await self._dispatcher.send(attempt, passed_to_upstream(call.headers))
+            attempt.status = response.status
+            if response.status != 200:
+                failure = await of_status(response, attempt, fallback)
+                await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
+                return self._waited(attempt, failure)
+            attempt.first_byte_at = self._clock()
+            if call.request.stream:
+                return await self._relay_stream(attempt, response, exchange)
+            return await self._relay_body(attempt, response, exchange)
+        except UpstreamError as exc:
+            if exc.sent:
+                await self._settlements.settle(attempt, usage=self._unanswered(attempt, exc.fault), outcome="upstream_lost")
+            else:
+                await self._settlements.void(attempt)
+            return self._waited(attempt, of_upstream_error(exc, attempt, fallback))
+        except RouterError:
+            await self._settlements.void(attempt)
+            raise
+        finally:
+            if response is not None:
+                response.abort()
+
+    def _waited(self, attempt: Attempt, failure: Failure) -> Failure:
+        attempt.call.upstream_seconds += self._clock() - attempt.began
+        return failure
+
+    def _unanswered(self, attempt: Attempt, doubt: str) -> Usage:
+        """What a call without an answer is charged for: the prompt; and if the provider may have gone on writing
+        an answer that nobody reads, the likely length of one.
+        """
+        meter = attempt.meter
+        if meter is not None:
+            return meter.finish(complete=False).usage
+        request, priced = attempt.call.request, attempt.estimate
+        output = 0
+        if not request.stream and doubt not in ("reset", "truncated"):
+            view = self._fleet.view(attempt.deployment.name, input_tokens=request.shape.tokens_likely)
+            output = min(int(view.expected_output_tokens or 0) * request.choices, priced.output_tokens)
+        return Usage(input_tokens=request.shape.tokens_likely, output_tokens=output, evidence="partial", doubt="truncated")
+
+    async def _relay_body(self, attempt: Attempt, response: UpstreamResponse, exchange: Exchange) -> Failure | None:
+        call = attempt.call
+        body = await read_answer(attempt, response)
+        arrived = self._clock()
+        call.upstream_seconds += arrived - attempt.began
+        if isinstance(body, Failure):
+            await self._settlements.settle(attempt, usage=self._unanswered(attempt, "invalid"), outcome="upstream_error")
+            return body
+        metered = meter_body(attempt, body)
+        self._won(attempt, metered, arrived)
+        self._settlements.book(attempt, usage=metered.usage, outcome="ok", served_model=metered.served_model, cause=_cause(metered))
+        call.first_byte_at = arrived
+        call.outcome, call.status = "ok", 200
+        headers = answer_headers(attempt, response.headers, overhead_seconds=self._clock() - call.began - call.upstream_seconds)
+        await exchange.respond(200, headers, body)
+        await self._settlements.commit(attempt)
+        return None
+
+    async def _relay_stream(self, attempt: Attempt, response: UpstreamResponse, exchange: Exchange) -> Failure | None:
+        call = attempt.call
+        stream = Stream(attempt, response, exchange, store=self._store, clock=self._clock)
+        attempt.meter = stream.meter
+        shown = await stream.first()
+        arrived = self._clock()
+        call.upstream_seconds += arrived - attempt.began
+        if isinstance(shown, Failure):
+            await self._settlements.settle(attempt, usage=self._unanswered(attempt, "invalid"), outcome="upstream_error")
+            return shown
+        call.first_byte_at = arrived
+        call.status = 200
+        call.winner = attempt
+        await exchange.start(200, answer_headers(attempt, response.headers, overhead_seconds=arrived - call.began - call.upstream_seconds))
+        answer = await stream.relay(shown)
+        self._ended(attempt, answer)
+        metered = answer.metered
+        await self._settlements.settle(
+            attempt,
+            usage=metered.usage,
+            outcome=answer.outcome,
+            served_model=metered.served_model,
+            cause=_cause(metered),
+        )
+        return None
+
+    def _won(self, attempt: Attempt, metered: Metered, arrived: float) -> None:
+        call = attempt.call
+        call.winner = attempt
+        call.usage = metered.usage
+        first = attempt.first_byte_at
+        self._fleet.succeeded(
+            attempt.deployment.name,
+            first_token_ms=None if first is None else (first - attempt.began) * 1000,
+            total_ms=(arrived - attempt.began) * 1000,
+            output_tokens=metered.usage.output_tokens // call.request.choices,
+            input_tokens=call.request.shape.tokens_likely,
+        )
+
+    def _ended(self, attempt: Attempt, answer: Answer) -> None:
+        call = attempt.call
+        call.outcome, call.error_code = answer.outcome, answer.error_code
+        if answer.outcome in ("ok", "cut"):
+            self._won(attempt, answer.metered, self._clock())
+        else:
+            call.usage = answer.metered.usage
+            self._fleet.failed(attempt.deployment.name, cause="reset")
+
+    async def _give_up(self, call: Call, exchange: Exchange, failure: Failure) -> None:
+        if failure.error is not None:
+            error = failure.error
+            if error.retry_after_seconds is None:
+                error.retry_after_seconds = failure.retry_after_seconds
+            raise error
+        reply = failure.reply
+        assert reply is not None  # noqa: S101  # a failure has one of the two
+        call.outcome, call.status, call.error_code = "upstream_error", reply.status, failure.cause
+        if not exchange.started:
+            headers = with_ids(call, [*reply.headers, *failure.headers], failure.upstream_id)
+            await exchange.respond(reply.status, headers, reply.body)
+
+    async def _refuse(self, call: Call, exchange: Exchange, error: RouterError) -> None:
+        status = call.snapshot.server.budget_status if error.spec.http_status == 402 else error.spec.http_status
+        outcome = "upstream_error" if error.spec.source == "upstream" else "refused"
+        self._metrics.rejected_request(code=error.spec.code)
+        reply = error_reply(error, status=status)
+        call.outcome, call.status, call.error_code = outcome, reply.status, error.spec.code
+        if not exchange.started:
+            await exchange.respond(reply.status, with_ids(call, reply.headers), reply.body)
+
+    def _report(self, call: Call) -> None:
+        now = self._clock()
+        total = now - call.began
+        overhead = (call.first_byte_at or now) - call.began - call.upstream_seconds
+        self._metrics.request_done(
+            route=call.route.name if call.route is not None else "",
+            team=call.principal.team,
+            operation=call.operation,
+            stream=call.request is not None and call.request.stream,
+            outcome=call.outcome,
+            status=call.status,
+            overhead_seconds=overhead,
+            total_seconds=total,
+            attempts=call.attempts,
+            decision_seconds=call.decision_seconds,
+        )
+        if self._log is not None:
+            self._log.write(log_line(call, at_ms=self._clock_ms(), overhead_seconds=overhead, total_seconds=total))
+
+
+def _cause(metered: Metered) -> str:
+    """Why a charge is above its hold, if it is."""
+    if metered.over_cap:
+        return "provider_exceeded_cap"
+    return "input_above_bound" if metered.over_bound else "provider_exceeded_bound"

@@ -1,0 +1,222 @@
+"""Listening: the server of one process, and the supervisor of several."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+import uvicorn
+
+from router.app import Service
+from router.edge.protocol import GateProtocol
+from router.errors import ConfigError
+from router.snapshot import Snapshot
+
+log = structlog.get_logger("faregate.serving")
+
+BACKLOG: Final = 2048
+SWEEP_SECONDS: Final = 1.0
+FASTEST_RESTART_SECONDS: Final = 1.0
+SPARE_SECONDS: Final = 5.0
+"""Beyond the drain time, before a worker that does not end is killed."""
+
+
+class GateServer(uvicorn.Server):
+    """uvicorn's server, which leaves signals to us and tells slow connections off."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, GateProtocol):
+                    connection.sweep(now)
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A listening socket. `shared`: several processes may listen on the port, the kernel deals out connections.
+
+    Raises:
+        ConfigError: the address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(f"server: cannot listen on {host}:{port}: {exc.strerror}. Choose another with --port or server.port.") from exc
+    listener.setblocking(False)
+    return listener
+
+
+class RunningApp:
+    """A service that listens: for `serve`, the demo and tests.
+
+    async with RunningApp(snapshot, port=0) as app: ...  # app.base_url
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        worker: int = 0,
+        shared: bool = False,
+        run_folder: str | None = None,
+        log_target: int | str | None = None,
+    ) -> None:
+        """`host` and `port` override the configuration's; port 0 is any free one."""
+        self.service = Service(snapshot, worker=worker, run_folder=run_folder, log_target=log_target)
+        self._host = snapshot.server.host if host is None else host
+        self._port = snapshot.server.port if port is None else port
+        self._shared = shared
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Where OpenAI's clients point: ends in `/v1`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)  # noqa: S104
+        return f"http://{host}:{self._port}/v1"
+
+    async def __aenter__(self) -> Self:
+        listener = listen(self._host, self._port, shared=self._shared)
+        try:
+            self._port = listener.getsockname()[1]
+            await self.service.__aenter__()
+            self._server = GateServer(_uvicorn_config(self.service))
+            self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="server")
+            while not self._server.started:
+                if self._serving.done():
+                    self._serving.result()
+                await asyncio.sleep(0.001)
+        except BaseException:
+            listener.close()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.drain()
+        await self.service.stop()
+
+    async def drain(self) -> None:
+        """Accept nothing more, let what is under way end within the drain time, then cancel it; its money is settled."""
+        if self._serving is None:
+            return
+        self.service.draining = True
+        self._server.should_exit = True
+        await self._serving
+        self._serving = None
+        left = list(self._server.server_state.tasks)
+        if left:
+            await asyncio.wait(left, timeout=SPARE_SECONDS)
+
+    async def until_signal(self) -> None:
+        """Wait for SIGTERM or SIGINT."""
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked.set)
+        await asked.wait()
+
+
+def _uvicorn_config(service: Service) -> uvicorn.Config:
+    return uvicorn.Config(
+        service.gate,
+        http=GateProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=max(1, round(service.snapshot.server.drain_seconds)),
+    )
+
+
+def run(main: object) -> None:
+    """Run a coroutine on uvloop."""
+    import uvloop
+
+    uvloop.run(main)  # type: ignore[arg-type]  # a coroutine
+
+
+class Supervisor:
+    """Starts workers as processes of their own, replaces those that die, and ends them together."""
+
+    def __init__(self, command: Sequence[str], *, workers: int, drain_seconds: float) -> None:
+        """`command` starts a worker; ` --worker N --run-folder F` is added to it."""
+        self._command = list(command)
+        self._workers = workers
+        self._drain_seconds = drain_seconds
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._ending = asyncio.Event()
+
+    async def supervise(self) -> int:
+        """Run until a signal comes. Returns the exit status: 0 if all workers ended cleanly."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ending.set)
+        with tempfile.TemporaryDirectory(prefix="faregate-") as folder:
+            results = await asyncio.gather(*(self._keep(number, folder) for number in range(self._workers)))
+        return max(results)
+
+    async def _keep(self, number: int, folder: str) -> int:
+        while True:
+            started = time.monotonic()
+            process = await asyncio.create_subprocess_exec(*self._command, "--worker", str(number), "--run-folder", folder)
+            waiting = asyncio.ensure_future(process.wait())
+            ending = asyncio.ensure_future(self._ending.wait())
+            await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            if self._ending.is_set():
+                return await self._end(process, waiting)
+            status = waiting.result()
+            if status == EXIT_CONFIG:
+                self._ending.set()
+                return status
+            log.error("worker died; starting another", worker=number, status=status)
+            await asyncio.sleep(max(0.0, FASTEST_RESTART_SECONDS - (time.monotonic() - started)))
+
+    async def _end(self, process: asyncio.subprocess.Process, waiting: asyncio.Future[int]) -> int:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        done, _ = await asyncio.wait((waiting,), timeout=self._drain_seconds + SPARE_SECONDS)
+        if not done:
+            log.error("worker did not end in time and is killed", pid=process.pid)
+            process.kill()
+        return abs(await waiting)
+
+
+EXIT_CONFIG: Final = 1
+
+
+def worker_command() -> list[str]:
+    """How this program starts itself again."""
+    return [sys.executable, "-m", "router", *sys.argv[1:]]
+
+
+def parent_died(parent: int) -> bool:
+    """Whether the process that started us is gone."""
+    return os.getppid() != parent

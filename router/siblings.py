@@ -1,0 +1,74 @@
+"""The workers of one service find each other's metrics through sockets in a folder of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from router.metrics import merge, render
+
+ANSWER_SECONDS: Final = 1.0
+
+
+class Siblings:
+    """Merges this worker's metrics with those of the others.
+
+    What a worker last said is kept in a file, so that its counters stay in the sum after it died and was replaced.
+    """
+
+    def __init__(self, folder: str | None, worker: int, dump: Callable[[], bytes]) -> None:
+        """`folder` None: this worker is alone."""
+        self._folder = None if folder is None else Path(folder)
+        self._worker = worker
+        self._dump = dump
+        self._server: asyncio.Server | None = None
+        self._name = ""
+
+    async def start(self) -> None:
+        """Listen for siblings that collect metrics."""
+        if self._folder is None:
+            return
+        generation = 1 + max((int(path.stem.split("-")[2]) for path in self._folder.glob(f"worker-{self._worker}-*.sock")), default=0)
+        self._name = f"worker-{self._worker}-{generation}"
+        self._server = await asyncio.start_unix_server(self._answer, str(self._folder / f"{self._name}.sock"))
+
+    async def close(self) -> None:
+        """Leave the last figures behind for the siblings."""
+        if self._server is None or self._folder is None:
+            return
+        (self._folder / f"{self._name}.dump").write_bytes(self._dump())
+        self._server.close()
+        with suppress(FileNotFoundError):
+            (self._folder / f"{self._name}.sock").unlink()
+
+    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._dump())
+        await writer.drain()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def render(self) -> bytes:
+        """The metrics of all workers, in Prometheus' text format."""
+        if self._folder is None:
+            return render(merge([self._dump()]))
+        names = {path.stem for path in self._folder.glob("worker-*")} - {self._name}
+        dumps = await asyncio.gather(*(self._ask(self._folder, name) for name in sorted(names)))
+        return render(merge([self._dump(), *(dump for dump in dumps if dump)]))
+
+    async def _ask(self, folder: Path, name: str) -> bytes:
+        kept = folder / f"{name}.dump"
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                reader, writer = await asyncio.open_unix_connection(str(folder / f"{name}.sock"))
+                dump = await reader.read()
+                writer.close()
+        except (OSError, TimeoutError):
+            return kept.read_bytes() if kept.exists() else b""
+        temporary = kept.with_suffix(f".{self._name}")
+        temporary.write_bytes(dump)
+        temporary.replace(kept)
+        return dump

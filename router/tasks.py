@@ -1,0 +1,47 @@
+"""Work in the background: repeated, never dying of one failure, ended with the service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from router.errors import StoreUnavailable
+
+log = structlog.get_logger("faregate.tasks")
+
+
+class Background:
+    """Repeats functions until it is closed."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def every(self, seconds: float, work: Callable[[], Awaitable[None]], *, name: str, at_once: bool = False) -> None:
+        """Call `work` again and again, `seconds` after its last end."""
+        self._tasks.add(asyncio.create_task(_repeat(seconds, work, name, at_once), name=name))
+
+    async def close(self) -> None:
+        """Stop, and wait until nothing runs any more."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        self._tasks.clear()
+
+
+async def _repeat(seconds: float, work: Callable[[], Awaitable[None]], name: str, at_once: bool) -> None:
+    if not at_once:
+        await asyncio.sleep(seconds)
+    while True:
+        try:
+            await work()
+        except StoreUnavailable as exc:
+            log.warning("store unavailable", task=name, reason=str(exc))
+        # A task that dies silently would stop heartbeats or sweeps: log it and go on.
+        except Exception:
+            log.exception("task failed", task=name)
+        await asyncio.sleep(seconds)
