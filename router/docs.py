@@ -104,6 +104,15 @@ def _listed(names: Iterable[bytes]) -> str:
     return ", ".join(code(name.decode()) for name in sorted(names))
 
 
+def paths() -> str:
+    """The tables of `router/edge/routes.py`."""
+    from router.edge.routes import OPERATIONS, OTHERS
+
+    calls = [(code(f"POST {path.decode()}"), f"Calls a model: {operation}, on OpenAI's wire.") for path, operation in OPERATIONS.items()]
+    reads = [(code(f"GET {path.replace('{name:path}', '{name}')}"), meaning) for path, meaning in OTHERS.items()]
+    return page("Paths", "Everything that is served over HTTP.", table(("request", "answer"), [*calls, *reads]))
+
+
 def environment() -> str:
     """The table of `router/settings/env.py`."""
     from router.adapters.upstream.presets import PRESETS
@@ -127,13 +136,31 @@ def configuration() -> str:
     from router.settings.schema import build_schema
 
     schema = build_schema()
-    sections = [_fields(name, part) for name, part in schema.get("$defs", {}).items() if part.get("properties")]
+    parts = schema["$defs"]
+    sections = [_fields(name, parts[name]) for name in _mentioned(schema, parts) if parts[name].get("properties")]
     return page(
         "Configuration",
         "Every field of the YAML. [How they work together](../configuration.md).",
         _fields("Top level", schema),
         *sections,
     )
+
+
+def _mentioned(schema: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
+    """Names of parts in the order in which a reader meets them."""
+    met: dict[str, None] = {}
+    waiting: list[Any] = [schema["properties"]]
+    while waiting:
+        each = waiting.pop(0)
+        if isinstance(each, list):
+            waiting[:0] = each
+        elif isinstance(each, dict):
+            name = str(each.get("$ref", "")).rpartition("/")[2]
+            if name and name not in met:
+                met[name] = None
+                waiting.append(parts[name])
+            waiting[:0] = each.values()
+    return list(met)
 
 
 def _fields(title: str, part: Mapping[str, Any]) -> str:
@@ -149,7 +176,9 @@ def _default(field: Mapping[str, Any], *, required: bool) -> str:
     if required:
         return "required"
     value = field.get("default")
-    return "" if value in (None, {}, [], "") else code(value)
+    if value in (None, [], "") or isinstance(value, dict):
+        return ""
+    return code(str(value).lower() if isinstance(value, bool) else value)
 
 
 def kind(field: Mapping[str, Any]) -> str:
@@ -203,6 +232,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "errors.md": errors,
     "headers.md": headers,
     "metrics.md": metrics,
+    "paths.md": paths,
 }
 
 
