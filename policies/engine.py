@@ -39,6 +39,8 @@ class Rule:
     matches: Callable[[RequestFacts], bool]
     branch: Branch
     reads_headers: frozenset[str] = frozenset()
+    describe: str = ""
+    """The condition in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

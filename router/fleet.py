@@ -275,6 +275,10 @@ class Fleet:
         state.probe_until = now + PROBE_SECONDS
         return True
 
+    def release_probe(self, name: str) -> None:
+        """Give a claim back that led to no call, so that the next caller may probe."""
+        self._states[name].probe_until = 0.0
+
     # -- retries
 
     def request_started(self) -> None:

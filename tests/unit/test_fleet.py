@@ -238,6 +238,15 @@ def test_a_probe_that_ends_in_the_clients_mistake_frees_the_probe(fleet: Fleet, 
     assert fleet.claim_probe("a")
 
 
+def test_a_claim_that_led_to_no_call_can_be_given_back(fleet: Fleet, clock: FakeClock) -> None:
+    """A budget may refuse the call after the probe was claimed."""
+    cool(fleet)
+    clock.now += 5
+    assert fleet.claim_probe("a")
+    fleet.release_probe("a")
+    assert fleet.claim_probe("a")
+
+
 def test_a_probe_whose_call_ends_without_outcome_is_free_again(fleet: Fleet, clock: FakeClock) -> None:
     """A client that hangs up during a probe must not keep the deployment out for ever."""
     cool(fleet)
