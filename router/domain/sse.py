@@ -33,6 +33,9 @@ class StreamHead(msgspec.Struct, frozen=True, kw_only=True):
 
 def split_events(data: bytes) -> list[bytes]:
     """Cut a piece of a stream into its events, terminators included; an unfinished rest is the last item."""
+    if b"\r" not in data:
+        *whole, rest = data.split(b"\n\n")
+        return [event + b"\n\n" for event in whole] + ([rest] if rest else [])
     events = []
     start = 0
     for boundary in BOUNDARY.finditer(data):

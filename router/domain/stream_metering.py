@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from typing import Final
 
 import msgspec
@@ -12,7 +11,7 @@ from router.domain import stream_reading as reading
 from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, resolve
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
-from router.domain.sse import BOUNDARY, StreamHead, payloads, split_events
+from router.domain.sse import BOUNDARY, StreamHead, split_events
 from router.domain.usage import Evidence
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -24,13 +23,15 @@ _WHOLE: Final = (b"\n\n", b"\r\n\r\n")
 _RECENT_EVENTS: Final = 8
 _LATE_EVENTS: Final = 2
 """Events that may follow the one with the usage (a finish event, an empty one) without making it old."""
+_FOLD_BYTES: Final = 64 * 1024
+"""Bytes after which the events that came are counted and all but the last are let go."""
 _UNDECIDED_BYTES: Final = 3
 """The end of an event can begin this many bytes before the end of what has arrived."""
 
 # Quotes inside text that a model wrote are escaped, so these bytes can only be keys (or a whole string that is no key).
 _USAGE_KEY: Final = b'"usage"'
-_AFTER_KEY: Final = len(_USAGE_KEY)
 _CHOICES_KEY: Final = b'"choices":'
+_AFTER_KEY: Final = len(_USAGE_KEY)
 _USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*[^n\s]')
 _ENDED_CHOICE: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _CONTENT: Final = re.compile(
@@ -54,11 +55,14 @@ class StreamMeter:
         "_beside",
         "_choices",
         "_content",
+        "_counted",
         "_envelope",
         "_envelope_likely",
+        "_events",
         "_fast",
         "_finished",
         "_first",
+        "_fold_at",
         "_held",
         "_json",
         "_limits",
@@ -70,8 +74,6 @@ class StreamMeter:
         "_skipping",
         "_strip",
         "_tail",
-        "_usages",
-        "events",
         "total_bytes",
     )
 
@@ -88,8 +90,9 @@ class StreamMeter:
     ) -> None:
         self.total_bytes = 0
         """Bytes received."""
-        self.events = 0
-        """Events with choices, whole ones only."""
+        self._events = 0
+        self._fold_at = _FOLD_BYTES
+        self._counted = 0
         self._strip = strip_usage
         self._limits = Limits(input_likely=input_likely, input_bound=input_bound, output_cap_total=output_cap_total)
         self._beside = quirks is not None and quirks.reasoning_beside_output
@@ -101,8 +104,7 @@ class StreamMeter:
         self._oversized = False
         self._partly = False
         self._held = bytearray()
-        self._pieces: deque[bytes] = deque(maxlen=_RECENT_EVENTS)
-        self._usages: deque[tuple[bytes, int]] = deque(maxlen=2)
+        self._pieces: list[bytes] = []
         self._finished: set[int] = set()
         self._first = b""
         self._content = b""
@@ -117,11 +119,14 @@ class StreamMeter:
         if self._held or not self._fast or not chunk.endswith(_WHOLE) or len(chunk) > self._max_event_bytes:
             return self._feed_slowly(chunk)
         self._pieces.append(chunk)
-        self.events += chunk.count(_CHOICES_KEY)
+        if self.total_bytes > self._fold_at:
+            self._fold()
+        if not self._strip:
+            return chunk
         at = chunk.find(_USAGE_KEY)
         if at < 0 or (chunk.startswith(b":null", at + _AFTER_KEY) and chunk.find(_USAGE_KEY, at + _AFTER_KEY) < 0):
             return chunk
-        return self._see_usage(chunk)
+        return self._without_usage(chunk)
 
     def flush(self) -> bytes:
         """The upstream ended cleanly: what was held back and is to be relayed. Call it once, before `finish`.
@@ -145,6 +150,12 @@ class StreamMeter:
         return self._metered
 
     @property
+    def events(self) -> int:
+        """Events with choices so far, whole ones only."""
+        self._fold()
+        return self._events
+
+    @property
     def content_seen(self) -> bool:
         """Whether text, reasoning or a tool call was received."""
         return bool(self._content)
@@ -152,8 +163,7 @@ class StreamMeter:
     @property
     def ended(self) -> bool:
         """Whether the stream itself said that it is over: `[DONE]`, or a choice with a finish reason. Always true for JSON."""
-        tail = self._read_tail()
-        return bool(self._json) or tail.done or tail.finish_reason is not None
+        return bool(self._json) or self._read_tail().ended
 
     @property
     def error_seen(self) -> bool:
@@ -176,7 +186,8 @@ class StreamMeter:
         """Our own count of the output so far, for what was received: at least one token per event with choices."""
         if not self._content:
             return 0
-        return max(self.events - 1, estimate_tokens(max(0, self.total_bytes - self.events * self._envelope_likely)))
+        events = self.events
+        return max(events - 1, estimate_tokens(max(0, self.total_bytes - events * self._envelope_likely)))
 
     @property
     def output_tokens_bound(self) -> int:
@@ -185,7 +196,8 @@ class StreamMeter:
         The envelope is measured on the first event with text. Reasoning that the provider does not show is
         not in it; the forwarded cap bounds that.
         """
-        return max(self.events, self.total_bytes - self.events * self._envelope)
+        events = self.events
+        return max(events, self.total_bytes - events * self._envelope)
 
     def open_choices(self) -> tuple[int, ...]:
         """Indices of the choices that have not ended."""
@@ -262,12 +274,11 @@ class StreamMeter:
             return piece
         if b"data:" in piece:
             self._pieces.append(piece)
-        if _CHOICES_KEY in piece:
+        if (not self._content or self._choices > 1) and _CHOICES_KEY in piece:
             self._see_choices(piece)
-        return self._see_usage(piece) if _USAGE_KEY in piece else piece
+        return self._without_usage(piece) if self._strip and _USAGE_KEY in piece else piece
 
     def _see_choices(self, piece: bytes) -> None:
-        self.events += piece.count(_CHOICES_KEY)
         if not self._first:
             self._first = piece
         if not self._content and _CONTENT.search(piece) is not None:
@@ -278,19 +289,28 @@ class StreamMeter:
         if self._choices > 1 and _ENDED_CHOICE.search(piece) is not None:
             self._finished |= reading.ended_choices(piece)
 
-    def _see_usage(self, piece: bytes) -> bytes:
-        if _USAGE_OBJECT.search(piece) is None:
-            return piece
-        self._usages.append((piece, self.events))
-        if not self._strip or piece.count(b'"choices":[{') == piece.count(b"data:"):
+    def _without_usage(self, piece: bytes) -> bytes:
+        if _USAGE_OBJECT.search(piece) is None or piece.count(b'"choices":[{') == piece.count(b"data:"):
             return piece
         return b"".join([reading.without_usage_only(event) for event in split_events(piece)])
+
+    def _fold(self) -> None:
+        """Count the events of the pieces that have come since, and let go of all but the last."""
+        pieces = self._pieces
+        if self._counted < len(pieces):
+            self._events += b"".join(pieces[self._counted :]).count(_CHOICES_KEY)
+            del pieces[:-_RECENT_EVENTS]
+            self._counted = len(pieces)
+            self._fold_at = self.total_bytes + _FOLD_BYTES
+
+    def _recent(self) -> list[bytes]:
+        """The last events that carry data."""
+        return [event for event in split_events(b"".join(self._pieces[-_RECENT_EVENTS:])) if b"data:" in event][-_RECENT_EVENTS:]
 
     def _read_tail(self) -> reading.Tail:
         """The last events, decoded; again only if more has come."""
         if self._tail is None or self._tail[0] != self.total_bytes:
-            events = split_events(b"".join(self._pieces))
-            self._tail = (self.total_bytes, reading.read_tail(list(payloads(events))[-_RECENT_EVENTS:]))
+            self._tail = (self.total_bytes, reading.read_tail(self._recent()))
         return self._tail[1]
 
     def _drain(self) -> bytes:
@@ -319,11 +339,10 @@ class StreamMeter:
         self._partly = self._partly or self.gap != b""
         self._drain()
         tail = self._read_tail()
-        counts, after = reading.best_counts(self._usages, self.events, beside=self._beside)
-        ended = tail.done or tail.finish_reason is not None
+        counts, after = reading.best_counts(tail.usages, beside=self._beside)
         doubt: Doubt | None = None
         evidence: Evidence | None = None
-        if tail.error or (not ended and (not complete or counts is None)):
+        if tail.error or (not tail.ended and (not complete or counts is None)):
             doubt, evidence = "error_event" if tail.error else "truncated", "partial"
         elif counts is None:
             doubt = "oversized" if self._oversized else "missing"
@@ -344,13 +363,14 @@ class StreamMeter:
 
     def _own_output(self) -> int:
         """Our own count of the whole stream."""
-        tail = self._read_tail()
-        if not self.events:
-            return estimate_tokens(self.total_bytes) if tail.unknown or self._oversized else 0
-        in_tail = self.events <= _RECENT_EVENTS
-        empty = tail.empty + (0 if in_tail else reading.is_empty(self._first))
-        written = self.total_bytes - self.events * self._envelope_likely if self._content or self._oversized else 0
-        return own_output_tokens(max(0, written), at_least=max(0, self.events - empty), cap_total=self._limits.output_cap_total)
+        events, recent = self.events, self._recent()
+        empty, unknown = reading.survey(recent)
+        if not events:
+            return estimate_tokens(self.total_bytes) if unknown or self._oversized else 0
+        if events > _RECENT_EVENTS:
+            empty += reading.is_empty(self._first)
+        written = self.total_bytes - events * self._envelope_likely if self._content or self._oversized else 0
+        return own_output_tokens(max(0, written), at_least=max(0, events - empty), cap_total=self._limits.output_cap_total)
 
 
 def _last_boundary(data: bytearray, start: int) -> int:

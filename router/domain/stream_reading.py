@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Reversible
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,14 +23,17 @@ class KnownDialect(msgspec.Struct, frozen=True):
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
     """What the last events of a stream say."""
 
-    done: bool
-    error: bool
-    finish_reason: str | None
-    model: str
-    empty: int
-    """Events with choices but without text."""
-    unknown: bool
-    """There is a payload that is no event we know."""
+    done: bool = False
+    error: bool = False
+    finish_reason: str | None = None
+    model: str = ""
+    usages: tuple[tuple[bytes, int], ...] = ()
+    """(usage object, number of events with choices that came after it), latest first, two at most."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream itself said that it is over."""
+        return self.done or self.finish_reason is not None
 
 
 class _Event(msgspec.Struct):
@@ -41,7 +44,6 @@ class _Event(msgspec.Struct):
     choices: Any = None
     usage: msgspec.Raw = _NULL
     error: Any = None
-    x_groq: Any = None
 
 
 class _Delta(msgspec.Struct):
@@ -75,33 +77,52 @@ def read_head(piece: bytes) -> StreamHead:
         event = _event(data)
         if event is not None and event.choices is not None:
             return StreamHead(
-                id=event.id if isinstance(event.id, str) else "chatcmpl-cut",
-                object=event.object if isinstance(event.object, str) else "chat.completion.chunk",
+                id=_text(event.id) or "chatcmpl-cut",
+                object=_text(event.object) or "chat.completion.chunk",
                 created=event.created if isinstance(event.created, int) else 0,
-                model=event.model if isinstance(event.model, str) else "",
+                model=_text(event.model),
             )
     return StreamHead()
 
 
-def read_tail(data: Iterable[bytes]) -> Tail:
-    """Decode the payloads of the last events."""
-    done = error = unknown = False
+def read_tail(events: Sequence[bytes]) -> Tail:
+    """Read the last events, backwards, until both a usage and a finish reason are found."""
+    done = error = False
     finish_reason: str | None = None
     model = ""
-    empty = 0
-    for payload in data:
-        if payload == b"[DONE]":
+    usages: list[tuple[bytes, int]] = []
+    after = 0
+    for raw_event in reversed(events):
+        data = event_data(raw_event)
+        if data == b"[DONE]":
             done = True
             continue
-        event = _event(payload)
-        if event is None or (event.choices is None and event.error is None and event.usage == _NULL):
-            unknown = True
+        event = _event(data)
+        if event is None:
             continue
         error = error or event.error is not None
-        model = event.model if isinstance(event.model, str) else model
-        finish_reason = _finish_reason(event.choices) or finish_reason
-        empty += event.choices is not None and not _relays_text(event.choices)
-    return Tail(done=done, error=error, finish_reason=finish_reason, model=model, empty=empty, unknown=unknown)
+        model = model or _text(event.model)
+        finish_reason = finish_reason or _finish_reason(event.choices)
+        usage = _raw_usage(event, data)
+        if usage is not None and len(usages) < 2:
+            usages.append((usage, after))
+        if usages and finish_reason is not None:
+            break
+        after += event.choices is not None
+    return Tail(done=done, error=error, finish_reason=finish_reason, model=model, usages=tuple(usages))
+
+
+def survey(events: Sequence[bytes]) -> tuple[int, bool]:
+    """(events with choices but without text, whether there is a payload that is no event we know)."""
+    empty = 0
+    unknown = False
+    for data in payloads(events):
+        event = _event(data)
+        if event is not None and event.choices is not None:
+            empty += not _relays_text(event.choices)
+        elif data != b"[DONE]" and (event is None or (event.error is None and event.usage == _NULL)):
+            unknown = True
+    return empty, unknown
 
 
 def is_empty(piece: bytes) -> bool:
@@ -160,21 +181,16 @@ def without_usage_only(event: bytes) -> bytes:
     return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
-def best_counts(pieces: Reversible[tuple[bytes, int]], events: int, *, beside: bool) -> tuple[Counts | None, int]:
-    """The provider's counts from the last events with usage, and how many events with choices came after them.
+def best_counts(usages: Sequence[tuple[bytes, int]], *, beside: bool) -> tuple[Counts | None, int]:
+    """The provider's counts from the last usages, and how many events with choices came after them.
 
     The last one holds: counts in a stream are running totals. If the one before it says more, that is
     taken and doubted: a total does not shrink. None if there is no usage.
     """
-    found: list[tuple[Counts, int]] = []
-    for piece, events_then in reversed(pieces):
-        later = events - events_then
-        for event in reversed(split_events(piece)):
-            raw = _raw_usage(event_data(event)) if b'"usage"' in event else None
-            if raw is not None:
-                usage, doubt = decode_usage(raw)
-                found.append((to_counts(usage, reasoning_beside_output=beside, doubt=doubt), later))
-            later += event.count(b'"choices":')
+    found = []
+    for raw, after in usages:
+        usage, doubt = decode_usage(raw)
+        found.append((to_counts(usage, reasoning_beside_output=beside, doubt=doubt), after))
     if not found:
         return None, 0
     last, after = found[0]
@@ -192,19 +208,22 @@ def _event(data: bytes) -> _Event | None:
         return None
 
 
-def _raw_usage(data: bytes) -> bytes | None:
+def _raw_usage(event: _Event, data: bytes) -> bytes | None:
     """The usage in one event: at the top, or where Groq (`x_groq`) and Moonshot (the choice) put it."""
-    event = _event(data)
-    if event is None:
-        return None
     if event.usage != _NULL:
         return bytes(event.usage)
+    if data.count(b'"usage"') <= data.count(b'"usage":null'):
+        return None
     try:
         nested = _decode_nested(data)
     except (ValueError, RecursionError):
         return None
     holders = [nested.x_groq or _Usage(), *(nested.choices or [])]
     return next((bytes(holder.usage) for holder in holders if holder.usage != _NULL), None)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _finish_reason(choices: object) -> str | None:
