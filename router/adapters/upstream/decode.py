@@ -59,11 +59,12 @@ class Inflater:
 class DecodedResponse:
     """A compressed answer as plain bytes; `content-encoding` and `content-length` are gone from its headers."""
 
-    __slots__ = ("_inflater", "_inner", "headers", "status")
+    __slots__ = ("_inflater", "_inner", "_started", "headers", "status")
 
     def __init__(self, inner: UpstreamResponse) -> None:
         self._inner = inner
         self._inflater = Inflater()
+        self._started = False
         self.status = inner.status
         self.headers: Sequence[tuple[bytes, bytes]] = [
             field for field in inner.headers if field[0] not in (b"content-encoding", b"content-length")
@@ -72,6 +73,7 @@ class DecodedResponse:
     async def read(self, limit: int) -> bytes:
         """The whole body; `limit` counts both the compressed and the plain form. Raises `UpstreamError`."""
         data = await self._inner.read(limit)
+        self._started = bool(data)
         parts: list[bytes] = []
         room = limit + 1
         while room > 0:
@@ -83,21 +85,20 @@ class DecodedResponse:
             room -= len(part)
         if room <= 0:
             raise UpstreamError("too_large", f"the answer is larger than {limit} bytes when decompressed", sent=True)
-        self._check_end(bool(parts))
+        self._check_end()
         return b"".join(parts)
 
     async def chunk(self) -> bytes:
         """What has arrived, decompressed, at most 256 KB at a time. Raises `UpstreamError`."""
-        started = False
         while True:
             if self._inflater.hungry:
                 data = await self._inner.chunk()
                 if not data:
-                    self._check_end(started)
+                    self._check_end()
                     return b""
             else:
                 data = b""
-            started = True
+            self._started = True
             output = self._inflate(data, CHUNK_BYTES)
             if output:
                 return output
@@ -113,8 +114,9 @@ class DecodedResponse:
             self._inner.abort()
             raise UpstreamError("protocol", f"the answer cannot be decompressed: {exc}", sent=True) from exc
 
-    def _check_end(self, started: bool) -> None:
-        if started and not self._inflater.finished:
+    def _check_end(self) -> None:
+        # A body without a byte is no body: 204, or an error status with an encoding but nothing in it.
+        if self._started and not self._inflater.finished:
             raise UpstreamError("truncated", "the compressed answer ended too early", sent=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,6 +76,11 @@ class Http1Upstream:
         if pool is None:
             return PoolState(open=0, idle=0, waiting=0)
         return PoolState(open=pool.count, idle=len(pool.idle), waiting=len(pool.waiters))
+
+    def connections(self, endpoint: Endpoint) -> Collection[Connection]:
+        """All connections of an endpoint, busy and idle."""
+        pool = self._pools.get(endpoint)
+        return () if pool is None else tuple(pool.connections)
 
     def sweep(self, now: float) -> None:
         """Enforce all time limits as of `now`, seconds of the event loop's clock."""
