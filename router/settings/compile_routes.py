@@ -69,10 +69,11 @@ def _route(context: Context, name: str, given: RouteSettings, deployments: Mappi
 
 
 def _default_branch(context: Context, path: Path, given: RouteSettings, deployments: Mapping[str, Deployment]) -> Branch:
-    if given.default is not None:
-        return _branch(context, (*path, "default"), given.default, DEFAULT_RULE, deployments)
-    branch = BranchSettings(use=given.use) if given.by is None else BranchSettings(use=given.use, by=given.by)
-    return _branch(context, path, branch, DEFAULT_RULE, deployments)
+    if given.default is not None and given.default.use is not None:
+        return _branch(context, (*path, "default"), given.default.use, given.default, DEFAULT_RULE, deployments)
+    chosen = BranchSettings() if given.by is None else BranchSettings(by=given.by)
+    # A route without a default has `use`: the settings see to it.
+    return _branch(context, path, given.use or UseSettings(names=("",)), chosen, DEFAULT_RULE, deployments)
 
 
 def _rules(context: Context, path: Path, given: RouteSettings, deployments: Mapping[str, Deployment]) -> Iterable[Rule]:
@@ -93,7 +94,7 @@ def _rule(context: Context, path: Path, given: RuleSettings, name: str, deployme
     if given.use is None:
         context.wrong(path, "use is missing: which models serve what the rule matches")
         return None
-    branch = _branch(context, path, given, name, deployments)
+    branch = _branch(context, path, given.use, given, name, deployments)
     try:
         matcher = compile_matcher(given.when.spec())
     except MatcherError as exc:
@@ -102,10 +103,10 @@ def _rule(context: Context, path: Path, given: RuleSettings, name: str, deployme
     return Rule(name=name, matches=matcher.matches, branch=branch, reads_headers=matcher.headers)
 
 
-def _branch(context: Context, path: Path, given: BranchSettings, rule: str, deployments: Mapping[str, Deployment]) -> Branch:
+def _branch(
+    context: Context, path: Path, use: UseSettings, given: BranchSettings, rule: str, deployments: Mapping[str, Deployment]
+) -> Branch:
     refuse = given.otherwise == "refuse"
-    # The models of the settings guarantee `use` for every branch that is compiled.
-    use = given.use or UseSettings(names=())
     selected = select(context, (*path, "use"), use, deployments, may_be_empty=refuse)
     options: BaseModel = given.by
     kind = KINDS[getattr(options, "kind", "cost")]

@@ -26,7 +26,8 @@ def effective_data(settings: Settings) -> dict[str, Any]:
 def _spoken(value: Any) -> Any:
     """Without fields that are empty lists or mappings."""
     if isinstance(value, dict):
-        return {key: _spoken(each) for key, each in value.items() if each not in ({}, [])}
+        spoken = {key: _spoken(each) for key, each in value.items()}
+        return {key: each for key, each in spoken.items() if each not in ({}, [])}
     return [_spoken(each) for each in value] if isinstance(value, list) else value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from policies.registry import KINDS
 from router.settings.findings import one_of, shown
@@ -28,8 +28,6 @@ from router.settings.types import (
 )
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     KindOptions = BaseModel
 else:
     # UP007: the kinds are known at run time only, so the union cannot be written with |.
@@ -168,6 +166,8 @@ UseEntry = Annotated[UseSettings, as_mapping("names"), Field(json_schema_extra={
 
 
 def _by(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, dict):
