@@ -9,7 +9,10 @@ from typing import Final
 import pytest
 
 from router import docs
+from router.edge import headers
 from router.errors import ALL
+from router.metrics import FAMILIES
+from router.settings.env import VARIABLES
 from tests.house.source import ROOT, text_files
 
 PAGES: Final = [path for path in text_files(".md") if "node_modules" not in path.parts]
@@ -70,3 +73,33 @@ def test_every_page_can_be_reached_from_the_index() -> None:
         seen.add(page)
         waiting += [path for target in _LINK.findall(prose(page)) if (path := (page.parent / target.partition("#")[0]).resolve()).is_file()]
     assert {path for path in PAGES if path.is_relative_to(ROOT / "docs")} - seen == set()
+
+
+def mentioned(pattern: str, *folders: str) -> set[str]:
+    """What of a kind of name is written anywhere in these folders."""
+    paths = [path for path in text_files() if path.relative_to(ROOT).parts[0] in folders and path.suffix not in (".pyc", ".png")]
+    return {name for path in paths for name in re.findall(pattern, path.read_text(encoding="utf-8"))}
+
+
+def test_every_environment_variable_in_use_is_in_the_table() -> None:
+    """A variable that only the code knows is found by nobody."""
+    known = {variable.name for variable in VARIABLES}
+    # A configuration may refer to any variable as `$NAME`: such a name is the configuration's, not ours.
+    known |= mentioned(r"\$\{?(FAREGATE_[A-Z_]+)", "config", "deploy", "docs")
+    assert mentioned(r"\bFAREGATE_[A-Z][A-Z_]*[A-Z]\b", "router", "config", "deploy", "docs") - known == set()
+
+
+def test_every_header_of_ours_is_in_the_tables() -> None:
+    """A header that is spelled elsewhere is spelled differently sooner or later."""
+    known = {name.decode() for name in (*headers.SENT, *headers.READ)}
+    assert mentioned(r"\bx-faregate-[a-z][a-z-]*[a-z]\b", "router", "config", "deploy", "docs") - known == set()
+
+
+def test_every_metric_that_pages_and_dashboards_name_exists() -> None:
+    """A panel or an alert on a metric that was renamed stays silent."""
+    known = {name + suffix for name in FAMILIES for suffix in ("", "_bucket", "_count", "_sum")}
+    recorded = mentioned(r"record: (faregate[a-z_:]+)", "deploy")
+    assert (
+        mentioned(r"\bfaregate_[a-z_]+_(?:total|usd|seconds|ratio|up|open|entries|state|info)\b", "deploy", "docs") - known - recorded
+        == set()
+    )
