@@ -29,7 +29,7 @@ class Act:
 async def normal(show: Show) -> Outcome:
     """Everything works."""
     seen = await show.crowd(25, {"search": 30, "support": 5, "finance": 5, "research": 6})
-    await show.watch.refresh()
+    await show.settled()
     totals = show.watch.totals()
     overhead = [one.overhead_ms for one in seen if one.overhead_ms is not None]
     outcome = _outcome("Normal", seen)
@@ -87,7 +87,7 @@ async def agent(show: Show) -> Outcome:
         turns.append(await show.send(show.traffic.turn("run-stuck", show.traffic.stuck_agent(len(turns)))))
     other = await show.send(show.traffic.ask("research"))
     seen = [*turns, other, *await crowd]
-    await show.watch.refresh()
+    await show.settled()
     state = show.watch.bucket("session", "session=run-stuck")
     outcome = _outcome("An agent loops", seen)
     refused = turns[-1].error or {}
@@ -110,7 +110,7 @@ async def agent(show: Show) -> Outcome:
 async def near_the_limit(show: Show) -> Outcome:
     """A team comes close to its limit and is served by smaller models."""
     seen = await show.until("finance", lambda got: models_of(got)["pocket"] >= 6, most=120, at_once=3)
-    await show.watch.refresh()
+    await show.settled()
     outcome = _outcome("A team nears its budget", seen)
     spent, limit = _budget_figures(show, "finance", outcome)
     outcome.figures |= {f"served_by_{model}": count for model, count in models_of(seen).items()}
@@ -126,7 +126,7 @@ async def near_the_limit(show: Show) -> Outcome:
 async def dry(show: Show) -> Outcome:
     """A team without small models in its route spends all it has."""
     seen = await show.until("support", lambda got: count_refused(got) >= 5, most=200, at_once=3)
-    await show.watch.refresh()
+    await show.settled()
     outcome = _outcome("Another runs dry", seen)
     spent, limit = _budget_figures(show, "support", outcome)
     last = next((one.error for one in reversed(seen) if one.status == 402 and one.error), {})

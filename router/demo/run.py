@@ -65,6 +65,7 @@ async def run(options: Options) -> int:
                     screen=screen,
                     scale=options.scale,
                     states=stage.states,
+                    drained=stage.drained,
                 )
                 async with _redrawn(show):
                     for act in ACTS:

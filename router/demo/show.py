@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -59,6 +59,7 @@ class Show:
         screen: Screen,
         scale: float,
         states: Callable[[], Mapping[str, str]],
+        drained: Callable[[], Awaitable[None]],
     ) -> None:
         self.sim = sim
         self.watch = watch
@@ -68,6 +69,7 @@ class Show:
         self._port = port
         self._scale = scale
         self._states = states
+        self._drained = drained
         self._began = time.monotonic()
 
     @property
@@ -116,3 +118,8 @@ class Show:
             await self.watch.refresh()
             self.screen.draw(self.watch, self._states())
             await asyncio.sleep(_REDRAW_SECONDS)
+
+    async def settled(self) -> None:
+        """Wait until the money of all answers is booked, then read the ledger: an answer leaves before its booking is on disk."""
+        await self._drained()
+        await self.watch.refresh()

@@ -6,27 +6,24 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+Played = tuple[str, dict[str, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     """One run of the whole script: its lines, and its figures by act."""
     report = tmp_path_factory.mktemp("demo") / "report.json"
     command = [sys.executable, "-m", "router", "demo", "--fast", "--plain", "--seed", "1", "--report", str(report)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stderr == ""
-    yield done.stdout, json.loads(report.read_text())
-
-
-Played = tuple[str, dict[str, dict[str, Any]]]
+    return done.stdout, json.loads(report.read_text())
 
 
 def test_in_normal_times_everybody_is_served(played: Played) -> None:
