@@ -68,7 +68,7 @@ class Admission:
             return _fresh(known[0], now)
         entry = self._by_digest.get(digest)
         if entry is not None and entry.secret_digest is not None and hmac.compare_digest(entry.secret_digest, digest):
-            return self._remember(digest, _principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
+            return self._remember(digest, principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
         if len(credential) > MAX_KEY_BYTES or self._unknown.get(digest, 0.0) > now:
             raise _refused(_UNKNOWN_KEY)
         parsed = keys.parse(credential.decode("latin-1"))
@@ -79,7 +79,7 @@ class Admission:
             return None
         if not hmac.compare_digest(entry.secret_hmac, keys.digest(self._pepper, credential.decode("latin-1"))):
             raise self._unknown_key(digest, now)
-        return self._remember(digest, _principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
+        return self._remember(digest, principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
 
     async def admit(self, headers: RawHeaders) -> Principal:
         """The principal.
@@ -158,7 +158,8 @@ def _tags(team: Team | None, own: Mapping[str, str]) -> Mapping[str, str]:
     return {**team.tags, **own}
 
 
-def _principal_of_entry(entry: KeyEntry, teams: Mapping[str, Team]) -> Principal:
+def principal_of_entry(entry: KeyEntry, teams: Mapping[str, Team]) -> Principal:
+    """Who acts with a key of the configuration."""
     team = teams.get(entry.team)
     return Principal(
         key_id=entry.key_id,
