@@ -140,7 +140,7 @@ class Json:
             headers["content-encoding"] = self.encoding.removeprefix("raw-")
         exchange.one_by_one = self.pieces == "bytes"
         length = len(body) if self.framing == "length" else None
-        await exchange.head(self.status, headers, length=length, close=self.framing == "close")
+        await exchange.head(self.status, headers, length=length, close=self.framing == "close", hold=True)
         await exchange.write(body if self.end == "clean" else body[: len(body) // 2])
         await exchange.finish(self.end)
 
@@ -201,7 +201,7 @@ class Stream:
         if self.encoding != "identity":
             headers["content-encoding"] = self.encoding.removeprefix("raw-")
         exchange.one_by_one = self.pieces == "bytes"
-        await exchange.head(200, headers, length=None, close=self.framing == "close")
+        await exchange.head(200, headers, length=None, close=self.framing == "close", hold=self.pieces == "whole")
         events = self._events(exchange.seen)
         if self.pieces == "whole" or self.encoding != "identity":
             await exchange.write(compress(b"".join([event async for event in events]), self.encoding))
@@ -314,10 +314,13 @@ class Exchange:
         self._connection = connection
         self._chunked = False
         self._close = False
-        self._length: int | None = None
+        self._held = b""
 
-    async def head(self, status: int, headers: Mapping[str, str], *, length: int | None, close: bool = False) -> None:
-        """Write the head; without a length the body is chunked, or ends with the connection if `close`."""
+    async def head(self, status: int, headers: Mapping[str, str], *, length: int | None, close: bool = False, hold: bool = False) -> None:
+        """Write the head; without a length the body is chunked, or ends with the connection if `close`.
+
+        `hold`: it goes out in one packet with the first piece of the body.
+        """
         fields = dict(headers)
         self._close = close
         if close:
@@ -328,7 +331,11 @@ class Exchange:
             fields["transfer-encoding"] = "chunked"
             self._chunked = True
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        await self.raw(f"HTTP/1.1 {status} Scripted\r\n{lines}\r\n".encode("latin-1"))
+        head = f"HTTP/1.1 {status} Scripted\r\n{lines}\r\n".encode("latin-1")
+        if hold:
+            self._held = head
+        else:
+            await self.raw(head)
 
     async def write(self, data: bytes) -> None:
         """Write a piece of the body."""
@@ -337,11 +344,14 @@ class Exchange:
 
     async def raw(self, data: bytes) -> None:
         """Write to the socket. With `one_by_one` each byte is a packet of its own."""
+        data, self._held = self._held + data, b""
         for piece in [data[i : i + 1] for i in range(len(data))] if self.one_by_one else [data]:
             await self._connection.write(piece)
 
     async def finish(self, end: str) -> None:
         """End the body: `clean`, `truncate` (close in the middle), `reset` (RST) or `hang` until the peer leaves."""
+        if self._held:
+            await self.raw(b"")
         if end == "hang":
             await self.seen.gone.wait()
         elif end == "reset":
