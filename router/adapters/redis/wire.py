@@ -27,6 +27,7 @@ _WAIT: Final = 0.85
 _STEP: Final = 0.15
 """... and share between two looks at it: together they make the timeout."""
 _UNAVAILABLE: Final = ("LOADING", "READONLY", "MASTERDOWN", "OOM", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
+_LOGIN_NEEDED: Final = ("NOAUTH", "WRONGPASS")
 _ELSEWHERE: Final = ("READONLY", "MASTERDOWN", "CLUSTERDOWN")
 """Errors of a server that is not the master any more: connect anew, the name may lead to another one."""
 
@@ -91,6 +92,11 @@ def _tls(query: dict[str, str]) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def parse_info(text: bytes) -> dict[str, str]:
+    """The `name:value` lines of an INFO reply."""
+    return dict(line.split(":", 1) for line in bytes(text).decode(errors="replace").splitlines() if ":" in line)
 
 
 class _Protocol(asyncio.Protocol):
@@ -282,14 +288,17 @@ class Wire:
         except BaseException:
             protocol.drop("Redis did not answer in time")
             raise
+        info = replies.pop()
+        if isinstance(info, hiredis.ReplyError) and str(info).startswith(_LOGIN_NEEDED):
+            replies.append(info)
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 protocol.drop("Redis refused the login")
-                if str(reply).startswith("LOADING"):
-                    raise StoreUnavailable(f"Redis cannot serve: {reply}")
                 raise ConfigError(f"store: Redis at {address.shown} refused the login: {reply}. Check user, password and ACL in its URL.")
-        lines = bytes(replies[-1]).decode(errors="replace").splitlines()
-        self.info = dict(line.split(":", 1) for line in lines if ":" in line)
+        if isinstance(info, hiredis.ReplyError):
+            # It may be forbidden to us. What it says of loading is said again by the first script.
+            info = b""
+        self.info = parse_info(info)
         if self._on_connect is not None:
             self._on_connect(self.info.get("run_id", ""))
         return protocol

@@ -1,0 +1,293 @@
+"""The outbox: settlements that the store could not take are kept on disk and delivered when it is back.
+
+An entry is on disk (fsync) before `settle` or `void` returns. It is delivered in order, as often as needed: every call
+of a ledger is idempotent. With a store that can lose its last second (Redis after a power loss or a failover),
+the settlements of the last seconds are sent again when another server answers than before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from router.adapters.entries import machine_clock_ms
+from router.domain.budgets import Bucket, BucketSet, Reservation
+from router.errors import StoreUnavailable
+from router.ports import BudgetStore, Ledger
+
+RESEND_SECONDS: Final = 5.0
+"""Settlements younger than this are sent again after the server changed. Redis' everysec can lose 2 s."""
+FIRST_PAUSE_SECONDS: Final = 0.1
+MAX_PAUSE_SECONDS: Final = 5.0
+WATCH_SECONDS: Final = 1.0
+BATCH: Final = 64
+OLD_MS: Final = 10 * 60_000
+"""Beyond this the store may have forgotten the attempt id: the log is asked whether the entry was booked."""
+MAX_FILES: Final = 64
+
+log = logging.getLogger("faregate.outbox")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the file: a settlement to deliver, or the word that one was delivered."""
+
+    seq: int
+    done: bool = False
+    attempt_id: str = ""
+    at_ms: int = 0
+    held_nusd: int = 0
+    charge_nusd: int | None = None
+    """None: void."""
+    buckets: tuple[Bucket, ...] = ()
+    record: bytes = b""
+
+    def reservation(self) -> Reservation:
+        """The hold that it ends."""
+        return _reservation(self.attempt_id, self.held_nusd, self.buckets)
+
+
+def _reservation(attempt_id: str, amount_nusd: int, buckets: tuple[Bucket, ...]) -> Reservation:
+    ends_ms = min((b.ends_ms for b in buckets), default=0)
+    return Reservation(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=BucketSet(buckets=buckets, valid_until_ms=ends_ms))
+
+
+class Outbox:
+    """Brings settlements to the store, now or later; loses none."""
+
+    def __init__(
+        self,
+        path: str,
+        store: BudgetStore,
+        *,
+        clock_ms: Callable[[], int] = machine_clock_ms,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+    ) -> None:
+        """`path` names the file; a second process with the same path takes `path.1`, and so on."""
+        self._wanted_path = path
+        self._store = store
+        self._clock_ms = clock_ms
+        self._first_pause_seconds = first_pause_seconds
+        self._fd = -1
+        self._seq = 0
+        self._waiting: deque[Entry] = deque()
+        self._unwritten: list[Entry] = []
+        self._writing: asyncio.Future[None] | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._recent: deque[tuple[float, Reservation, int, bytes]] = deque()
+        self._run_id = ""
+
+    @property
+    def depth(self) -> int:
+        """Entries that the store has not acknowledged yet."""
+        return len(self._waiting)
+
+    async def start(self) -> None:
+        """Open the file, take over what an earlier process left, start delivering."""
+        self._fd = await asyncio.to_thread(self._open)
+        for entry in await asyncio.to_thread(_undelivered, self._fd):
+            self._waiting.append(entry)
+            self._seq = max(self._seq, entry.seq)
+        if self._waiting:
+            log.warning("%d settlements of an earlier process wait for the store", len(self._waiting))
+            self._wake.set()
+        self._run_id = getattr(self._store, "run_id", "")
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def _open(self) -> int:
+        Path(self._wanted_path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for i in range(MAX_FILES):
+            fd = os.open(self._wanted_path + (f".{i}" if i else ""), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                # The last line was cut off by a crash; the next one must not become a part of it.
+                os.write(fd, b"\n")
+            return fd
+        raise OSError(f"{MAX_FILES} processes use the outbox {self._wanted_path} already")
+
+    async def close(self) -> None:
+        """Stop delivering; what is left stays on disk for the next process."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        if self._writing is not None:
+            await self._writing
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> None:
+        """Book the charge: in the store, else on disk for later. See `BudgetStore.settle`."""
+        try:
+            await self._store.settle(held, charge_nusd=charge_nusd, record=record)
+        except StoreUnavailable:
+            await self._keep(held, charge_nusd, record)
+            return
+        if self._run_id:
+            self._remember(held, charge_nusd, record)
+
+    async def void(self, held: Reservation) -> None:
+        """Give the hold back: in the store, else later. See `BudgetStore.void`."""
+        try:
+            await self._store.void(held)
+        except StoreUnavailable:
+            await self._keep(held, None, b"")
+
+    def _remember(self, held: Reservation, charge_nusd: int, record: bytes) -> None:
+        now = time.monotonic()
+        recent = self._recent
+        recent.append((now, held, charge_nusd, record))
+        while recent[0][0] < now - RESEND_SECONDS:
+            recent.popleft()
+
+    async def _keep(self, held: Reservation, charge_nusd: int | None, record: bytes) -> None:
+        self._seq += 1
+        entry = Entry(
+            seq=self._seq,
+            attempt_id=held.attempt_id,
+            at_ms=self._clock_ms(),
+            held_nusd=held.amount_nusd,
+            charge_nusd=charge_nusd,
+            buckets=held.buckets.buckets,
+            record=record,
+        )
+        self._waiting.append(entry)
+        self._unwritten.append(entry)
+        self._wake.set()
+        await self._written()
+
+    async def _written(self) -> None:
+        """Wait until everything that was handed in is on disk. All who wait together share one fsync."""
+        while self._unwritten or self._writing is not None:
+            if self._writing is None:
+                batch, self._unwritten = self._unwritten, []
+                # Decided here, where nothing can come between: an entry handed in from now on is written after this.
+                empty = not self._waiting
+                self._writing = asyncio.ensure_future(asyncio.to_thread(self._clear if empty else self._append, batch))
+                self._writing.add_done_callback(self._write_done)
+            # Shielded: a caller that is cancelled must not take the others' write with it.
+            await asyncio.shield(self._writing)
+
+    def _write_done(self, _: asyncio.Future[None]) -> None:
+        self._writing = None
+
+    def _append(self, batch: list[Entry]) -> None:
+        data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in batch)
+        try:
+            os.write(self._fd, data)
+            # A line that strikes out may be lost: an entry that is delivered twice does nothing.
+            if not all(entry.done for entry in batch):
+                os.fsync(self._fd)
+        except OSError as error:
+            # They are still in memory, and delivered as long as this process lives.
+            log.error("the outbox %s cannot be written: %s; %d settlements are in memory only", self._wanted_path, error, len(batch))
+
+    def _clear(self, batch: list[Entry]) -> None:
+        """Nothing waits any more: empty the file instead of striking out its last lines."""
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            # Delivered twice, an entry does nothing.
+            log.error("the outbox %s cannot be emptied of %d lines: %s", self._wanted_path, len(batch), error)
+
+    # -- delivery ----------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        pause = self._first_pause_seconds
+        while True:
+            if not self._waiting:
+                self._wake.clear()
+                await self._watch()
+            if not self._waiting or await self._deliver():
+                pause = self._first_pause_seconds
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+    async def _watch(self) -> None:
+        """Wait for an entry; meanwhile look whether another server answers."""
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            await self._resend()
+
+    async def _resend(self) -> None:
+        """Send the last settlements again if the server is not the one that acknowledged them."""
+        run_id = getattr(self._store, "run_id", "")
+        if run_id == self._run_id:
+            return
+        self._run_id = run_id
+        recent, self._recent = self._recent, deque()
+        log.warning("the store was restarted or replaced: sending the last %d settlements again", len(recent))
+        for _, held, charge_nusd, record in recent:
+            await self.settle(held, charge_nusd=charge_nusd, record=record)
+
+    async def _deliver(self) -> bool:
+        """Deliver the oldest entries. False: the store did not take all of them."""
+        batch = [self._waiting[i] for i in range(min(BATCH, len(self._waiting)))]
+        taken = await asyncio.gather(*[self._deliver_one(entry) for entry in batch])
+        for _ in batch:
+            self._waiting.popleft()
+        failed = [entry for entry, ok in zip(batch, taken, strict=True) if not ok]
+        self._waiting.extendleft(reversed(failed))
+        self._unwritten += [Entry(seq=entry.seq, done=True) for entry, ok in zip(batch, taken, strict=True) if ok]
+        await self._written()
+        return not failed
+
+    async def _deliver_one(self, entry: Entry) -> bool:
+        try:
+            if entry.charge_nusd is None:
+                await self._store.void(entry.reservation())
+            elif not await self._booked_long_ago(entry):
+                await self._store.settle(entry.reservation(), charge_nusd=entry.charge_nusd, record=entry.record)
+        except StoreUnavailable:
+            return False
+        return True
+
+    async def _booked_long_ago(self, entry: Entry) -> bool:
+        """Whether the log has an old entry, whose id the store may have forgotten by now."""
+        if self._clock_ms() - entry.at_ms < OLD_MS:
+            return False
+        ledger: Ledger = self._store  # type: ignore[assignment]  # every store of this program keeps books, too
+        async for record in ledger.records(since_ms=entry.at_ms - OLD_MS, until_ms=entry.at_ms + OLD_MS):
+            line = msgspec.json.decode(record, type=_Line)
+            if line.attempt_id == entry.attempt_id and line.outcome != "swept":
+                return True
+        return False
+
+
+class _Line(msgspec.Struct):
+    attempt_id: str = ""
+    outcome: str = "ok"
+
+
+def _undelivered(fd: int) -> list[Entry]:
+    """The entries of a file that were not struck out. A line that a crash cut off is no entry."""
+    size = os.fstat(fd).st_size
+    entries: dict[int, Entry] = {}
+    for line in os.pread(fd, size, 0).splitlines():
+        try:
+            entry = msgspec.json.decode(line, type=Entry)
+        except msgspec.DecodeError:
+            continue
+        if entry.done:
+            entries.pop(entry.seq, None)
+        else:
+            entries[entry.seq] = entry
+    return list(entries.values())

@@ -1,0 +1,163 @@
+"""What tests of several folders share: a real Redis, and one that is faked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from fakeredis import TcpFakeServer
+from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+
+from router.adapters.redis.scripts import script
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """A redis-server of a test's own, which it may stop, kill and start again."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        binary = shutil.which("redis-server") or shutil.which("valkey-server")
+        if binary is None:
+            pytest.fail("redis-server is not installed: the ledger must be tested against it (apt-get install redis-server)")
+        self.port = free_port()
+        self._folder = folder
+        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *options]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as peer:
+                peer.settimeout(1)
+                peer.sendall(b"PING\r\n")
+                if peer.recv(16).startswith((b"+PONG", b"-NOAUTH")):
+                    return
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"redis-server did not start: {(self._folder / 'redis.log').read_text()}")
+            time.sleep(0.01)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for all tests that only use it; they take prefixes or flush it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redis_url(shared_redis: RedisServer) -> str:
+    """The address of a real, empty Redis."""
+    with socket.create_connection(("127.0.0.1", shared_redis.port), timeout=5) as peer:
+        peer.sendall(b"FLUSHALL\r\n")
+        assert peer.recv(16) == b"+OK\r\n"
+    return shared_redis.url
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that the test may break."""
+    server = RedisServer(tmp_path, "--appendonly", "yes")
+    yield server
+    server.close()
+
+
+_RENAMED = {
+    script(name).sha + b"\r\n": hashlib.sha1(script(name).text.replace(b"#!lua", b"--lua")).hexdigest().encode() + b"\r\n"
+    for name in ("reserve", "settle", "sweep", "heartbeat")
+}
+
+
+class _Handler(TCPFakeRequestHandler):
+    """Like its parent, but an error of a command is a reply, not the end of the connection."""
+
+    def handle(self) -> None:
+        while not self.server._shutdown_event.is_set():
+            if self.current_client.can_read():
+                try:
+                    reply = self.current_client.read_response()
+                except redis.ResponseError as error:
+                    reply = error
+                self.writer.dump(reply)
+                continue
+            try:
+                data = self.rfile.readline()
+                if not data:
+                    if not select.select([self.connection], [], [], 0.01)[0]:
+                        continue
+                    data = self.rfile.readline()
+            except ConnectionError:
+                return
+            if not data:
+                return
+            # It knows no shebangs: they become comments, and the scripts so changed go by other names.
+            self.current_client.get_socket().sendall(_RENAMED.get(data) or data.replace(b"#!lua", b"--lua"))
+
+
+class FakeRedis:
+    """A Redis in pure Python, which speaks the real protocol over a socket."""
+
+    def __init__(self) -> None:
+        self._server = TcpFakeServer(("127.0.0.1", 0), server_type="redis", server_version=(7,))
+        self._server.RequestHandlerClass = _Handler
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._server.server_address[1]}/0"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def fake_redis_url() -> Iterator[str]:
+    """The address of a faked, empty Redis."""
+    server = FakeRedis()
+    yield server.url
+    server.close()
