@@ -1,0 +1,95 @@
+"""`faregate explain`: where a request would go, why, and what it could cost."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from router.admission import principal_of_entry
+from router.call import Principal
+from router.edge.headers import TAGS
+from router.errors import RouterError
+from router.explain import as_text, explain
+from router.fleet import Fleet
+from router.settings import load_snapshot
+from router.snapshot import KeyEntry, Snapshot
+
+EXIT_REFUSED: Final = 1
+
+
+def command(
+    file: Annotated[str, typer.Argument(help="File with the JSON body of a request; `-`: standard input.")] = "-",
+    config: Annotated[
+        str | None, typer.Option(help="Configuration file. Default: $FAREGATE_CONFIG, else what is found in the environment.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Route or model to ask for, in place of the body's.")] = None,
+    team: Annotated[str | None, typer.Option(help="Ask as a key of this team.")] = None,
+    key: Annotated[str | None, typer.Option(help="Ask as this key of the configuration, by name or id.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="name=value that the request carries; may be given again.")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="name=value of a request header; may be given again.")] = None,
+    draw: Annotated[float, typer.Option(min=0.0, max=0.999999, help="Number that stands for chance.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print for machines; amounts in nano-USD.")] = False,
+) -> None:
+    """Decide on a request as the server would, without sending it, and say why: every candidate, its cost, and its reason.
+
+    All deployments are taken as up, idle and not seen yet. Exit 1 if the request would be refused.
+    """
+    snapshot = load_snapshot(config)
+    headers = [(name.lower().encode(), value.encode()) for name, value in map(_pair, header or [])]
+    if tag:
+        headers.append((TAGS, ",".join("=".join(_pair(item)) for item in tag).encode()))
+    body = sys.stdin.buffer.read() if file == "-" else _read(file)
+    try:
+        told = explain(
+            snapshot,
+            body,
+            model=model,
+            principal=_principal(snapshot, team, key),
+            headers=headers,
+            fleet=Fleet(time.monotonic),
+            draw=draw,
+        )
+    except RouterError as error:
+        typer.echo(f"error {error.spec.http_status} {error.spec.code}: {error}", err=True)
+        raise typer.Exit(EXIT_REFUSED) from None
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(told, enc_hook=dict), indent=2).decode())
+    else:
+        typer.echo(as_text(told))
+    if told.error:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: {error.strerror}", param_hint="FILE") from None
+
+
+def _pair(item: str) -> tuple[str, str]:
+    name, sign, value = item.partition("=")
+    if not sign or not name.strip():
+        raise typer.BadParameter(f"{item!r} is not name=value")
+    return name.strip(), value.strip()
+
+
+def _principal(snapshot: Snapshot, team: str | None, key: str | None) -> Principal:
+    """Who asks. A key brings its own team; both may be given only if they agree."""
+    if team is not None and team not in snapshot.teams:
+        raise typer.BadParameter(f"there is no team {team!r}; known: {', '.join(snapshot.teams) or 'none'}", param_hint="--team")
+    if key is None:
+        entry = KeyEntry(key_id="", name="anonymous", team=team or "", secret_hmac=None, secret_digest=None)
+        return principal_of_entry(entry, snapshot.teams)
+    found = next((entry for entry in snapshot.keys.values() if key in (entry.key_id, entry.name)), None)
+    if found is None:
+        known = ", ".join(entry.name for entry in snapshot.keys.values()) or "none"
+        raise typer.BadParameter(f"the configuration has no key {key!r}; known: {known}", param_hint="--key")
+    if team is not None and team != found.team:
+        raise typer.BadParameter(f"key {key!r} is of team {found.team!r}, not {team!r}", param_hint="--team")
+    return principal_of_entry(found, snapshot.teams)

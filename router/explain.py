@@ -1,0 +1,250 @@
+"""Explain: where a request would go, by the code that serves it, and what every candidate would have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from policies.types import Decision, Rejection, RequestFacts
+from router.call import Call, Principal
+from router.domain.money import format_usd
+from router.domain.request import Operation, parse_request
+from router.domain.windows import applies
+from router.errors import RouterError
+from router.fleet import Fleet
+from router.reservation import NO_KEY, NO_TEAM
+from router.routing import candidate_of, route_call
+from router.snapshot import Deployment, Snapshot
+
+
+class BudgetLine(msgspec.Struct, kw_only=True):
+    """A budget that an attempt would fall under."""
+
+    name: str
+    limit_nusd: int
+    window: str
+    hard: bool
+    each: str | None
+
+
+class CandidateLine(msgspec.Struct, kw_only=True):
+    """One deployment that the route can reach."""
+
+    deployment: str
+    model: str
+    place: int | None
+    """Place in the order to try, from 1; None if it is out."""
+    reason: str = ""
+    """Why it is out."""
+    detail: str = ""
+    """The numbers behind the reason."""
+    score: dict[str, float] = {}
+    """What the policy kind ordered by."""
+    expected_nusd: int | None
+    worst_case_nusd: int | None
+    """None: no price is known."""
+    hold_nusd: int
+    """What would be reserved at first; a stream holds its worst case in slices."""
+    output_cap: int | None
+    """Cap on output tokens that would be sent."""
+    budgets: list[BudgetLine]
+
+
+class RuleLine(msgspec.Struct, kw_only=True):
+    """A rule that was looked at."""
+
+    name: str
+    condition: str
+    matches: bool
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    """A decision, with everything that led to it."""
+
+    route: str
+    rule: str
+    kind: str
+    draw: float
+    """The number from 0 to 1 that stood for chance."""
+    rules: list[RuleLine]
+    """In order, up to the one that matched."""
+    facts: RequestFacts
+    candidates: list[CandidateLine]
+    """Those to try, in order; then those that are out."""
+    error: str = ""
+    """What the client would be told if nothing can serve it."""
+
+
+_MEMBERS: Final[tuple[tuple[str, Operation], ...]] = (("messages", "chat"), ("prompt", "completions"), ("input", "embeddings"))
+
+
+def explain(
+    snapshot: Snapshot,
+    body: bytes,
+    *,
+    model: str | None = None,
+    principal: Principal | None = None,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    fleet: Fleet,
+    draw: float = 0.5,
+) -> Explanation:
+    """Decide as the server would, and tell why.
+
+    Args:
+        snapshot: configuration in force.
+        body: of an OpenAI request; its members tell whether it is for chat, completions or embeddings.
+        model: asked for instead of the body's `model`.
+        principal: who asks; None: anyone.
+        headers: of the request, names in lower case.
+        fleet: what is known of the deployments; a new one stands for all being up and unseen.
+        draw: in [0, 1), stands for chance.
+
+    Raises:
+        RouterError: the request is refused before a decision: bad body, no such model, not allowed.
+    """
+    body, operation = _prepared(body, model)
+    call = Call(request_id="explain", operation=operation, headers=headers, snapshot=snapshot, began=0.0)
+    call.principal = principal or Principal()
+    call.request = parse_request(body, operation)
+    error = ""
+    try:
+        decision = route_call(call, fleet, draw)
+    except RouterError as exc:
+        if call.decision is None:
+            raise
+        decision, error = call.decision, str(exc)
+    return Explanation(
+        route=call.route.name,
+        rule=decision.rule,
+        kind=decision.kind,
+        draw=draw,
+        rules=_rules(call),
+        facts=call.facts,
+        candidates=_candidates(call, decision, fleet),
+        error=error,
+    )
+
+
+def _prepared(body: bytes, model: str | None) -> tuple[bytes, Operation]:
+    """The body with the model asked for, and the operation that its members show."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.MsgspecError:
+        # The parser of the server says better what is wrong.
+        return body, "chat"
+    operation: Operation = next((name for member, name in _MEMBERS if member in fields), "chat")
+    if model is None:
+        return body, operation
+    return msgspec.json.encode({**fields, "model": model}), operation
+
+
+def _rules(call: Call) -> list[RuleLine]:
+    lines = []
+    for rule in call.route.policy.rules:
+        matches = rule.matches(call.facts)
+        lines.append(RuleLine(name=rule.name, condition=rule.describe, matches=matches))
+        if matches:
+            break
+    return lines
+
+
+def _candidates(call: Call, decision: Decision, fleet: Fleet) -> list[CandidateLine]:
+    lines = []
+    for place, ranked in enumerate(decision.order, start=1):
+        line = _line(call, call.snapshot.deployments[ranked.deployment], fleet)
+        line.place, line.score = place, dict(ranked.score)
+        lines.append(line)
+    others = [Rejection(name, "not_selected", "by this rule") for name in call.route.deployments if name not in call.branch.selected]
+    for rejected in (*decision.rejected, *others):
+        line = _line(call, call.snapshot.deployments[rejected.deployment], fleet)
+        line.reason, line.detail = rejected.reason, rejected.detail
+        lines.append(line)
+    return lines
+
+
+def _line(call: Call, deployment: Deployment, fleet: Fleet) -> CandidateLine:
+    _, priced = candidate_of(deployment, call.request, call.snapshot, fleet)
+    return CandidateLine(
+        deployment=deployment.name,
+        model=deployment.model,
+        place=None,
+        expected_nusd=priced.expected_nusd,
+        worst_case_nusd=priced.worst_nusd,
+        hold_nusd=priced.hold_nusd,
+        output_cap=priced.output_cap,
+        budgets=_budgets(call, deployment),
+    )
+
+
+def _budgets(call: Call, deployment: Deployment) -> list[BudgetLine]:
+    dims = {
+        "team": call.principal.team or NO_TEAM,
+        "key": call.principal.key_id or NO_KEY,
+        "user": call.user,
+        "session": call.session,
+        "route": call.route.name,
+        "model": deployment.model,
+        "provider": deployment.provider.name,
+    }
+    return [
+        BudgetLine(name=budget.name, limit_nusd=budget.limit_nusd, window=budget.window, hard=budget.hard, each=budget.each)
+        for budget in call.snapshot.budgets
+        if applies(budget, dims=dims, tags=call.tags)
+    ]
+
+
+def as_text(told: Explanation) -> str:
+    """The explanation for people."""
+    lines = [f"route {told.route}, rule {told.rule}, kind {told.kind}", f"request: {_facts_text(told.facts)}"]
+    if told.rules:
+        looked = [
+            f"{rule.name}{f' ({rule.condition})' if rule.condition else ''}: {'yes' if rule.matches else 'no'}" for rule in told.rules
+        ]
+        lines.append(f"rules: {'; '.join(looked)}")
+    tried = [line for line in told.candidates if line.place is not None]
+    out = [line for line in told.candidates if line.place is None]
+    for line in tried:
+        lines.append(f"{line.place}. {line.deployment} (model {line.model})")
+        lines += _details(line)
+    if out:
+        lines.append("not tried:")
+    for line in out:
+        lines.append(f"-  {line.deployment} (model {line.model}): {line.reason}{f', {line.detail}' if line.detail else ''}")
+        lines.append(f"   {_money_text(line)}")
+    if told.error:
+        lines.append(f"error: {told.error}")
+    return "\n".join(lines)
+
+
+def _facts_text(facts: RequestFacts) -> str:
+    parts = [facts.operation, f"about {facts.input_tokens:,} input tokens (at most {facts.input_tokens_bound:,})"]
+    parts.append("no output cap" if facts.output_cap is None else f"output cap {facts.output_cap:,}")
+    if facts.choices > 1:
+        parts.append(f"{facts.choices} choices")
+    parts += [word for word, asked in (("stream", facts.stream), ("tools", facts.tools), ("JSON schema", facts.json_schema)) if asked]
+    parts += sorted(facts.modalities - {"text"})
+    named = (("team", facts.team), ("key", facts.key_id), ("user", facts.user), ("session", facts.session))
+    parts += [f"{word} {value}" for word, value in named if value]
+    parts += [f"tag {name}={value}" for name, value in sorted(facts.tags.items())]
+    return ", ".join(parts)
+
+
+def _details(line: CandidateLine) -> list[str]:
+    lines = [f"   {_money_text(line)}"]
+    if line.score:
+        lines.append("   score: " + ", ".join(f"{name} {value:g}" for name, value in line.score.items()))
+    budgets = [
+        f"{b.name} ({format_usd(b.limit_nusd)} USD per {b.window}{f' and {b.each}' if b.each else ''}{'' if b.hard else ', soft'})"
+        for b in line.budgets
+    ]
+    return [*lines, f"   budgets: {', '.join(budgets) or 'none'}"]
+
+
+def _money_text(line: CandidateLine) -> str:
+    if line.worst_case_nusd is None or line.expected_nusd is None:
+        return "no price known"
+    cap = "" if line.output_cap is None else f" with output cap {line.output_cap:,}"
+    held = "" if line.hold_nusd == line.worst_case_nusd else f", held at first {format_usd(line.hold_nusd)} USD"
+    return f"expected {format_usd(line.expected_nusd)} USD, worst case {format_usd(line.worst_case_nusd)} USD{cap}{held}"

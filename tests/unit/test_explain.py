@@ -1,0 +1,206 @@
+"""`faregate explain`: the server's own decision, told with every candidate, its cost and its reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from router.cli import load
+
+CONFIG = """
+version: 1
+providers:
+  cloud: {kind: sim, base_url: "http://127.0.0.1:9/v1"}
+  openai: {api_key: "${OPENAI_TEST_KEY:-not-a-key}"}
+  home: {kind: sim, base_url: "http://127.0.0.1:9/v1"}
+models:
+  large: {at: cloud/frontier-closed, size: large}
+  odd: openai/no-such-model
+  small: {at: home/small-edge, size: small, context: 2000}
+routes:
+  auto:
+    rules:
+      - {name: agents, when: {tags: {kind: agent}}, use: large}
+      - {name: gold, when: {header: {x-tier: gold}}, use: large, by: fixed}
+    default: {use: [large, small], by: cost}
+  capped: {use: large, max_cost: $0.0001}
+budgets:
+  company: $50/month
+  homely: {limit: $1/day, when: {model: small}, mode: soft, each: team}
+teams:
+  search: {models: [auto]}
+  ads: {models: [capped]}
+keys:
+  bot: {team: search, secret: "${BOT_KEY:-bot-key-for-tests}", tags: {kind: agent}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "router.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def ask(config: Path, *options: str, body: str | None = None, **fields: object) -> Result:
+    request = {"model": "auto", "messages": [{"role": "user", "content": "Hello, who are you?"}], "max_tokens": 100, **fields}
+    text = json.dumps(request) if body is None else body
+    return CliRunner().invoke(load("explain"), ["-", "--config", str(config), *options], input=text)
+
+
+def told(config: Path, *options: str, **fields: object) -> dict[str, object]:
+    result = ask(config, "--json", *options, **fields)
+    assert result.exit_code == 0, result.output
+    answer: dict[str, object] = json.loads(result.stdout)
+    return answer
+
+
+def order(answer: dict[str, object]) -> list[str]:
+    lines = answer["candidates"]
+    assert isinstance(lines, list)
+    return [line["deployment"] for line in lines if line["place"] is not None]
+
+
+def test_it_says_what_would_be_tried_and_what_it_could_cost(config: Path) -> None:
+    """An operator sees the decision before any money is spent."""
+    result = ask(config)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "route auto, rule default, kind cost"
+    assert "output cap 100" in lines[1]
+    assert lines[2].startswith("rules: agents (tags.kind is agent): no; gold (header.x-tier is gold): no")
+    assert lines[3] == "1. home/small-edge (model small)"
+    assert "worst case" in lines[4]
+    assert lines[5].startswith("   score: expected_usd ")
+    assert lines[6] == "   budgets: company (50.00 USD per month), homely (1.00 USD per day and team, soft)"
+    assert lines[7] == "2. cloud/frontier-closed (model large)"
+    assert lines[10] == "   budgets: company (50.00 USD per month)"
+
+
+def test_what_is_out_has_its_reason_its_numbers_and_its_cost(config: Path) -> None:
+    """Counterfactuals: what it would have cost elsewhere."""
+    result = ask(config, max_tokens=3000)
+    lines = result.stdout.splitlines()
+    at = lines.index("not tried:")
+    assert lines[at + 1].startswith("-  home/small-edge (model small): context_too_long, needs 3,0")
+    assert lines[at + 1].endswith("tokens, limit 2,000")
+    assert lines[at + 2].startswith("   expected ")
+
+
+def test_a_tag_of_the_request_chooses_a_rule(config: Path) -> None:
+    """As the header `x-faregate-tags` would."""
+    answer = told(config, "--tag", "kind=agent")
+    assert answer["rule"] == "agents"
+    assert answer["rules"] == [{"name": "agents", "condition": "tags.kind is agent", "matches": True}]
+    assert order(answer) == ["cloud/frontier-closed"]
+    reasons = {line["deployment"]: line["reason"] for line in answer["candidates"]}  # type: ignore[attr-defined]
+    assert reasons["home/small-edge"] == "not_selected"
+
+
+def test_a_header_chooses_a_rule(config: Path) -> None:
+    """Names of headers in any case."""
+    assert told(config, "--header", "X-Tier=gold")["rule"] == "gold"
+    assert "score" not in ask(config, "--header", "X-Tier=gold").stdout
+
+
+def test_a_key_brings_its_team_and_tags(config: Path) -> None:
+    """The same principal that the server would see."""
+    answer = told(config, "--key", "bot")
+    assert answer["rule"] == "agents"
+    facts = answer["facts"]
+    assert isinstance(facts, dict)
+    assert facts["team"] == "search"
+
+
+def test_the_body_tells_the_operation(config: Path) -> None:
+    """Nobody has to repeat it as an option."""
+    for body, operation in (('{"model":"large","prompt":"x"}', "completions"), ('{"model":"large","input":"x"}', "embeddings")):
+        result = ask(config, "--json", body=body)
+        assert json.loads(result.stdout)["facts"]["operation"] == operation
+
+
+def test_a_model_can_be_asked_for_in_place_of_the_bodys(config: Path) -> None:
+    """One captured body, many questions."""
+    assert told(config, "--model", "small")["route"] == "small"
+
+
+def test_the_bodys_own_wishes_count(config: Path) -> None:
+    """`faregate.use` in a body tightens, here as in the server."""
+    assert order(told(config, faregate={"use": "large"})) == ["cloud/frontier-closed"]
+
+
+def test_everything_that_was_asked_is_shown(config: Path) -> None:
+    """The facts are what rules see; without them a surprising rule cannot be understood."""
+    result = ask(
+        config, "--team", "search", "--tag", "a=b",
+        stream=True, n=2, user="ann", metadata={"session_id": "s1"}, tools=[{"type": "function", "function": {"name": "f"}}],
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {}}},
+    )  # fmt: skip
+    line = result.stdout.splitlines()[1]
+    assert line.endswith("output cap 100, 2 choices, stream, tools, JSON schema, team search, user ann, session s1, tag a=b")
+
+
+def test_a_stream_shows_what_is_held_at_first(config: Path) -> None:
+    """Streams hold their worst case in slices."""
+    assert ", held at first " in ask(config, stream=True, max_tokens=8000).stdout
+
+
+def test_a_model_without_a_price_is_said_to_have_none(config: Path) -> None:
+    """Unknown is not zero."""
+    result = ask(config, "--model", "odd")
+    assert result.exit_code == 1
+    assert "-  openai/no-such-model (model odd): unpriced, no price is known" in result.stdout
+    assert "   no price known" in result.stdout
+
+
+def test_a_request_that_nothing_can_serve_exits_1_with_every_reason(config: Path) -> None:
+    """Scripts can tell it from a decision."""
+    result = ask(config, "--model", "capped", "--team", "ads")
+    assert result.exit_code == 1
+    assert "cloud/frontier-closed (model large): too_expensive, could cost" in result.stdout
+    assert "error: No deployment of 'capped'" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "message"),
+    [
+        (["--model", "nope"], None, "error 404 model_not_found"),
+        (["--team", "ads"], None, "error 403 model_not_allowed"),
+        ([], "{", "error 400 invalid_json"),
+        ([], '{"messages": []}', "error 400 invalid_request"),
+    ],
+)
+def test_what_is_refused_before_a_decision_is_told_as_to_a_client(config: Path, options: list[str], body: str | None, message: str) -> None:
+    """Status and code are those of the server."""
+    result = ask(config, *options, body=body)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--team", "nobody"], "there is no team 'nobody'; known: search, ads"),
+        (["--key", "nobody"], "the configuration has no key 'nobody'; known: bot"),
+        (["--key", "bot", "--team", "ads"], "key 'bot' is of team 'search', not 'ads'"),
+        (["--tag", "kind"], "'kind' is not name=value"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(config: Path, options: list[str], message: str) -> None:
+    """Exit 2, as for every wrong use of the command."""
+    result = ask(config, *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_the_body_may_stand_in_a_file(config: Path, tmp_path: Path) -> None:
+    """A captured request need not be piped."""
+    runner, file = CliRunner(), tmp_path / "request.json"
+    file.write_text('{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}')
+    assert runner.invoke(load("explain"), [str(file), "--config", str(config)]).exit_code == 0
+    missing = runner.invoke(load("explain"), [str(tmp_path / "none"), "--config", str(config)])
+    assert missing.exit_code == 2
+    assert "No such file" in missing.stderr
