@@ -1,0 +1,128 @@
+"""The stores that the contract suite runs over, and what a test may do to them from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from router.adapters.entries import machine_clock_ms
+from router.adapters.redis.ledger import RedisLedger
+from router.adapters.redis.scripts import command
+from router.adapters.redis.wire import Wire, parse_url
+from router.adapters.sqlite.ledger import SqliteLedger
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Reservation
+from router.ports import Ledger
+
+HOUR_MS = 3_600_000
+
+
+class Store(Protocol):
+    """One set of books, with as many replicas as a test opens."""
+
+    async def replica(self, name: str) -> Ledger: ...
+
+    async def now_ms(self) -> int:
+        """The store's clock."""
+        ...
+
+    async def crash(self, name: str) -> None:
+        """Let the lease of a replica run out, as if it had stopped to renew it."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class _Replicas:
+    def __init__(self) -> None:
+        self._open: list[Ledger] = []
+
+    async def _opened(self, ledger: Ledger, name: str) -> Ledger:
+        await ledger.open(replica_id=name, lease_seconds=20)
+        self._open.append(ledger)
+        return ledger
+
+    async def close(self) -> None:
+        for ledger in self._open:
+            await ledger.close()
+
+
+class SqliteStore(_Replicas):
+    """A ledger file; every replica has a writer of its own, as processes have."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._path = str(folder / "ledger.sqlite")
+        self.clock_ms = machine_clock_ms()
+
+    async def replica(self, name: str) -> Ledger:
+        return await self._opened(SqliteLedger(self._path, clock_ms=lambda: self.clock_ms), name)
+
+    async def now_ms(self) -> int:
+        return self.clock_ms
+
+    async def crash(self, name: str) -> None:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as connection, connection:
+            connection.execute("UPDATE lease SET until_ms=0 WHERE replica=?", (name,))
+
+
+class RedisStore(_Replicas):
+    """A ledger in a Redis, real or faked."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    async def replica(self, name: str) -> Ledger:
+        return await self._opened(RedisLedger(self._url, timeout_seconds=5), name)
+
+    async def now_ms(self) -> int:
+        seconds, micros = await self.command("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def crash(self, name: str) -> None:
+        await self.command("ZADD", "{fg}:leases", 1, name)
+
+    async def command(self, *values: str | int) -> list[bytes]:
+        wire = Wire(parse_url(self._url), timeout_seconds=5)
+        await wire.open()
+        try:
+            reply: list[bytes] = await wire.call(command(*values))
+            return reply
+        finally:
+            await wire.close()
+
+
+def bucket(budget: str = "company", *, limit: int = 1000, hard: bool = True, window: str = "all", scope: str = "") -> Bucket:
+    """A bucket whose window is open, whatever the clock says."""
+    return Bucket(budget=budget, scope=scope, window=window, starts_ms=0, ends_ms=NEVER_MS, limit_nusd=limit, hard=hard)
+
+
+def buckets(*members: Bucket) -> BucketSet:
+    return BucketSet(buckets=members, valid_until_ms=min((b.ends_ms for b in members), default=NEVER_MS))
+
+
+ids = (f"attempt-{n}" for n in itertools.count())
+
+
+async def held(ledger: Ledger, amount: int, where: BucketSet, *, attempt_id: str | None = None, note: bytes = b"") -> Reservation:
+    """Reserve, and insist that it works."""
+    answer = await ledger.reserve(attempt_id=attempt_id or next(ids), amount_nusd=amount, buckets=where, note=note)
+    assert isinstance(answer, Reservation), answer
+    return answer
+
+
+async def counters(ledger: Ledger) -> Mapping[str, tuple[int, int, int]]:
+    """(spent, held, debt) of every bucket, by `budget` or `budget/scope/window`."""
+    states = await ledger.bucket_states(current_only=False)
+    return {
+        s.budget if not s.scope and s.window == "all" else f"{s.budget}/{s.scope}/{s.window}": (s.spent_nusd, s.held_nusd, s.debt_nusd)
+        for s in states
+    }
+
+
+async def records(ledger: Ledger) -> list[bytes]:
+    return [record async for record in ledger.records()]
