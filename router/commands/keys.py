@@ -1,0 +1,199 @@
+"""`faregate keys`: make, list and revoke the keys of clients."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from router.adapters.choose import choose_store, must_exist, visiting
+from router.domain import keys
+from router.errors import ConfigError
+from router.ports import StoredKey
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list and revoke the keys of clients.")
+
+Store = Annotated[str | None, typer.Option(help="Address of the ledger; default: as `serve` chooses it.")]
+Config = Annotated[str | None, typer.Option(help="Configuration whose `server.store` is read.")]
+
+_UNITS: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_expiry(text: str, *, now: datetime) -> int:
+    """When a key ends, Unix ms: a date (its first moment, UTC), a date with time, or a time from now such as `30d`.
+
+    Raises:
+        ValueError: neither, or it has passed already.
+    """
+    number, unit = text[:-1], text[-1:]
+    if number.isdigit() and unit in _UNITS:
+        moment_ms = int((now.timestamp() + int(number) * _UNITS[unit]) * 1000)
+    else:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no time: write 2027-01-01, 2027-01-01T12:00+09:00, 12h, 30d or 8w") from None
+        moment_ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    if moment_ms <= now.timestamp() * 1000:
+        raise ValueError(f"{text} has passed already")
+    return moment_ms
+
+
+def parse_tags(pairs: list[str]) -> dict[str, str]:
+    """`name=value` pairs.
+
+    Raises:
+        ValueError: one has no `=` or no name.
+    """
+    tags = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise ValueError(f"{pair!r} is no tag: write name=value")
+        tags[name] = value
+    return tags
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Whose key it is; shown in lists.")],
+    team: Annotated[str, typer.Option(help="Team that it belongs to.")] = "",
+    models: Annotated[str, typer.Option(help="Routes and models it may ask for, joined by commas; default: all.")] = "",
+    expires: Annotated[str | None, typer.Option(help="When it ends: 2027-01-01, 12h, 30d, 8w; default: never.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="name=value, given to all its requests; may be repeated.")] = None,
+    store: Store = None,
+    config: Config = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Do not store it: print an entry for the configuration.")] = False,
+) -> None:
+    """Make a key and show it, once: only its hash is kept."""
+    now = datetime.now(UTC)
+    try:
+        expires_ms = None if expires is None else parse_expiry(expires, now=now)
+        tags = parse_tags(tag or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES))
+    allowed = [m.strip() for m in models.split(",") if m.strip()]
+    stored = StoredKey(
+        key_id=minted.key_id,
+        secret_hmac="",
+        name=name,
+        team=team,
+        models=allowed,
+        tags=tags,
+        created_ms=int(now.timestamp() * 1000),
+        expires_ms=expires_ms,
+    )
+    asyncio.run(_hash_and_keep(choose_store(store, config), stored, minted.text, keep=not as_yaml))
+    print(minted.text)
+    if as_yaml:
+        print(yaml_entry(stored), end="")
+    print("This is the only time that the key is shown.", file=sys.stderr)
+
+
+async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -> None:
+    async with visiting(store) as ledger:
+        key.secret_hmac = keys.digest(await ledger.pepper(), text)
+        if keep:
+            await ledger.put_key(key)
+
+
+def yaml_entry(key: StoredKey) -> str:
+    """The key as an entry of the configuration. Its hash fits only the ledger whose pepper made it."""
+    lines = ["keys:", f"  {_quoted(key.name)}:", f"    id: {key.key_id}", f"    secret_hash: {key.secret_hmac}"]
+    if key.team:
+        lines.append(f"    team: {_quoted(key.team)}")
+    if key.expires_ms is not None:
+        lines.append(f"    expires: {_quoted(_moment(key.expires_ms))}")
+    if key.models:
+        lines.append(f"    models: [{', '.join(map(_quoted, key.models))}]")
+    if key.tags:
+        lines.append("    tags: {" + ", ".join(f"{_quoted(n)}: {_quoted(v)}" for n, v in key.tags.items()) + "}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar: JSON strings are YAML."""
+    return msgspec.json.encode(text).decode()
+
+
+def _moment(moment_ms: int) -> str:
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@app.command("list")
+def list_(
+    store: Store = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the keys in the ledger. Their secrets are not there."""
+    found = asyncio.run(_list(must_exist(choose_store(store, config))))
+    if as_json:
+        shown = [
+            {name: value for name, value in msgspec.to_builtins(key).items() if name != "secret_hmac"} | {"state": _state(key)}
+            for key in found
+        ]
+        print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+        return
+    rows = [("ID", "NAME", "TEAM", "STATE", "EXPIRES", "MODELS")]
+    for key in found:
+        ends = "never" if key.expires_ms is None else _moment(key.expires_ms)
+        rows.append((key.key_id, key.name, key.team or "-", _state(key), ends, ",".join(key.models) or "all"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+async def _list(store: str) -> list[StoredKey]:
+    async with visiting(store) as ledger:
+        return list(await ledger.list_keys())
+
+
+def _state(key: StoredKey) -> str:
+    if key.revoked_ms is not None:
+        return "revoked"
+    if key.expires_ms is not None and key.expires_ms <= time.time() * 1000:
+        return "expired"
+    return "active"
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The 8 characters after `sk-fg-`.")],
+    store: Store = None,
+    config: Config = None,
+) -> None:
+    """Revoke a key: refused everywhere within ten seconds, for good."""
+    key = asyncio.run(_revoke(must_exist(choose_store(store, config)), key_id))
+    print(f"Key {key.key_id} ({key.name or 'without a name'}) is revoked.")
+
+
+async def _revoke(store: str, key_id: str) -> StoredKey:
+    async with visiting(store) as ledger:
+        key = await ledger.get_key(key_id)
+        if key is None:
+            raise ConfigError(f"There is no key {key_id!r} in the ledger; `faregate keys list` shows them.")
+        if key.revoked_ms is None:
+            key.revoked_ms = int(time.time() * 1000)
+            await ledger.put_key(key)
+        return key
+
+
+@app.command("hash")
+def hash_(store: Store = None, config: Config = None) -> None:
+    """Read a key from standard input and print the `secret_hash` for a configuration that uses this ledger."""
+    text = sys.stdin.readline().strip()
+    parsed = keys.parse(text)
+    if parsed is None:
+        raise ConfigError("This is not a whole key of Faregate: sk-fg-, 8 characters, a dash, 38 characters.")
+    key = StoredKey(key_id=parsed[0], secret_hmac="")
+    asyncio.run(_hash_and_keep(choose_store(store, config), key, text, keep=False))
+    print(f"id: {key.key_id}")
+    print(f"secret_hash: {key.secret_hmac}")

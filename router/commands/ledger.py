@@ -1,0 +1,101 @@
+"""`faregate ledger`: show budgets, and compare the counters with the log."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from router.adapters.choose import choose_store, must_exist, visiting
+from router.domain.budgets import NEVER_MS, BucketState
+from router.domain.money import format_usd
+from router.ports import Drift
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show budgets, and compare the counters with the log.")
+
+Store = Annotated[str | None, typer.Option(help="Address of the ledger; default: as `serve` chooses it.")]
+Config = Annotated[str | None, typer.Option(help="Configuration whose `server.store` is read.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")]
+
+
+@app.command()
+def show(
+    budget: Annotated[str | None, typer.Option(help="Only this budget.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also windows that are over.")] = False,
+    store: Store = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every budget: its limit, what is spent and held, and when it starts anew."""
+    states = asyncio.run(_states(must_exist(choose_store(store, config)), budget, current_only=not everything))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode([_fields(state) for state in states]), indent=2).decode())
+        return
+    rows = [("BUDGET", "SCOPE", "WINDOW", "LIMIT USD", "SPENT USD", "HELD USD", "LEFT USD", "RESETS")]
+    rows += [_row(state) for state in states]
+    _print_rows(rows)
+
+
+async def _states(store: str, budget: str | None, *, current_only: bool) -> Sequence[BucketState]:
+    async with visiting(store) as ledger:
+        return await ledger.bucket_states(budget=budget, current_only=current_only)
+
+
+def _fields(state: BucketState) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(state)
+    fields["left_nusd"] = _left(state)
+    fields["resets"] = _resets(state)
+    return fields
+
+
+def _left(state: BucketState) -> int | None:
+    return None if state.limit_nusd is None else max(0, state.limit_nusd - state.spent_nusd - state.held_nusd)
+
+
+def _resets(state: BucketState) -> str | None:
+    return None if state.ends_ms >= NEVER_MS else datetime.fromtimestamp(state.ends_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _row(state: BucketState) -> tuple[str, ...]:
+    left = _left(state)
+    return (
+        state.budget,
+        state.scope or "-",
+        state.window,
+        "unknown" if state.limit_nusd is None else format_usd(state.limit_nusd),
+        format_usd(state.spent_nusd),
+        format_usd(state.held_nusd),
+        "unknown" if left is None else format_usd(left),
+        _resets(state) or "never",
+    )
+
+
+def _print_rows(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command()
+def verify(store: Store = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Recompute every counter from the log and the open holds; exit 1 if one disagrees."""
+    drifts = asyncio.run(_drifts(must_exist(choose_store(store, config))))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(drifts), indent=2).decode())
+    elif drifts:
+        rows = [("BUCKET", "FIELD", "COUNTER USD", "LOG USD")]
+        _print_rows(rows + [(d.bucket, d.field, format_usd(d.counter_nusd), format_usd(d.log_nusd)) for d in drifts])
+    else:
+        print("Counters and log agree.")
+    if drifts:
+        sys.exit(1)
+
+
+async def _drifts(store: str) -> Sequence[Drift]:
+    async with visiting(store) as ledger:
+        return await ledger.verify()
