@@ -1,0 +1,119 @@
+"""Ready-made routes: each loads as part of a configuration and does what it says."""
+
+from __future__ import annotations
+
+import textwrap
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from policies.engine import choose, decide
+from policies.types import Candidate, RequestFacts, Traits
+from router.settings import load_snapshot
+from router.snapshot import Route
+
+PRESETS = {
+    file.name.removesuffix(".yaml"): file
+    for file in resources.files("policies").joinpath("presets").iterdir()
+    if file.name.endswith(".yaml")
+}
+CONFIG = {
+    "version": 1,
+    "providers": {name: {"kind": "sim", "base_url": "http://127.0.0.1:9/v1"} for name in ("cloud", "room", "edge")},
+    "models": {
+        "frontier": {"at": "cloud/frontier-closed", "size": "large", "weights": "closed", "locality": "cloud", "weight": 3},
+        "mid": {"at": "cloud/mid-closed", "size": "medium", "weights": "closed", "locality": "cloud"},
+        "open": {"at": "room/large-open-local", "size": "large", "weights": "open", "locality": "local", "weight": 1},
+        "pocket": {"at": "edge/small-edge", "size": "small", "weights": "open", "locality": "edge"},
+    },
+}
+TRAITS: dict[str, Traits] = {}
+COST = {"cloud/frontier-closed": 900, "cloud/mid-closed": 300, "room/large-open-local": 60, "edge/small-edge": 10}
+
+
+def preset(name: str, tmp_path: Path) -> Route:
+    """The preset's route, pasted into a configuration and compiled as the server compiles it."""
+    path = tmp_path / "router.yaml"
+    _, _, route = PRESETS[name].read_text(encoding="utf-8").partition("\nroute:\n")
+    path.write_text(f"{yaml.safe_dump(CONFIG)}routes:\n  auto:\n{textwrap.indent(route, '  ')}")
+    return load_snapshot(str(path)).routes["auto"]
+
+
+def order(route: Route, *, draw: float = 0.5, states: dict[str, dict[str, object]] | None = None, **facts: object) -> tuple[str, list[str]]:
+    """The rule, and the deployments to try."""
+    asked = RequestFacts(**{"operation": "chat", "route": "auto", **facts})  # type: ignore[arg-type]
+    branch = choose(route.policy, asked)
+    candidates = [
+        Candidate(traits=TRAITS[name], worst_case_nusd=COST[name] * 10, expected_nusd=COST[name], **(states or {}).get(name, {}))  # type: ignore[arg-type]
+        for name in branch.deployments
+    ]
+    decision = decide(branch, asked, candidates, draw)
+    return decision.rule, [ranked.deployment for ranked in decision.order]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traits(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("models") / "router.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, "routes": {"auto": {"use": list(CONFIG["models"])}}}))  # type: ignore[call-overload]
+    TRAITS.update({name: deployment.traits for name, deployment in load_snapshot(str(path)).deployments.items()})
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_says_what_it_is_for_and_what_it_costs(name: str, tmp_path: Path) -> None:
+    """A preset is chosen by reading these two; a route with nothing else is all that is pasted."""
+    text = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
+    assert set(text) == {"purpose", "tradeoff", "route"}
+    assert text["purpose"].endswith(".")
+    assert text["tradeoff"].endswith(".")
+    assert preset(name, tmp_path).deployments
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_is_in_the_documentation(name: str) -> None:
+    """What is not listed is not found."""
+    assert f"`{name}`" in Path(__file__).parents[2].joinpath("docs", "routing.md").read_text(encoding="utf-8")
+
+
+def test_cheapest_capable_goes_by_cost_and_keeps_hard_work_large(tmp_path: Path) -> None:
+    """The cheap model gets what it can do; hard work is marked by the client."""
+    route = preset("cheapest-capable", tmp_path)
+    assert order(route) == ("default", ["edge/small-edge", "room/large-open-local", "cloud/mid-closed", "cloud/frontier-closed"])
+    assert order(route, tools=True)[1][0] == "room/large-open-local"
+    assert order(route, tags={"difficulty": "hard"}) == ("hard", ["room/large-open-local", "cloud/frontier-closed"])
+
+
+def test_local_first_never_sends_restricted_data_away(tmp_path: Path) -> None:
+    """With the local machines full there is no candidate, and the branch refuses."""
+    route = preset("local-first", tmp_path)
+    full = {"room/large-open-local": {"health": "busy"}, "edge/small-edge": {"health": "busy"}}
+    assert order(route)[1][0] == "edge/small-edge"
+    assert order(route, states=full)[1] == ["cloud/mid-closed", "cloud/frontier-closed"]  # type: ignore[arg-type]
+    restricted = RequestFacts(operation="chat", route="auto", tags={"data": "restricted"})
+    assert order(route, tags=restricted.tags, states=full) == ("restricted", [])  # type: ignore[arg-type]
+    assert choose(route.policy, restricted).refuse
+
+
+def test_latency_slo_takes_the_cheapest_that_is_fast_enough(tmp_path: Path) -> None:
+    """Streams only: for the others cost decides."""
+    route = preset("latency-slo", tmp_path)
+    seen = {
+        "edge/small-edge": {"first_token_ms": 2000.0},
+        "room/large-open-local": {"first_token_ms": 700.0},
+        "cloud/mid-closed": {"first_token_ms": 300.0},
+        "cloud/frontier-closed": {"first_token_ms": 900.0},
+    }
+    fast = ["room/large-open-local", "cloud/mid-closed", "cloud/frontier-closed", "edge/small-edge"]
+    assert order(route, stream=True, states=seen) == ("default", fast)  # type: ignore[arg-type]
+    assert order(route, stream=False, states=seen)[0] == "batch"  # type: ignore[arg-type]
+    assert route.timeouts is not None
+    assert route.timeouts.first_byte_seconds == 5
+
+
+def test_balanced_weighted_shares_by_weight(tmp_path: Path) -> None:
+    """Three to one, as the weights of the models say."""
+    route = preset("balanced-weighted", tmp_path)
+    firsts = [order(route, draw=step / 100)[1][0] for step in range(100)]
+    assert firsts.count("cloud/frontier-closed") == 75
+    assert firsts.count("room/large-open-local") == 25
