@@ -11,7 +11,7 @@ from typing import Final
 from policies.types import NOTHING
 from router.call import Principal
 from router.domain import keys
-from router.edge.headers import API_KEY, AUTHORIZATION, GOOGLE_API_KEY, RawHeaders
+from router.edge.headers import API_KEY, AUTHORIZATION, GOOGLE_API_KEY, Headers
 from router.errors import INVALID_API_KEY, KEY_EXPIRED, RouterError
 from router.ports import KeyStore, StoredKey
 from router.snapshot import KeyEntry, Snapshot, Team
@@ -48,7 +48,7 @@ class Admission:
         if not self._snapshot.keys:
             self._required = any(key.revoked_ms is None for key in await self._store.list_keys())
 
-    def identify(self, headers: RawHeaders) -> Principal | None:
+    def identify(self, headers: Headers) -> Principal | None:
         """The principal if it is known without asking the store, else None.
 
         Raises:
@@ -81,7 +81,7 @@ class Admission:
             raise self._unknown_key(digest, now)
         return self._remember(digest, principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
 
-    async def admit(self, headers: RawHeaders) -> Principal:
+    async def admit(self, headers: Headers) -> Principal:
         """The principal.
 
         Raises:
@@ -122,17 +122,15 @@ _NO_SECRET: Final = "0" * 64
 _UNKNOWN_KEY: Final = "The API key is not known here, or was revoked. Ask whoever runs this router for a key."
 
 
-def _credential(headers: RawHeaders) -> bytes | None:
-    for name, value in headers:
-        if name == AUTHORIZATION:
-            scheme, _, credential = value.partition(b" ")
-            credential = credential.strip()
-            if scheme.lower() != b"bearer" or not credential:
-                raise _refused("The Authorization header must be 'Bearer <key>'.")
-            return credential
-        if name in (API_KEY, GOOGLE_API_KEY) and value:
-            return value
-    return None
+def _credential(headers: Headers) -> bytes | None:
+    value = headers.get(AUTHORIZATION)
+    if value is None:
+        return headers.get(API_KEY) or headers.get(GOOGLE_API_KEY)
+    scheme, _, credential = value.partition(b" ")
+    credential = credential.strip()
+    if scheme.lower() != b"bearer" or not credential:
+        raise _refused("The Authorization header must be 'Bearer <key>'.")
+    return credential
 
 
 def _refused(message: str) -> RouterError:

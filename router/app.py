@@ -27,7 +27,7 @@ from router.domain.pricing import expected
 from router.domain.request import Operation
 from router.edge.exchange import Exchange
 from router.edge.gate import Gate
-from router.edge.headers import RawHeaders
+from router.edge.headers import Headers
 from router.errors import RouterError, StoreUnavailable
 from router.fleet import Fleet
 from router.logs import RequestLog
@@ -178,7 +178,7 @@ class Service:
         """See `Pipeline.serve`."""
         await self.pipeline.serve(exchange, operation)
 
-    def refuses_early(self, headers: RawHeaders) -> bool:
+    def refuses_early(self, headers: Headers) -> bool:
         """Whether the key is certainly wrong."""
         try:
             self.admission.identify(headers)

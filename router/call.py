@@ -14,7 +14,7 @@ from router.domain.estimate import Estimate
 from router.domain.request import ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
-from router.edge.headers import RawHeaders
+from router.edge.headers import Headers
 from router.snapshot import Deployment, Route, Snapshot
 
 
@@ -63,7 +63,7 @@ class Call:
         "winner",
     )
 
-    def __init__(self, *, request_id: str, operation: str, headers: RawHeaders, snapshot: Snapshot, began: float) -> None:
+    def __init__(self, *, request_id: str, operation: str, headers: Headers, snapshot: Snapshot, began: float) -> None:
         self.request_id = request_id
         self.operation = operation
         self.headers = headers

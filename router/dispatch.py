@@ -195,7 +195,7 @@ def retry_after(headers: RawHeaders) -> float | None:
 
 def says_error(body: bytes) -> bool:
     """Whether a JSON body is an error object in spite of its status 200."""
-    if b'"error"' not in body[:4096]:
+    if body.find(b'"error"', 0, 4096) < 0:
         return False
     try:
         decoded = msgspec.json.decode(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from router.call import Attempt, Call
 from router.domain.budgets import NEVER_MS, Refusal
@@ -14,35 +15,50 @@ from router.logs import RequestLine
 from router.relay import STREAM_HEADERS
 
 
-def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes | None = None) -> list[tuple[bytes, bytes]]:
-    """Add the request ids: the client's own first, else the provider's, else ours."""
+def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes | None = None) -> bytes:
+    """Header lines with the request ids: the client's own first, else the provider's, else ours."""
+    return h.encode(headers) + _id_lines(call, upstream_id)
+
+
+def _id_lines(call: Call, upstream_id: bytes | None) -> bytes:
     own = call.request_id.encode("ascii")
-    client = h.find(call.headers, h.REQUEST_ID)
+    client = call.headers.get(h.REQUEST_ID)
     shown = client if client is not None and h.safe_id(client) is not None else upstream_id or own
-    headers.append((h.REQUEST_ID, shown))
-    headers.append((h.OWN_REQUEST_ID, own))
-    return headers
+    return b"%b: %b\r\n%b: %b\r\n" % (h.REQUEST_ID, shown, h.OWN_REQUEST_ID, own)
 
 
-def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, overhead_seconds: float) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer: the content type, what the provider may show, where the call went and what it cost."""
-    call, deployment = attempt.call, attempt.deployment
-    shown = list(STREAM_HEADERS) if call.request.stream else [JSON]
-    shown += h.passed_from_upstream(from_upstream)
-    shown += (
-        (h.MODEL, h.clean_value(deployment.model)),
-        (h.DEPLOYMENT, h.clean_value(deployment.name)),
-        (h.ROUTE, h.clean_value(call.route.name)),
-        (h.RULE, h.clean_value(call.branch.rule)),
-        (h.REASON, attempt.reason.encode("ascii", "replace")),
-        (h.ATTEMPTS, b"%d" % call.attempts),
-        (h.OVERHEAD_MS, b"%.3f" % (overhead_seconds * 1000)),
+@lru_cache(maxsize=4096)
+def _where_lines(model: str, deployment: str, route: str, rule: str, reason: str, stream: bool) -> bytes:
+    """The part of an answer's head that is the same for all requests that took the same way. Names are from the configuration."""
+    return h.encode(
+        [
+            *(STREAM_HEADERS if stream else (JSON,)),
+            (h.MODEL, h.clean_value(model)),
+            (h.DEPLOYMENT, h.clean_value(deployment)),
+            (h.ROUTE, h.clean_value(route)),
+            (h.RULE, h.clean_value(rule)),
+            (h.REASON, h.clean_value(reason)),
+        ]
     )
-    if not call.request.stream:
-        shown.append((h.COST_USD, format_usd(call.charge_nusd).encode("ascii")))
+
+
+def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, overhead_seconds: float) -> bytes:
+    """Header lines of an answer: the content type, what the provider may show, where the call went and what it cost."""
+    call, deployment = attempt.call, attempt.deployment
+    stream = call.request.stream
+    lines = [
+        _where_lines(deployment.model, deployment.name, call.route.name, call.branch.rule, attempt.reason, stream),
+        b"%b: %d\r\n%b: %.3f\r\n" % (h.ATTEMPTS, call.attempts, h.OVERHEAD_MS, overhead_seconds * 1000),
+    ]
+    if not stream:
+        lines.append(b"%b: %b\r\n" % (h.COST_USD, format_usd(call.charge_nusd).encode("ascii")))
     if call.budget_left_nusd is not None:
-        shown.append((h.BUDGET_REMAINING_USD, format_usd(call.budget_left_nusd).encode("ascii")))
-    return with_ids(call, shown, h.find(from_upstream, h.REQUEST_ID))
+        lines.append(b"%b: %b\r\n" % (h.BUDGET_REMAINING_USD, format_usd(call.budget_left_nusd).encode("ascii")))
+    passed = h.passed_from_upstream(from_upstream)
+    if passed:
+        lines.append(h.encode(passed))
+    lines.append(_id_lines(call, h.find(from_upstream, h.REQUEST_ID)))
+    return b"".join(lines)
 
 
 def _reset_text(ends_ms: int) -> str:

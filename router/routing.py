@@ -10,7 +10,7 @@ from policies.types import NOTHING, Candidate, Decision, RequestFacts, Restricti
 from router.call import Call
 from router.domain.estimate import Estimate, estimate
 from router.domain.request import MAX_LABEL_LENGTH, ParsedRequest, clean_tags, read_max_cost
-from router.edge.headers import MAX_COST_USD, SESSION, TAGS, USE, find, read_pairs
+from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
 from router.errors import MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
 from router.fleet import Fleet
 from router.snapshot import Deployment, Route, Snapshot
@@ -52,8 +52,9 @@ def read_labels(call: Call) -> Restriction | None:
     call.session = request.session
     tags = request.tags
     only, most = request.only, request.max_cost_nusd
-    for name, value in call.headers:
-        if not name.startswith(b"x-faregate-"):
+    for name in LABELS if not LABELS.isdisjoint(call.headers) else ():
+        value = call.headers.get(name)
+        if value is None:
             continue
         if name == TAGS:
             tags = {**tags, **clean_tags(read_pairs(value))}
@@ -96,7 +97,7 @@ def facts_of(call: Call, route: Route) -> RequestFacts:
 
 
 def _headers_read(call: Call, route: Route) -> Mapping[str, str]:
-    found = {name: find(call.headers, name.encode("latin-1")) for name in route.headers_read}
+    found = {name: call.headers.get(name.encode("latin-1")) for name in route.headers_read}
     return {name: value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH] for name, value in found.items() if value is not None}
 
 

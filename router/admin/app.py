@@ -40,17 +40,17 @@ def make_app(view: View, *, metrics: Callable[[], Awaitable[bytes]], ready: Call
 
     @app.get(routes.MODELS)
     async def models(request: Request) -> dict[str, Any]:
-        principal = await view.admit(request.headers.raw)
+        principal = await view.admit(dict(request.headers.raw))
         return {"object": "list", "data": [model_card(view, route) for route in view.routes_for(principal)]}
 
     @app.get(routes.MODEL)
     async def model(name: str, request: Request) -> dict[str, Any]:
-        principal = await view.admit(request.headers.raw)
+        principal = await view.admit(dict(request.headers.raw))
         return model_card(view, view.route_for(principal, name))
 
     @app.get(routes.ME)
     async def me(request: Request) -> dict[str, Any]:
-        principal = await view.admit(request.headers.raw)
+        principal = await view.admit(dict(request.headers.raw))
         states = await view.states_of(principal)
         return {
             "object": "faregate.me",

@@ -11,7 +11,7 @@ from router.call import Principal
 from router.domain.budgets import NEVER_MS, BucketState
 from router.domain.money import to_usd
 from router.domain.windows import bucket_set
-from router.edge.headers import RawHeaders
+from router.edge.headers import Headers
 from router.fleet import Fleet
 from router.ports import Books
 from router.reservation import NO_KEY, NO_TEAM
@@ -33,7 +33,7 @@ class View:
         self._books = books
         self._clock_ms = clock_ms
 
-    async def admit(self, headers: RawHeaders) -> Principal:
+    async def admit(self, headers: Headers) -> Principal:
         """See `Admission.admit`."""
         return await self._admission.admit(headers)
 

@@ -35,9 +35,9 @@ def to_usd(nusd: int) -> Decimal:
 
 def format_usd(nusd: int) -> str:
     """Write an amount for people: at least two decimals, no trailing zeros after them, no exponent."""
-    text = f"{Decimal(nusd) / NUSD_PER_USD:.9f}".rstrip("0")
-    whole, _, fraction = text.partition(".")
-    return f"{whole}.{fraction.ljust(2, '0')}"
+    whole, fraction = divmod(abs(nusd), NUSD_PER_USD)
+    decimals = f"{fraction:09d}".rstrip("0")
+    return f"{'-' if nusd < 0 else ''}{whole}.{decimals:0<2}"
 
 
 def sum_charge(lines: Iterable[tuple[int, int]], *, fixed_nusd: int = 0) -> NanoUsd:

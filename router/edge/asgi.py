@@ -7,11 +7,11 @@ protocol read. `AsgiExchange` lets the pipeline serve a request that any ASGI se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from router.edge.headers import RawHeaders
+from router.edge.headers import Headers, decode, encode
 from router.errors import BODY_TOO_LARGE, RouterError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ async def serve_asgi(app: AsgiApp, exchange: WireExchange) -> None:
         "raw_path": exchange.target,
         "query_string": exchange.query,
         "root_path": "",
-        "headers": list(exchange.headers),
+        "headers": exchange.pairs,
         "client": None,
         "server": None,
     }
@@ -48,7 +48,7 @@ class _Bridge:
     def __init__(self, exchange: WireExchange) -> None:
         self._exchange = exchange
         self._asked = False
-        self._head: tuple[int, list[tuple[bytes, bytes]]] = (500, [])
+        self._head: tuple[int, bytes] = (500, b"")
 
     async def receive(self) -> Message:
         if self._asked:
@@ -61,7 +61,8 @@ class _Bridge:
         exchange = self._exchange
         if message["type"] == "http.response.start":
             headers = [(name.lower(), value) for name, value in message.get("headers", ())]
-            self._head = (message["status"], [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")])
+            kept = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
+            self._head = (message["status"], encode(kept))
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         if not exchange.started:
@@ -83,7 +84,7 @@ class AsgiExchange:
         self._max_body_bytes = max_body_bytes
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.headers: RawHeaders = scope["headers"]
+        self.headers: Headers = dict(scope["headers"])
         self.gone = False
         self.started = False
         self.task: asyncio.Task[None] | None = None
@@ -124,14 +125,16 @@ class AsgiExchange:
         if self._watcher is not None:
             self._watcher.cancel()
 
-    async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    async def respond(self, status: int, headers: bytes, body: bytes) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*decode(headers), (b"content-length", b"%d" % len(body))]}
+        )
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, headers: bytes) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await self._send({"type": "http.response.start", "status": status, "headers": decode(headers)})
 
     async def write(self, data: bytes) -> None:
         if data and not self.gone:

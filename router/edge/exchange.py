@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import http
-from collections.abc import Sequence
 from typing import Final, Protocol
 
-from router.edge.headers import RawHeaders
+from router.edge.headers import Headers
 
 REASONS: Final[dict[int, bytes]] = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {499: b"Client Closed Request"}
 
@@ -18,12 +17,15 @@ class Exchange(Protocol):
     """
 
     method: str
-    headers: RawHeaders
-    """Names in lower case."""
     gone: bool
     """The client has left."""
     started: bool
     """The head of the answer has been sent."""
+
+    @property
+    def headers(self) -> Headers:
+        """By lower-case name."""
+        ...
 
     @property
     def path(self) -> str:
@@ -34,11 +36,11 @@ class Exchange(Protocol):
         """The whole request body. Raises `RouterError` (413) above the limit."""
         ...
 
-    async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send the whole answer. `content-length` is added."""
+    async def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """Send the whole answer. `headers` are header lines as on the wire; `content-length` is added."""
         ...
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, headers: bytes) -> None:
         """Send the head of an answer of unknown length."""
         ...
 
@@ -53,3 +55,6 @@ class Exchange(Protocol):
     def abort(self) -> None:
         """Close the connection so that the client sees that the answer is not whole."""
         ...
+
+
+STATUS_LINES: Final[dict[int, bytes]] = {status: b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"")) for status in range(200, 600)}

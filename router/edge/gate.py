@@ -11,7 +11,7 @@ import structlog
 from router.domain.request import Operation
 from router.edge.asgi import AsgiApp, AsgiExchange, Receive, Scope, Send
 from router.edge.exchange import Exchange
-from router.edge.headers import RawHeaders, find
+from router.edge.headers import Headers, encode
 from router.edge.replies import error_reply
 from router.edge.routes import OPERATIONS
 from router.errors import INTERNAL, OVERLOADED, UNSUPPORTED_MEDIA_TYPE, ErrorSpec, RouterError
@@ -27,7 +27,7 @@ class Caller(Protocol):
 
     async def serve(self, exchange: Exchange, operation: Operation) -> None: ...
 
-    def refuses_early(self, headers: RawHeaders) -> bool:
+    def refuses_early(self, headers: Headers) -> bool:
         """Whether it is certain from the headers alone that the request will be refused."""
         ...
 
@@ -64,7 +64,7 @@ class Gate:
             else:
                 await _reply(exchange, RouterError(INTERNAL, "The router failed to serve this request; its log says why."))
 
-    def refuses_early(self, headers: RawHeaders) -> bool:
+    def refuses_early(self, headers: Headers) -> bool:
         """Whether a large body is not worth reading."""
         return self.caller.refuses_early(headers)
 
@@ -90,16 +90,16 @@ class Gate:
             exchange.unwatch()
 
 
-def _bad_head(headers: RawHeaders) -> RouterError | None:
-    encoding = find(headers, b"content-encoding")
+def _bad_head(headers: Headers) -> RouterError | None:
+    encoding = headers.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in ENCODINGS:
         return RouterError(UNSUPPORTED_MEDIA_TYPE, "Compressed request bodies are not accepted; send the JSON as it is.")
-    kind = find(headers, b"content-type")
-    if kind is not None and b"json" not in kind.lower():
+    kind = headers.get(b"content-type")
+    if kind is not None and kind != b"application/json" and b"json" not in kind.lower():
         return RouterError(UNSUPPORTED_MEDIA_TYPE, "The content type must be application/json.")
     return None
 
 
 async def _reply(exchange: Exchange, error: RouterError) -> None:
     reply = error_reply(error)
-    await exchange.respond(reply.status, reply.headers, reply.body)
+    await exchange.respond(reply.status, encode(reply.headers), reply.body)

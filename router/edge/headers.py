@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
+"""Headers of a provider, names in lower case."""
+Headers = Mapping[bytes, bytes]
+"""Headers of a client by lower-case name; of several with one name, the last."""
 
 REQUEST_ID: Final = b"x-request-id"
 OWN_REQUEST_ID: Final = b"x-faregate-request-id"
@@ -84,9 +88,9 @@ def passed_from_upstream(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
     return [pair for pair in headers if pair[0] in FROM_UPSTREAM]
 
 
-def passed_to_upstream(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+def passed_to_upstream(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The client's headers that a provider may see."""
-    return [pair for pair in headers if pair[0] in TO_UPSTREAM]
+    return [] if TO_UPSTREAM.isdisjoint(headers) else [(name, headers[name]) for name in sorted(TO_UPSTREAM) if name in headers]
 
 
 def find(headers: RawHeaders, name: bytes) -> bytes | None:
@@ -111,11 +115,22 @@ def read_pairs(value: bytes) -> dict[str, str]:
     return {name.strip(): text.strip() for name, sign, text in pairs if sign and name.strip()}
 
 
+@lru_cache(maxsize=4096)
 def clean_value(text: str) -> bytes:
     """A header value that cannot break the framing: visible ASCII, the rest replaced by `?`."""
     return bytes(byte if 32 <= byte < 127 else 63 for byte in text.encode("ascii", "replace"))
 
 
-def encode_head(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Status line and headers, without the blank line."""
-    return b"HTTP/1.1 %d %s\r\n" % (status, reason) + b"".join([b"%s: %s\r\n" % pair for pair in headers])
+def encode(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Header lines, as they stand on the wire."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+def decode(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """The opposite of `encode`."""
+    pairs = (line.partition(b": ") for line in lines.split(b"\r\n") if line)
+    return [(name, value) for name, _, value in pairs]
+
+
+LABELS: Final[frozenset[bytes]] = frozenset({TAGS, SESSION, MAX_COST_USD, USE})
+"""Headers by which a request tells about itself or tightens its routing."""

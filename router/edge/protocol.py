@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
 from router.edge.asgi import serve_asgi
-from router.edge.exchange import REASONS
-from router.edge.headers import RawHeaders, encode_head, find
+from router.edge.exchange import STATUS_LINES
+from router.edge.headers import encode
 from router.edge.replies import error_reply
 from router.errors import BAD_HTTP, BODY_TOO_LARGE, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ErrorSpec, RouterError
 
@@ -71,7 +70,7 @@ class GateProtocol(asyncio.Protocol):
             self.refuse(self.gate.overloaded, "Too many connections are open.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state.connections.discard(self)  # type: ignore[arg-type]  # as above
+        self.state.connections.discard(self)
         self.closing = True
         self._resume_writer()
         for exchange in (self.active, *self.waiting):
@@ -121,7 +120,7 @@ class GateProtocol(asyncio.Protocol):
         if self.active is None:
             reply = error_reply(RouterError(spec, message))
             headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body)), (b"connection", b"close")]
-            self.transport.write(encode_head(reply.status, REASONS.get(reply.status, b""), headers) + b"\r\n" + reply.body)
+            self.transport.write(STATUS_LINES[reply.status] + encode(headers) + b"\r\n" + reply.body)
         self.close()
 
     # The parser
@@ -193,7 +192,7 @@ class GateProtocol(asyncio.Protocol):
             return self.refuse(BAD_HTTP, "Content-Length must be one number.")
         if size is not None and size > self.gate.max_body_bytes:
             return self.refuse(BODY_TOO_LARGE, self._too_large())
-        if (encoding is not None or (size or 0) > UNPROVEN_BODY_BYTES) and self.gate.refuses_early(self.names):
+        if (encoding is not None or (size or 0) > UNPROVEN_BODY_BYTES) and self.gate.refuses_early(dict(self.names)):
             exchange = self._make_exchange()
             exchange.keep_alive = False
             self.closing = True
@@ -284,6 +283,7 @@ class WireExchange:
         "headers",
         "keep_alive",
         "method",
+        "pairs",
         "query",
         "started",
         "target",
@@ -292,13 +292,21 @@ class WireExchange:
     )
 
     def __init__(
-        self, connection: GateProtocol, method: str, url: bytes, headers: RawHeaders, body: bytes, keep_alive: bool, version: str
+        self,
+        connection: GateProtocol,
+        method: str,
+        url: bytes,
+        pairs: list[tuple[bytes, bytes]],
+        body: bytes,
+        keep_alive: bool,
+        version: str,
     ) -> None:
         self._connection = connection
         self._transport = connection.transport
         self.method = method
         self.target, _, self.query = url.partition(b"?")
-        self.headers = headers
+        self.pairs = pairs
+        self.headers = dict(pairs)
         self._body = body
         self.keep_alive = keep_alive
         self.version = version
@@ -322,11 +330,11 @@ class WireExchange:
             if self.task is not None and not self.complete:
                 self.task.cancel()
 
-    async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    async def respond(self, status: int, headers: bytes, body: bytes) -> None:
         self.started = self.complete = True
         if self.gone:
             return
-        head = encode_head(status, REASONS.get(status, b""), headers)
+        head = STATUS_LINES[status] + headers
         if not self.keep_alive:
             head += b"connection: close\r\n"
         if self.method == "HEAD":
@@ -336,11 +344,11 @@ class WireExchange:
         if self._connection.paused is not None:
             await self._drain()
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, headers: bytes) -> None:
         self.started = True
         if self.gone:
             return
-        head = encode_head(status, REASONS.get(status, b""), headers)
+        head = STATUS_LINES[status] + headers
         self.chunked = self.version == "1.1"
         if not self.chunked:
             self.keep_alive = False
@@ -369,7 +377,3 @@ class WireExchange:
         self.keep_alive = False
         if not self.gone:
             self._transport.abort()
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a request header, by its lower-case name."""
-        return find(self.headers, name)
