@@ -91,9 +91,10 @@ def new(
         expires_ms=expires_ms,
     )
     asyncio.run(_hash_and_keep(choose_store(store, config), stored, minted.text, keep=not as_yaml))
-    print(minted.text)
     if as_yaml:
         print(yaml_entry(stored), end="")
+    # Apart from the entry, which is meant for a file.
+    print(minted.text, file=sys.stderr if as_yaml else sys.stdout)
     print("This is the only time that the key is shown.", file=sys.stderr)
 
 
@@ -106,7 +107,7 @@ async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -
 
 def yaml_entry(key: StoredKey) -> str:
     """The key as an entry of the configuration. Its hash fits only the ledger whose pepper made it."""
-    lines = ["keys:", f"  {_quoted(key.name)}:", f"    id: {key.key_id}", f"    secret_hash: {key.secret_hmac}"]
+    lines = ["keys:", f"  {_quoted(key.name)}:", f"    id: {_quoted(key.key_id)}", f"    secret_hash: {_quoted(key.secret_hmac)}"]
     if key.team:
         lines.append(f"    team: {_quoted(key.team)}")
     if key.expires_ms is not None:
@@ -119,7 +120,7 @@ def yaml_entry(key: StoredKey) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A YAML scalar: JSON strings are YAML."""
+    """A YAML string: JSON's are YAML's. Unquoted, an id of digits would be a number."""
     return msgspec.json.encode(text).decode()
 
 
@@ -195,5 +196,5 @@ def hash_(store: Store = None, config: Config = None) -> None:
         raise ConfigError("This is not a whole key of Faregate: sk-fg-, 8 characters, a dash, 38 characters.")
     key = StoredKey(key_id=parsed[0], secret_hmac="")
     asyncio.run(_hash_and_keep(choose_store(store, config), key, text, keep=False))
-    print(f"id: {key.key_id}")
-    print(f"secret_hash: {key.secret_hmac}")
+    print(f"id: {_quoted(key.key_id)}")
+    print(f"secret_hash: {_quoted(key.secret_hmac)}")

@@ -36,7 +36,7 @@ def show(
     if as_json:
         print(msgspec.json.format(msgspec.json.encode([_fields(state) for state in states]), indent=2).decode())
         return
-    rows = [("BUDGET", "SCOPE", "WINDOW", "LIMIT USD", "SPENT USD", "HELD USD", "LEFT USD", "RESETS")]
+    rows: list[tuple[str, ...]] = [("BUDGET", "SCOPE", "WINDOW", "LIMIT USD", "SPENT USD", "HELD USD", "LEFT USD", "RESETS")]
     rows += [_row(state) for state in states]
     _print_rows(rows)
 
@@ -88,7 +88,7 @@ def verify(store: Store = None, config: Config = None, as_json: AsJson = False) 
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(drifts), indent=2).decode())
     elif drifts:
-        rows = [("BUCKET", "FIELD", "COUNTER USD", "LOG USD")]
+        rows: list[tuple[str, ...]] = [("BUCKET", "FIELD", "COUNTER USD", "LOG USD")]
         _print_rows(rows + [(d.bucket, d.field, format_usd(d.counter_nusd), format_usd(d.log_nusd)) for d in drifts])
     else:
         print("Counters and log agree.")
