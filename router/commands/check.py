@@ -115,8 +115,9 @@ def _report(path: str | None) -> _Report:
 
         settings, snapshot = discover_settings(environ=os.environ)
         return _Report(settings, snapshot, [])
-    from router.settings.load import load_file
+    from router.settings.load import load_file, shower
 
     loaded = load_file(path)
-    lines = [loaded.document.describe(finding) for finding in notes(loaded.settings, loaded.snapshot)]
+    show = shower(loaded.document)
+    lines = [show(finding) for finding in notes(loaded.settings, loaded.snapshot)]
     return _Report(loaded.settings, loaded.snapshot, lines)

@@ -100,7 +100,7 @@ def _rule(context: Context, path: Path, given: RuleSettings, name: str, deployme
     except MatcherError as exc:
         context.wrong((*path, "when", *exc.path), str(exc).replace("'", '"'))
         return None
-    return Rule(name=name, matches=matcher.matches, branch=branch, reads_headers=matcher.headers)
+    return Rule(name=name, matches=matcher.matches, branch=branch, reads_headers=matcher.headers, describe=matcher.describe)
 
 
 def _branch(

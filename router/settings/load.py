@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from router.settings import loader
 from router.settings.compile import compile_settings
 from router.settings.compile_context import PriceLookup
 from router.settings.findings import Finding, InvalidSettings, Path, field_name
-from router.settings.messages import explain
+from router.settings.messages import explain, written
 from router.settings.model import Settings
 from router.settings.references import resolve
 from router.snapshot import Snapshot
@@ -88,13 +88,22 @@ def load_text(
     if settings is not None:
         try:
             snapshot = compile_settings(
-                settings, price_book=price_book, source=source, environ=environ, broken=broken, show=document.describe
+                settings, price_book=price_book, source=source, environ=environ, broken=broken, show=shower(document)
             )
         except InvalidSettings as exc:
-            findings += [f for f in exc.findings if f.path not in unresolved]
+            findings += [_as_written(f, document) for f in exc.findings if f.path not in unresolved]
     if findings or document.findings or settings is None or snapshot is None:
         raise ConfigError(document.report(findings))
     return Loaded(settings, snapshot, document)
+
+
+def shower(document: loader.Document) -> Callable[[Finding], str]:
+    """Writes findings with their place in the document."""
+    return lambda finding: document.describe(_as_written(finding, document))
+
+
+def _as_written(finding: Finding, document: loader.Document) -> Finding:
+    return replace(finding, path=written(finding.path, document.data))
 
 
 def _validate(data: dict[str, Any]) -> tuple[Settings | None, list[Finding], dict[str, frozenset[str]]]:

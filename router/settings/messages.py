@@ -48,10 +48,10 @@ def explain(error: Mapping[str, Any], root: type[BaseModel], data: Any) -> Findi
     kind = str(error["type"])
     if kind == "extra_forbidden":
         known = _fields_at(root, loc[:-1])
-        return Finding(_written(loc, data), f"unknown field{one_of(loc[-1], known)}", at_key=True)
+        return Finding(written(loc, data), f"unknown field{one_of(loc[-1], known)}", at_key=True)
     if kind == "missing":
-        return Finding(_written(loc, data, missing=True), "is missing")
-    return Finding(_written(loc, data), _message(kind, error), at_key)
+        return Finding(written(loc, data, missing=True), "is missing")
+    return Finding(written(loc, data), _message(kind, error), at_key)
 
 
 def _message(kind: str, error: Mapping[str, Any]) -> str:
@@ -75,14 +75,15 @@ def _not_known(value: object, expected: str) -> str:
     return f"{shown(value)} is not known here{one_of(value, words)}" if words else f"{shown(value)} is not {expected}"
 
 
-def _written(loc: Path, data: Any, *, missing: bool = False) -> Path:
-    """The path as the file has it: parts that only validation adds are left out."""
+def written(loc: Path, data: Any, *, missing: bool = False) -> Path:
+    """The path as the file has it: parts that only validation adds are left out, but for a missing field's own name."""
     kept: list[str | int] = []
     here = data
     for index, part in enumerate(loc):
         step = step_into(here, part)
         if step is not None:
-            kept.append(step)
+            # A name in a list, such as a provider's, says more than its index.
+            kept.append(part)
             here = here[step]
         elif missing and index == len(loc) - 1:
             kept.append(part)

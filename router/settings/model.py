@@ -104,7 +104,7 @@ class ServerSection(Section):
     host: Text = "127.0.0.1"
     """Address to listen on. Without keys, only loopback addresses are served unless `allow_anonymous` is set."""
     port: Annotated[Count, Field(le=65535)] = 4000
-    """TCP port to listen on; 0 takes a free one. `--port` and `FAREGATE_PORT` win over it."""
+    """TCP port to listen on; 0 takes a free one. `--port` wins over it."""
     workers: Annotated[Count, Field(ge=1, le=256)] = 1
     """Processes that share the port, one per core at most."""
     store: Address | None = None
@@ -183,7 +183,7 @@ class ProviderSettings(Section):
 
 
 Providers = Annotated[
-    dict[Name, Annotated[ProviderSettings, as_mapping("kind")]],
+    dict[Name, Annotated[ProviderSettings, as_mapping("kind", ProviderSettings | None)]],
     BeforeValidator(_listed, json_schema_input_type=list[str] | dict[str, ProviderSettings | None]),
 ]
 

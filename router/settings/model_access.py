@@ -19,7 +19,7 @@ Dimension = Literal["key", "team", "user", "session", "route", "model", "provide
 def _timezone(value: str) -> str:
     try:
         ZoneInfo(value)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         raise ValueError(f"{shown(value)} is not an IANA time zone; write Asia/Seoul") from None
     return value
 
@@ -104,8 +104,8 @@ class BudgetSettings(SpendLimit):
     """To which requests it applies. Default: all."""
 
 
-BudgetEntry = Annotated[BudgetSettings, as_mapping("limit"), Field(json_schema_extra={"x-shorthand": "limit"})]
-OwnBudget = Annotated[SpendLimit, as_mapping("limit"), Field(json_schema_extra={"x-shorthand": "limit"})]
+BudgetEntry = Annotated[BudgetSettings, as_mapping("limit", str | BudgetSettings)]
+OwnBudget = Annotated[SpendLimit, as_mapping("limit", str | SpendLimit)]
 
 
 class TeamSettings(Section):

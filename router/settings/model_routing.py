@@ -123,7 +123,7 @@ class ModelSettings(CallSettings):
     """A model: where it is served and to which classes it belongs. What is said here holds for all its deployments."""
 
     at: Annotated[
-        tuple[Annotated[DeploymentSettings, as_mapping("deployment")], ...],
+        tuple[Annotated[DeploymentSettings, as_mapping("deployment", str | DeploymentSettings)], ...],
         BeforeValidator(one_or_many, json_schema_input_type=str | DeploymentSettings | list[str | DeploymentSettings]),
         Field(min_length=1),
     ]
@@ -162,7 +162,7 @@ class UseSettings(Section):
         return self
 
 
-UseEntry = Annotated[UseSettings, as_mapping("names"), Field(json_schema_extra={"x-shorthand": "names"})]
+UseEntry = Annotated[UseSettings, as_mapping("names", str | list[str] | UseSettings)]
 
 
 def _by(value: object) -> object:
@@ -290,7 +290,7 @@ class RouteSettings(Section):
     """How they are ordered. Default: `cost`, the cheapest that can serve the request first."""
     rules: tuple[RuleSettings, ...] = ()
     """Conditions, first match wins."""
-    default: Annotated[BranchSettings, as_mapping("use")] | None = None
+    default: Annotated[BranchSettings, as_mapping("use", str | list[str] | BranchSettings)] | None = None
     """Where requests go for which no rule holds; the long form of `use` and `by`."""
     fallback: FallbackSettings = FallbackSettings()
     """When another model is tried."""
@@ -308,5 +308,5 @@ class RouteSettings(Section):
         return self
 
 
-ModelEntry = Annotated[ModelSettings, as_mapping("at"), Field(json_schema_extra={"x-shorthand": "at"})]
-RouteEntry = Annotated[RouteSettings, as_mapping("use"), Field(json_schema_extra={"x-shorthand": "use"})]
+ModelEntry = Annotated[ModelSettings, as_mapping("at", str | list[str | DeploymentSettings] | ModelSettings)]
+RouteEntry = Annotated[RouteSettings, as_mapping("use", str | list[str] | RouteSettings)]

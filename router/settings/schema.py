@@ -11,6 +11,12 @@ from router.settings.types import format_duration, format_money, format_size
 
 SCHEMA_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _WRITTEN: Final[Mapping[str, Callable[[Any], str]]] = {"seconds": format_duration, "bytes": format_size, "USD": format_money}
+_HINTS: Final[Mapping[str, str]] = {
+    "seconds": "Unit: a duration, `500ms`, `8s`, `1m30s`.",
+    "bytes": "Unit: a size, `512KiB`, `20MB`.",
+    "USD": "Unit: USD, `$2.10`.",
+    "USD per window": "Unit: USD per window.",
+}
 
 
 def build_schema() -> dict[str, Any]:
@@ -27,7 +33,7 @@ def schema_text() -> str:
 
 
 def _finish(part: Any) -> None:
-    """Take derived titles out and write defaults as people do, everywhere below."""
+    """Take derived titles out, say how values are written, and write defaults as people do; everywhere below."""
     if isinstance(part, list):
         for each in part:
             _finish(each)
@@ -36,13 +42,25 @@ def _finish(part: Any) -> None:
         return
     if isinstance(part.get("title"), str):
         del part["title"]
+    if isinstance(part.get("description"), str):
+        part["description"] = _described(part["description"], _unit(part))
+    _write_default(part)
+    for value in part.values():
+        _finish(value)
+
+
+def _described(text: str, unit: str) -> str:
+    one_line = " ".join(text.split())
+    hint = _HINTS.get(unit)
+    return one_line if hint is None or "Unit:" in one_line else f"{one_line} {hint}"
+
+
+def _write_default(part: dict[str, Any]) -> None:
     default, unit = part.get("default"), _unit(part)
     if unit in _WRITTEN and isinstance(default, int | float) and not isinstance(default, bool):
         part["default"] = _WRITTEN[unit](default)
     if part.get("default") is None and "default" in part:
         del part["default"]
-    for value in part.values():
-        _finish(value)
 
 
 def _unit(part: Mapping[str, Any]) -> str:

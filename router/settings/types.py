@@ -150,20 +150,18 @@ def _instant(value: object) -> datetime:
         raise ValueError(expected) from None
 
 
-def _schema(unit: str, example: str, *types: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": list(types) if len(types) > 1 else types[0], "x-unit": unit, "examples": [example]})
+def _schema(unit: str, *types: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": list(types) if len(types) > 1 else types[0], "x-unit": unit})
 
 
 Duration = Annotated[
-    float, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json"), _schema("seconds", "1m30s", "string")
+    float, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json"), _schema("seconds", "string")
 ]
-ByteSize = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size, when_used="json"), _schema("bytes", "20MiB", "string")]
-Count = Annotated[int, BeforeValidator(parse_count), _schema("count", "400k", "integer", "string")]
-Share = Annotated[float, BeforeValidator(parse_share), _schema("share", "25%", "number", "string")]
-Usd = Annotated[int, BeforeValidator(parse_usd), PlainSerializer(format_money, when_used="json"), _schema("USD", "$2.10", "string")]
-Rate = Annotated[
-    int, BeforeValidator(_price_rate), PlainSerializer(format_money, when_used="json"), _schema("USD", "1.25", "number", "string")
-]
+ByteSize = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size, when_used="json"), _schema("bytes", "string")]
+Count = Annotated[int, BeforeValidator(parse_count), _schema("count", "integer", "string")]
+Share = Annotated[float, BeforeValidator(parse_share), _schema("share", "number", "string")]
+Usd = Annotated[int, BeforeValidator(parse_usd), PlainSerializer(format_money, when_used="json"), _schema("USD", "string")]
+Rate = Annotated[int, BeforeValidator(_price_rate), PlainSerializer(format_money, when_used="json"), _schema("USD", "number", "string")]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Text = Annotated[str, BeforeValidator(_text)]
 Address = Annotated[str, BeforeValidator(_text), PlainSerializer(hide_password, when_used="json")]
@@ -209,12 +207,15 @@ Localities = Annotated[
 ]
 
 
-def as_mapping(field: str) -> Any:
-    """A validator that takes a text or list as shorthand for `{field: value}`, and nothing as an empty mapping."""
+def as_mapping(field: str, accepted: Any) -> Any:
+    """A validator that takes a text or list as shorthand for `{field: value}`, and nothing as an empty mapping.
+
+    `accepted` is the type of all that may be written, for the schema.
+    """
 
     def expand(value: object) -> object:
         if value is None:
             return {}
         return {field: value} if isinstance(value, str | list | int | float) and not isinstance(value, bool) else value
 
-    return BeforeValidator(expand)
+    return BeforeValidator(expand, json_schema_input_type=accepted)

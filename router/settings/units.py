@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from router.domain.money import MAX_NUSD, from_usd
-from router.settings.findings import did_you_mean, shown
+from router.settings.findings import one_of, shown
 
 _MONEY: Final = re.compile(r"\$\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)")
 _WINDOWS: Final = {
@@ -97,7 +97,7 @@ def parse_window(value: object) -> str:
     word = str(value).strip().lower() if isinstance(value, str) else ""
     if word not in _WINDOWS:
         known = ("hour", "day", "week", "month", "lifetime", "session")
-        raise ValueError(f"{shown(value)} is not a window{did_you_mean(word, known)}; known: {', '.join(known)}")
+        raise ValueError(f"{shown(value)} is not a window{one_of(word, known)}")
     return _WINDOWS[word]
 
 
