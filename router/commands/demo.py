@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,8 @@ def command(
     """Watch the router work: simulated providers with real list prices, no key, no network."""
     # Said before anything is imported, so that nobody waits before an empty screen.
     typer.echo("faregate demo: four teams, four simulated models, six acts. Ctrl-C ends it.")
+    import uvloop
+
     from router.demo.run import Options, run
 
-    raise typer.Exit(asyncio.run(run(Options(seed=seed, fast=fast, plain=plain, minutes=minutes, report=report))))
+    raise typer.Exit(uvloop.run(run(Options(seed=seed, fast=fast, plain=plain, minutes=minutes, report=report))))

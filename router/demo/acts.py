@@ -40,7 +40,9 @@ async def normal(show: Show) -> Outcome:
     ]
     if overhead:
         outcome.figures["overhead_p50_ms"] = round(statistics.median(overhead), 3)
-        outcome.lines.append(f"The router itself took {statistics.median(overhead):.2f} ms a request (median).")
+        outcome.lines.append(
+            f"The router itself took {statistics.median(overhead):.2f} ms a request (median), one process for everything on this screen."
+        )
     return outcome
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -33,16 +34,17 @@ class Reply:
         return found.get("error") if isinstance(found, dict) else {"code": "not_json"}
 
 
-async def post(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-    """POST JSON to loopback and read the answer to its end.
+async def post(url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    """POST JSON over plain HTTP and read the answer to its end.
 
     Raises:
         OSError, EOFError, ValueError: the server is not there, broke off, or does not speak HTTP/1.1.
     """
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=_HEAD_LIMIT)
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=_HEAD_LIMIT)
     try:
         lines = [f"{name}: {value}" for name, value in headers.items()]
-        head = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json", f"content-length: {len(body)}"]
+        head = [f"POST {parts.path} HTTP/1.1", f"host: {parts.netloc}", "content-type: application/json", f"content-length: {len(body)}"]
         writer.write("\r\n".join([*head, "connection: close", *lines, "", ""]).encode() + body)
         await writer.drain()
         return await _read(reader)

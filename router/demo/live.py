@@ -19,7 +19,10 @@ from router.domain.budgets import BucketState
 from router.domain.money import format_usd, to_usd
 
 _BAR: Final = 22
-_ROWS: Final = 14
+_MOST_ROWS: Final = 14
+_LEAST_ROWS: Final = 4
+_OTHER_LINES: Final = 18
+"""Lines of the screen that are not requests: heading, budgets, providers, totals."""
 _STYLES: Final = {"frontier": "magenta", "mid": "cyan", "open": "green", "pocket": "yellow"}
 
 
@@ -29,7 +32,7 @@ class LiveScreen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._recent: deque[Seen] = deque(maxlen=_ROWS)
+        self._recent: deque[Seen] = deque(maxlen=_MOST_ROWS)
         self._act = 0
         self._title = ""
         self._text = ""
@@ -63,14 +66,15 @@ class LiveScreen:
 
     def _requests(self) -> Table:
         table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
-        for name, justify in (("team", "left"), ("asked for", "left"), ("went to", "left"), ("why", "left")):
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for name, width in (("team", 8), ("asked for", 8), ("went to", 11), ("why", 12)):
+            table.add_column(name, min_width=width, no_wrap=True)
         for name in ("cost USD", "on frontier USD"):
             table.add_column(name, justify="right", no_wrap=True)
-        for one in self._recent:
+        rows = max(_LEAST_ROWS, min(_MOST_ROWS, self._console.size.height - _OTHER_LINES))
+        for one in list(self._recent)[-rows:]:
             where = Text(one.model, style=_STYLES.get(one.model, "")) if one.model else Text(f"refused {one.status}", style="bold red")
             table.add_row(one.ask.team, one.ask.route, where, one.why, _amount(one.charge_nusd), _amount(one.baseline_nusd))
-        for _ in range(_ROWS - len(self._recent)):
+        for _ in range(rows - len(self._recent)):
             table.add_row("", "", "", "", "", "")
         return table
 

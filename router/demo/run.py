@@ -51,14 +51,14 @@ async def run(options: Options) -> int:
     """Play all acts. The exit status is 0 if the books equal the bill, else 1."""
     with TemporaryDirectory(prefix="faregate-demo-") as folder:
         async with open_stage(folder=Path(folder), seed=options.seed, scale=options.scale, faults=not options.fast) as stage:
-            sys.stdout.write(f"Simulated providers at {stage.sim.base_url}, router at http://127.0.0.1:{stage.port}/v1\n")
+            sys.stdout.write(f"Simulated providers at {stage.sim.base_url}, router at {stage.app.base_url}\n")
             sys.stdout.flush()
             watch = Watch(stage.ledger)
             outcomes: dict[str, Outcome] = {}
             with _screen(plain=options.plain) as screen:
                 traffic = Traffic(options.seed)
                 show = Show(
-                    port=stage.port,
+                    base_url=stage.app.base_url,
                     sim=stage.sim,
                     watch=watch,
                     traffic=traffic,

@@ -52,7 +52,7 @@ class Show:
     def __init__(
         self,
         *,
-        port: int,
+        base_url: str,
         sim: Simulator,
         watch: Watch,
         traffic: Traffic,
@@ -66,7 +66,7 @@ class Show:
         self.traffic = traffic
         self.screen = screen
         self.act = ""
-        self._port = port
+        self._base_url = base_url
         self._scale = scale
         self._states = states
         self._drained = drained
@@ -86,7 +86,7 @@ class Show:
         one = self.watch.note(self.act, ask)
         began = time.monotonic()
         try:
-            reply = await post(self._port, "/v1/chat/completions", ask.body(), ask.headers())
+            reply = await post(f"{self._base_url}/chat/completions", ask.body(), ask.headers())
         except (OSError, EOFError, ValueError) as error:
             one.error = {"code": type(error).__name__}
         else:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from router.app import Service
-from router.edge.protocol import GateProtocol
 from router.ports import Ledger
+from router.serving import RunningApp
 from router.settings import load_snapshot
-from router.sim.server import Listener, Simulator
+from router.sim.server import Simulator
 
 CONFIG: Final = Path(__file__).with_name("demo.yaml")
 """The same as `config/demo.yaml`; here so that an installed copy has it."""
@@ -25,18 +24,18 @@ class Stage:
     """Everything that runs while the demonstration does."""
 
     sim: Simulator
-    service: Service
-    port: int
-    """Where the router listens."""
+    app: RunningApp
 
     @property
     def ledger(self) -> Ledger:
-        return self.service.ledger
+        return self.app.service.ledger
 
     def states(self) -> Mapping[str, str]:
         """How the router judges each deployment now: `up`, `cooldown`, `probe` or `busy`."""
-        fleet = self.service.fleet
-        return {name: fleet.view(name, deployment.max_in_flight).health for name, deployment in self.service.snapshot.deployments.items()}
+        service = self.app.service
+        return {
+            name: service.fleet.view(name, deployment.max_in_flight).health for name, deployment in service.snapshot.deployments.items()
+        }
 
     async def drained(self) -> None:
         """Wait until no attempt is open and everything is booked.
@@ -46,7 +45,7 @@ class Stage:
         """
         async with asyncio.timeout(_DRAIN_SECONDS):
             # The store is the truth here, and it tells nobody when it changes.
-            while self.service.live or any(state.held_nusd for state in await self.ledger.bucket_states()):  # noqa: ASYNC110
+            while self.app.service.live or any(state.held_nusd for state in await self.ledger.bucket_states()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -56,8 +55,5 @@ async def open_stage(*, folder: Path, seed: int, scale: float, faults: bool) -> 
     async with Simulator(seed=seed, speed=scale, faults=faults) as sim:
         loaded = load_snapshot(str(CONFIG), environ={"FAREGATE_SIM_URL": sim.base_url})
         server = replace(loaded.server, store=str(folder / "ledger.sqlite"), log_requests=False)
-        async with (
-            Service(replace(loaded, server=server), run_folder=str(folder)) as service,
-            Listener(service.gate, http=GateProtocol) as on,
-        ):
-            yield Stage(sim, service, on.port)
+        async with RunningApp(replace(loaded, server=server), port=0, run_folder=str(folder)) as app:
+            yield Stage(sim, app)

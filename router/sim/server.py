@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import uvicorn
 
@@ -31,51 +31,6 @@ class _Server(uvicorn.Server):
         yield
 
 
-class Listener:
-    """An application served by uvicorn inside this process: `async with Listener(app) as on: on.port`."""
-
-    def __init__(self, app: Any, *, host: str = "127.0.0.1", port: int = 0, http: Any = "auto") -> None:
-        """Port 0 takes a free one; `http` is uvicorn's option of that name."""
-        self.host = host
-        self.port = port
-        # A stream that is cut on request is an error to uvicorn, and no news to us: hence no log.
-        config = uvicorn.Config(
-            app,
-            http=http,
-            lifespan="off",
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            proxy_headers=False,
-            ws="none",
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = _Server(config)
-        self._serving: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self.host, self.port))
-        except OSError:
-            listener.close()
-            raise
-        self.port = listener.getsockname()[1]
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        while not self._server.started:
-            if self._serving.done():
-                self._serving.result()
-            await asyncio.sleep(0.001)
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.stop.set()
-        if self._serving is not None:
-            await self._serving
-
-
 class Simulator:
     """`async with Simulator(seed=7) as sim:` serves on loopback until the block ends.
 
@@ -95,12 +50,27 @@ class Simulator:
     ) -> None:
         chosen = profiles if faults else without_faults(profiles.values())
         self.app = SimApp(seed=seed, profiles=chosen, speed=speed, control=control)
-        self._listener = Listener(self.app, host=host, port=port)
+        self._host = host
+        self._port = port
+        # A stream that is cut on request is an error to uvicorn, and no news to us: hence no log.
+        config = uvicorn.Config(
+            self.app,
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
 
     @property
     def base_url(self) -> str:
         """What an OpenAI client takes as base URL."""
-        return f"http://{self._listener.host}:{self._listener.port}/v1"
+        return f"http://{self._host}:{self._port}/v1"
 
     @property
     def billed(self) -> Bill:
@@ -108,11 +78,25 @@ class Simulator:
         return self.app.billed
 
     async def __aenter__(self) -> Self:
-        await self._listener.__aenter__()
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self._host, self._port))
+        except OSError:
+            listener.close()
+            raise
+        self._port = listener.getsockname()[1]
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        while not self._server.started:
+            if self._serving.done():
+                self._serving.result()
+            await asyncio.sleep(0.001)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._listener.__aexit__(kind, error, trace)
+        self._server.stop.set()
+        if self._serving is not None:
+            await self._serving
 
     def outage(self, model: str, down: bool) -> None:
         """Begin or end an outage: every call is answered 503."""
