@@ -86,7 +86,7 @@ class RedisLedger:
         self.lease_ms = round(lease_seconds * 1000)
         self._encoded_name = f"redis:{self.keys.prefix}:{replica_id}:{self.lease_ms}"
         self._wire = Wire(self._address, timeout_seconds=self._timeout_seconds, on_connect=self._on_connect)
-        self._reads = Wire(self._address, timeout_seconds=max(READ_TIMEOUT_SECONDS, self._timeout_seconds))
+        self._reads = Wire(self._address, timeout_seconds=max(READ_TIMEOUT_SECONDS, self._timeout_seconds), patient=True)
         try:
             await self._wire.open()
             await self._reads.open()
@@ -119,6 +119,11 @@ class RedisLedger:
     def writes(self) -> int:
         """Socket writes on the present connection: many commands share one."""
         return 0 if self._wire is None else self._wire.writes
+
+    @property
+    def in_doubt(self) -> int:
+        """Reserves whose answer was never heard and that are still to be voided."""
+        return len(self._doubtful)
 
     async def _run(self, call: Call, encoded: bytes) -> Any:
         wire = self._open_wire(self._wire)

@@ -11,6 +11,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -190,12 +191,17 @@ class _Protocol(asyncio.Protocol):
 class Wire:
     """A connection that comes back by itself."""
 
-    def __init__(self, address: Address, *, timeout_seconds: float, on_connect: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, address: Address, *, timeout_seconds: float, patient: bool = False, on_connect: Callable[[str], None] | None = None
+    ) -> None:
+        """`patient`: a call without a connection waits for one, up to the timeout; for people, not for requests."""
         self._address = address
         self._timeout_seconds = timeout_seconds
+        self._patient = patient
         self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
         self._protocol: _Protocol | None = None
+        self._up = asyncio.Event()
         self._connecting: asyncio.Future[None] | None = None
         """The first attempt after a loss: worth waiting for."""
         self._keeper: asyncio.Task[None] | None = None
@@ -253,6 +259,9 @@ class Wire:
     async def _wait(self) -> _Protocol:
         if self._connecting is not None:
             await asyncio.shield(self._connecting)
+        if self._protocol is None and self._patient:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._up.wait(), self._timeout_seconds)
         if self._protocol is None:
             raise NotSent(f"Redis at {self._address.shown} cannot be reached")
         return self._protocol
@@ -261,7 +270,7 @@ class Wire:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await self._handshake(await self._dial())
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, StoreUnavailable) as error:
             raise StoreUnavailable(f"Redis at {self._address.shown} cannot be reached: {error or 'no answer in time'}") from error
 
     async def _dial(self) -> _Protocol:
@@ -306,6 +315,7 @@ class Wire:
     def _on_lost(self, protocol: _Protocol) -> None:
         if protocol is self._protocol:
             self._protocol = None
+            self._up.clear()
             if not self._closed:
                 self._connecting = self._loop.create_future()
                 self._keeper = self._loop.create_task(self._reconnect())
@@ -322,6 +332,7 @@ class Wire:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
                 pause = min(pause * 2, MAX_BACKOFF_SECONDS)
             else:
+                self._up.set()
                 break
         self._first_attempt_over()
 
