@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -12,11 +12,14 @@ from router.call import Call, Principal
 from router.domain.money import format_usd
 from router.domain.request import Operation, parse_request
 from router.domain.windows import applies
+from router.edge.headers import Headers
 from router.errors import RouterError
 from router.fleet import Fleet
 from router.reservation import NO_KEY, NO_TEAM
 from router.routing import candidate_of, route_call
 from router.snapshot import Deployment, Snapshot
+
+NO_HEADERS: Final[Headers] = MappingProxyType({})
 
 
 class BudgetLine(msgspec.Struct, kw_only=True):
@@ -86,7 +89,7 @@ def explain(
     *,
     model: str | None = None,
     principal: Principal | None = None,
-    headers: Sequence[tuple[bytes, bytes]] = (),
+    headers: Headers = NO_HEADERS,
     fleet: Fleet,
     draw: float = 0.5,
 ) -> Explanation:

@@ -75,11 +75,15 @@ def sample(names: list[str], weights: list[float], draw: float) -> list[Ranked]:
         below = 0.0
         index = 0
         # Ends within the list: a draw below 1 makes a point below the total, which was added up in the same order.
-        while point >= below + weights[index]:
-            below += weights[index]
+        weight = weights[0]
+        while point >= below + weight:
+            below += weight
             index += 1
-        weight = weights.pop(index)
+            weight = weights[index]
+        del weights[index]
         ranked.append(Ranked(names.pop(index), (("share", weight / total),)))
-        draw = min((point - below) / weight, _BELOW_ONE)
+        rest = (point - below) / weight
+        # Rounding may carry it to 1.0, which is no draw.
+        draw = rest if rest < 1.0 else _BELOW_ONE
     ranked.extend([Ranked(name, (("share", 0.0),)) for name in names])
     return ranked

@@ -40,9 +40,9 @@ def command(
     All deployments are taken as up, idle and not seen yet. Exit 1 if the request would be refused.
     """
     snapshot = load_snapshot(config)
-    headers = [(name.lower().encode(), value.encode()) for name, value in map(_pair, header or [])]
+    headers = {name.lower().encode(): value.encode() for name, value in map(_pair, header or [])}
     if tag:
-        headers.append((TAGS, ",".join("=".join(_pair(item)) for item in tag).encode()))
+        headers[TAGS] = ",".join("=".join(_pair(item)) for item in tag).encode()
     body = sys.stdin.buffer.read() if file == "-" else _read(file)
     try:
         told = explain(

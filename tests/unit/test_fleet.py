@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import fleet as fleet_module
@@ -419,6 +419,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_no_history_locks_a_deployment_out_or_lets_two_probe(steps: list[tuple[str, float]]) -> None:
     """Whatever happened, after the longest cooldown one caller may try, and only one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.engine import Branch, decide
@@ -84,6 +84,7 @@ def ordered(decision: Decision) -> list[str]:
     return [ranked.deployment for ranked in decision.order]
 
 
+@settings(deadline=None)
 @given(branches(), FACTS, candidates(), DRAWS, RESTRICTIONS)
 def test_every_candidate_is_ordered_or_rejected_exactly_once(
     branch: Branch, facts: RequestFacts, offered: list[Candidate], draw: float, restrict: Restriction | None
@@ -94,6 +95,7 @@ def test_every_candidate_is_ordered_or_rejected_exactly_once(
     assert Counter(named) == Counter(c.traits.deployment for c in offered)
 
 
+@settings(deadline=None)
 @given(branches(), FACTS, candidates(), DRAWS, RESTRICTIONS)
 def test_what_cannot_serve_is_never_tried(
     branch: Branch, facts: RequestFacts, offered: list[Candidate], draw: float, restrict: Restriction | None
@@ -110,6 +112,7 @@ def test_what_cannot_serve_is_never_tried(
             assert c.traits.context_tokens is None or facts.input_tokens <= c.traits.context_tokens
 
 
+@settings(deadline=None)
 @given(branches(), FACTS, candidates(), DRAWS, RESTRICTIONS)
 def test_the_same_inputs_give_the_same_decision(
     branch: Branch, facts: RequestFacts, offered: list[Candidate], draw: float, restrict: Restriction | None
@@ -119,6 +122,7 @@ def test_the_same_inputs_give_the_same_decision(
     assert decide(branch, facts, list(offered), draw, restrict=restrict) == first
 
 
+@settings(deadline=None)
 @given(branches(), FACTS, candidates(), DRAWS, RESTRICTIONS)
 def test_a_restriction_only_tightens(
     branch: Branch, facts: RequestFacts, offered: list[Candidate], draw: float, restrict: Restriction | None
@@ -129,6 +133,7 @@ def test_a_restriction_only_tightens(
     assert bound <= free
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.floats(0, 1))
 def test_weights_become_shares_of_the_draws(weights: list[float], offset: float) -> None:
     """Over evenly spread draws each deployment comes first as often as its weight says."""
@@ -144,6 +149,7 @@ def test_weights_become_shares_of_the_draws(weights: list[float], offset: float)
         assert firsts[str(index)] / steps == pytest.approx(weight / sum(weights), abs=2 / steps)
 
 
+@settings(deadline=None)
 @given(branches(kinds=("cost",)), FACTS, candidates(), DRAWS)
 def test_cost_never_puts_the_dearer_first(branch: Branch, facts: RequestFacts, offered: list[Candidate], draw: float) -> None:
     """The likely charge never falls along the order."""
