@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -45,20 +46,20 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def ask(config: Path, *options: str, body: str | None = None, **fields: object) -> Result:
+def ask(config: Path, *options: str, body: str | None = None, **fields: Any) -> Result:
     request = {"model": "auto", "messages": [{"role": "user", "content": "Hello, who are you?"}], "max_tokens": 100, **fields}
     text = json.dumps(request) if body is None else body
     return CliRunner().invoke(load("explain"), ["-", "--config", str(config), *options], input=text)
 
 
-def told(config: Path, *options: str, **fields: object) -> dict[str, object]:
+def told(config: Path, *options: str, **fields: Any) -> dict[str, Any]:
     result = ask(config, "--json", *options, **fields)
     assert result.exit_code == 0, result.output
-    answer: dict[str, object] = json.loads(result.stdout)
+    answer: dict[str, Any] = json.loads(result.stdout)
     return answer
 
 
-def order(answer: dict[str, object]) -> list[str]:
+def order(answer: dict[str, Any]) -> list[str]:
     lines = answer["candidates"]
     assert isinstance(lines, list)
     return [line["deployment"] for line in lines if line["place"] is not None]
@@ -96,7 +97,7 @@ def test_a_tag_of_the_request_chooses_a_rule(config: Path) -> None:
     assert answer["rule"] == "agents"
     assert answer["rules"] == [{"name": "agents", "condition": "tags.kind is agent", "matches": True}]
     assert order(answer) == ["cloud/frontier-closed"]
-    reasons = {line["deployment"]: line["reason"] for line in answer["candidates"]}  # type: ignore[attr-defined]
+    reasons = {line["deployment"]: line["reason"] for line in answer["candidates"]}
     assert reasons["home/small-edge"] == "not_selected"
 
 
@@ -135,10 +136,18 @@ def test_the_bodys_own_wishes_count(config: Path) -> None:
 def test_everything_that_was_asked_is_shown(config: Path) -> None:
     """The facts are what rules see; without them a surprising rule cannot be understood."""
     result = ask(
-        config, "--team", "search", "--tag", "a=b",
-        stream=True, n=2, user="ann", metadata={"session_id": "s1"}, tools=[{"type": "function", "function": {"name": "f"}}],
+        config,
+        "--team",
+        "search",
+        "--tag",
+        "a=b",
+        stream=True,
+        n=2,
+        user="ann",
+        metadata={"session_id": "s1"},
+        tools=[{"type": "function", "function": {"name": "f"}}],
         response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {}}},
-    )  # fmt: skip
+    )
     line = result.stdout.splitlines()[1]
     assert line.endswith("output cap 100, 2 choices, stream, tools, JSON schema, team search, user ann, session s1, tag a=b")
 

@@ -282,10 +282,22 @@ def test_states_are_words_for_metrics(fleet: Fleet, clock: FakeClock) -> None:
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
-        (302, "redirect"), (400, "client"), (401, "auth"), (402, "payment"), (403, "forbidden"), (404, "client"), (408, "408"),
-        (409, "409"), (413, "client"), (422, "client"), (429, "429"), (500, "5xx"), (503, "5xx"), (529, "5xx"),
+        (302, "redirect"),
+        (400, "client"),
+        (401, "auth"),
+        (402, "payment"),
+        (403, "forbidden"),
+        (404, "client"),
+        (408, "408"),
+        (409, "409"),
+        (413, "client"),
+        (422, "client"),
+        (429, "429"),
+        (500, "5xx"),
+        (503, "5xx"),
+        (529, "5xx"),
     ],
-)  # fmt: skip
+)
 def test_a_status_has_one_cause(status: int, cause: str) -> None:
     """4xx other than 401, 402, 403, 408, 409 and 429 are the client's own mistakes."""
     assert cause_of_status(status) == cause

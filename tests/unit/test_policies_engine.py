@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from policies.engine import Branch, RoutePolicy, Rule, choose, decide
 from policies.filters import required_capabilities, usd
 from policies.kinds.fixed import order as as_written
-from policies.types import Candidate, Decision, Ranked, Rejection, RequestFacts, Restriction, Traits
+from policies.matchers import compile_matcher
+from policies.types import Candidate, Decision, Ranked, Ranking, Rejection, RequestFacts, Restriction, Traits
 
 NAMES = ("p/one", "p/two", "q/three")
 
 
-def traits(name: str, **changes: object) -> Traits:
-    return Traits(**{"deployment": name, "model": f"model-{name[2:]}", "provider": name[0], **changes})  # type: ignore[arg-type]
+def traits(name: str, **changes: Any) -> Traits:
+    return Traits(**{"deployment": name, "model": f"model-{name[2:]}", "provider": name[0], **changes})
 
 
-def candidate(name: str = "p/one", *, of: Traits | None = None, **changes: object) -> Candidate:
-    return Candidate(**{"traits": of or traits(name), "worst_case_nusd": 1_000_000, "expected_nusd": 500_000, **changes})  # type: ignore[arg-type]
+def candidate(name: str = "p/one", *, of: Traits | None = None, **changes: Any) -> Candidate:
+    return Candidate(**{"traits": of or traits(name), "worst_case_nusd": 1_000_000, "expected_nusd": 500_000, **changes})
 
 
 def branch(*names: str, rule: str = "default") -> Branch:
     return Branch(rule=rule, deployments=names or NAMES, kind="fixed", order=as_written)
 
 
-def facts(**changes: object) -> RequestFacts:
-    return RequestFacts(**{"operation": "chat", "route": "auto", **changes})  # type: ignore[arg-type]
+def facts(**changes: Any) -> RequestFacts:
+    return RequestFacts(**{"operation": "chat", "route": "auto", **changes})
 
 
-def decided(*candidates: Candidate, restrict: Restriction | None = None, **of_facts: object) -> Decision:
+def decided(*candidates: Candidate, restrict: Restriction | None = None, **of_facts: Any) -> Decision:
     return decide(branch(), facts(**of_facts), candidates, 0.5, restrict=restrict)
 
 
-def only_rejection(*candidates: Candidate, restrict: Restriction | None = None, **of_facts: object) -> tuple[str, str]:
+def only_rejection(*candidates: Candidate, restrict: Restriction | None = None, **of_facts: Any) -> tuple[str, str]:
     decision = decided(*candidates, restrict=restrict, **of_facts)
     assert decision.order == ()
     (rejected,) = decision.rejected
@@ -51,10 +54,8 @@ ALL = tuple(candidate(name) for name in NAMES)
 
 def test_the_first_rule_that_matches_wins() -> None:
     """Operators read rules from top to bottom."""
-    rules = tuple(
-        Rule(name=name, matches=lambda facts, team=team: facts.team == team, branch=branch(rule=name))  # type: ignore[misc]
-        for name, team in (("one", "search"), ("two", "ads"), ("three", "search"))
-    )
+    teams = (("one", "search"), ("two", "ads"), ("three", "search"))
+    rules = tuple(Rule(name=name, matches=compile_matcher({"team": team}).matches, branch=branch(rule=name)) for name, team in teams)
     policy = RoutePolicy(rules=rules, default=branch())
     assert choose(policy, facts(team="search")).rule == "one"
     assert choose(policy, facts(team="ads")).rule == "two"
@@ -103,7 +104,7 @@ def test_a_model_that_the_key_may_not_use_is_out() -> None:
         ({"modalities": frozenset({"audio", "file", "video"})}, "audio, file, video"),
     ],
 )
-def test_a_deployment_that_cannot_do_what_is_asked_is_out(asked: dict[str, object], lacking: str) -> None:
+def test_a_deployment_that_cannot_do_what_is_asked_is_out(asked: dict[str, Any], lacking: str) -> None:
     """A 400 from the provider would cost a round trip, and looks like the client's fault."""
     plain = candidate(of=traits("p/one", capabilities=frozenset({"chat"})))
     assert only_rejection(plain, **asked) == ("missing_capability", f"lacks {lacking}")
@@ -151,7 +152,7 @@ def test_free_is_a_price() -> None:
         ({"health": "busy", "in_flight": 1200}, ("unhealthy", "busy: 1,200 calls in flight")),
     ],
 )
-def test_what_cannot_serve_now_is_out(state: dict[str, object], expected: tuple[str, str]) -> None:
+def test_what_cannot_serve_now_is_out(state: dict[str, Any], expected: tuple[str, str]) -> None:
     """These two reasons mean: later it could."""
     assert only_rejection(candidate(**state)) == expected
 
@@ -212,8 +213,6 @@ def test_a_name_twice_in_the_requests_order_counts_where_it_stands_first() -> No
 
 def test_what_a_kind_rejects_is_among_the_rejected() -> None:
     """Kinds have limits of their own."""
-    from policies.types import Ranking
-
     gone = Rejection("p/two", "too_expensive", "could cost 1 USD, limit 0.5 USD")
     picky = Branch(rule="r", deployments=NAMES, kind="picky", order=lambda facts, kept, draw: Ranking((Ranked("p/one"),), (gone,)))
     decision = decide(picky, facts(), [candidate("p/one"), candidate("p/two"), candidate("q/three", health="cooldown")], 0.0)

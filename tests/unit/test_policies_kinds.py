@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -12,17 +14,17 @@ from policies.types import Candidate, Ranking, Rejection, RequestFacts, Traits
 FACTS = RequestFacts(operation="chat", route="auto")
 
 
-def candidate(name: str, *, weight: float = 1.0, model: str = "m", **changes: object) -> Candidate:
+def candidate(name: str, *, weight: float = 1.0, model: str = "m", **changes: Any) -> Candidate:
     traits = Traits(deployment=name, model=model, provider="p", weight=weight)
-    return Candidate(**{"traits": traits, "worst_case_nusd": 1_000, "expected_nusd": 500, **changes})  # type: ignore[arg-type]
+    return Candidate(**{"traits": traits, "worst_case_nusd": 1_000, "expected_nusd": 500, **changes})
 
 
-def rank(kind: str, candidates: list[Candidate], draw: float = 0.0, **options: object) -> Ranking:
+def rank(kind: str, candidates: list[Candidate], draw: float = 0.0, **options: Any) -> Ranking:
     entry = KINDS[kind]
     return entry.bind(entry.options(**options))(FACTS, candidates, draw)
 
 
-def names(kind: str, candidates: list[Candidate], draw: float = 0.0, **options: object) -> str:
+def names(kind: str, candidates: list[Candidate], draw: float = 0.0, **options: Any) -> str:
     """Deployments in order, as one word: their names here are single letters."""
     return "".join(ranked.deployment for ranked in rank(kind, candidates, draw, **options).order)
 
@@ -52,7 +54,7 @@ def test_every_option_is_described_with_its_default(kind: str) -> None:
 def test_unknown_options_are_refused(kind: str) -> None:
     """An option that is read and ignored would be a trap."""
     with pytest.raises(ValidationError):
-        KINDS[kind].options(wieghts={})  # type: ignore[call-arg]
+        KINDS[kind].options(wieghts={})
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -100,7 +102,7 @@ def test_cost_skips_what_could_cost_more_than_one_request_may() -> None:
 def test_a_limit_that_is_no_amount_is_refused(limit: str) -> None:
     """It would let everything or nothing pass."""
     with pytest.raises(ValidationError):
-        KINDS["cost"].options(max_request_usd=limit)  # type: ignore[call-arg]
+        KINDS["cost"].options(max_request_usd=limit)
 
 
 def test_an_unpriced_candidate_is_never_ordered_by_cost() -> None:
@@ -148,7 +150,7 @@ def test_weight_zero_is_never_first_but_serves_if_nothing_else_can() -> None:
 
 def test_the_options_name_what_they_refer_to() -> None:
     """So that a misspelt name in `weights` is an error when the file is read."""
-    options = KINDS["weighted"].options(weights={"p/one": 1, "large": 2})  # type: ignore[call-arg]
+    options = KINDS["weighted"].options(weights={"p/one": 1, "large": 2})
     assert KINDS["weighted"].names(options) == {"p/one", "large"}
     assert KINDS["cost"].names(KINDS["cost"].options()) == frozenset()
 
@@ -157,7 +159,7 @@ def test_the_options_name_what_they_refer_to() -> None:
 def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
     """It would break the draw for every request."""
     with pytest.raises(ValidationError):
-        KINDS["weighted"].options(weights={"a": weight})  # type: ignore[call-arg]
+        KINDS["weighted"].options(weights={"a": weight})
 
 
 # -- latency

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ PRESETS = {
     for file in resources.files("policies").joinpath("presets").iterdir()
     if file.name.endswith(".yaml")
 }
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "version": 1,
     "providers": {name: {"kind": "sim", "base_url": "http://127.0.0.1:9/v1"} for name in ("cloud", "room", "edge")},
     "models": {
@@ -41,12 +42,12 @@ def preset(name: str, tmp_path: Path) -> Route:
     return load_snapshot(str(path)).routes["auto"]
 
 
-def order(route: Route, *, draw: float = 0.5, states: dict[str, dict[str, object]] | None = None, **facts: object) -> tuple[str, list[str]]:
+def order(route: Route, *, draw: float = 0.5, states: dict[str, dict[str, Any]] | None = None, **facts: Any) -> tuple[str, list[str]]:
     """The rule, and the deployments to try."""
-    asked = RequestFacts(**{"operation": "chat", "route": "auto", **facts})  # type: ignore[arg-type]
+    asked = RequestFacts(**{"operation": "chat", "route": "auto", **facts})
     branch = choose(route.policy, asked)
     candidates = [
-        Candidate(traits=TRAITS[name], worst_case_nusd=COST[name] * 10, expected_nusd=COST[name], **(states or {}).get(name, {}))  # type: ignore[arg-type]
+        Candidate(traits=TRAITS[name], worst_case_nusd=COST[name] * 10, expected_nusd=COST[name], **(states or {}).get(name, {}))
         for name in branch.deployments
     ]
     decision = decide(branch, asked, candidates, draw)
@@ -56,7 +57,7 @@ def order(route: Route, *, draw: float = 0.5, states: dict[str, dict[str, object
 @pytest.fixture(scope="module", autouse=True)
 def traits(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("models") / "router.yaml"
-    path.write_text(yaml.safe_dump({**CONFIG, "routes": {"auto": {"use": list(CONFIG["models"])}}}))  # type: ignore[call-overload]
+    path.write_text(yaml.safe_dump({**CONFIG, "routes": {"auto": {"use": list(CONFIG["models"])}}}))
     TRAITS.update({name: deployment.traits for name, deployment in load_snapshot(str(path)).deployments.items()})
 
 
@@ -89,9 +90,9 @@ def test_local_first_never_sends_restricted_data_away(tmp_path: Path) -> None:
     route = preset("local-first", tmp_path)
     full = {"room/large-open-local": {"health": "busy"}, "edge/small-edge": {"health": "busy"}}
     assert order(route)[1][0] == "edge/small-edge"
-    assert order(route, states=full)[1] == ["cloud/mid-closed", "cloud/frontier-closed"]  # type: ignore[arg-type]
+    assert order(route, states=full)[1] == ["cloud/mid-closed", "cloud/frontier-closed"]
     restricted = RequestFacts(operation="chat", route="auto", tags={"data": "restricted"})
-    assert order(route, tags=restricted.tags, states=full) == ("restricted", [])  # type: ignore[arg-type]
+    assert order(route, tags=restricted.tags, states=full) == ("restricted", [])
     assert choose(route.policy, restricted).refuse
 
 
@@ -105,8 +106,8 @@ def test_latency_slo_takes_the_cheapest_that_is_fast_enough(tmp_path: Path) -> N
         "cloud/frontier-closed": {"first_token_ms": 900.0},
     }
     fast = ["room/large-open-local", "cloud/mid-closed", "cloud/frontier-closed", "edge/small-edge"]
-    assert order(route, stream=True, states=seen) == ("default", fast)  # type: ignore[arg-type]
-    assert order(route, stream=False, states=seen)[0] == "batch"  # type: ignore[arg-type]
+    assert order(route, stream=True, states=seen) == ("default", fast)
+    assert order(route, stream=False, states=seen)[0] == "batch"
     assert route.timeouts is not None
     assert route.timeouts.first_byte_seconds == 5
 
