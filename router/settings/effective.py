@@ -17,9 +17,9 @@ from router.snapshot import Deployment, Snapshot
 def effective_data(settings: Settings) -> dict[str, Any]:
     """All fields that say something, as plain data."""
     data = settings.model_dump(mode="json", exclude_none=True)
-    for route in data["routes"].values():
-        if "default" not in route:
-            route.setdefault("by", {"kind": DEFAULT_KIND})
+    for name, route in data["routes"].items():
+        if "use" in route and "by" not in route:
+            data["routes"][name] = {"use": route.pop("use"), "by": {"kind": DEFAULT_KIND}, **route}
     return {key: _spoken(value) for key, value in data.items() if value != {}}
 
 

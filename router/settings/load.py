@@ -57,10 +57,8 @@ def load_file(path: str, *, environ: Mapping[str, str] = os.environ) -> Loaded:
 
 def price_book() -> PriceLookup:
     """The lookup of the price book that is part of the program."""
-    try:
-        from router.prices import lookup
-    except ImportError:
-        return lambda kind, model: None
+    from router.prices import lookup
+
     return lookup
 
 

@@ -24,7 +24,8 @@ MAX_FINDINGS: Final = 100
 
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT: Final = re.compile(r"[-+]?[0-9]{1,40}")
+_INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
+"""Without leading zeros: `0042` is the number of a cost centre, so it stays text."""
 _BASED: Final = re.compile(r"0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,4})?")
 _PLAIN_TAGS: Final = frozenset({None, "!", "tag:yaml.org,2002:str"})
@@ -36,6 +37,17 @@ class Mark:
 
     line: int
     column: int
+
+
+class WrittenFloat(float):
+    """A number with a fraction that knows how it was written: as text, `1.10` must not become `1.1`."""
+
+    text: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
 
 
 class DocumentError(Exception):
@@ -262,8 +274,8 @@ def scalar(text: str) -> Any:
         return int(text)
     if _BASED.fullmatch(text):
         return int(text, 0)
-    if _FLOAT.fullmatch(text):
-        return float(text)
+    if _FLOAT.fullmatch(text) and not text.lstrip("+-").isdigit():
+        return WrittenFloat(text)
     return text
 
 

@@ -139,7 +139,7 @@ class ServerSection(Section):
     baseline: Text | None = None
     """Model or deployment whose price avoided cost is measured against. Default: none, avoided cost is not counted."""
     compat: CompatSettings = CompatSettings()
-    """Behaviour for clients that come from another gateway."""
+    """What differs for clients that were written for another gateway."""
 
 
 class TimeoutSettings(Section):

@@ -73,7 +73,7 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        return str(getattr(value, "text", value))
     raise ValueError(f"{shown(value)} is not text")
 
 

@@ -1,0 +1,159 @@
+"""Warnings: what loads but is probably a mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.settings_help import BASE, load, warnings
+
+
+def test_a_plain_configuration_has_no_warnings() -> None:
+    """Warnings that come always are not read."""
+    assert warnings(BASE) == []
+
+
+PRICES = [
+    (
+        "{input: 0.00000125, output: 0.00001}",
+        [
+            "input is 0.00000125 USD per million tokens; was it written per token?",
+            "output is 0.00001 USD per million tokens; was it written per token?",
+        ],
+    ),
+    (
+        "{input: 1500, output: 6000}",
+        [
+            "input is 1500.00 USD per million tokens; was it meant per token, or in another currency?",
+            "output is 6000.00 USD per million tokens; was it meant per token, or in another currency?",
+        ],
+    ),
+    ("free", ["is zero, at a provider that charges for tokens"]),
+    ("{input: 10, output: 1}", ["output is cheaper than input; were they swapped?"]),
+    ("{input: 1, output: 2, cached_input: 3}", ["cached_input is dearer than input"]),
+    ("{input: 0.02, output: 0}", []),
+    ("{per_request: $0.01}", []),
+]
+
+
+@pytest.mark.parametrize(("price", "messages"), PRICES, ids=[price for price, _ in PRICES])
+def test_a_price_that_is_odd_for_a_paid_provider_is_pointed_out(price: str, messages: list[str]) -> None:
+    """A slip of six digits in a price makes every budget worthless."""
+    assert warnings(BASE + f"  m: {{at: openai/x, price: {price}}}\n") == [f"7:{29 - 1}: models.m.price: {message}" for message in messages]
+
+
+def test_the_price_of_a_machine_of_ones_own_is_not_judged() -> None:
+    """Free is right there."""
+    assert warnings(BASE + "  m: {at: ollama/x, price: free}\n") == []
+
+
+def test_the_price_of_one_deployment_is_pointed_out_where_it_stands() -> None:
+    """A model may have several."""
+    assert warnings(BASE + "  m: [{deployment: openai/x, price: free}]\n") == [
+        "7:37: models.m[0].price: is zero, at a provider that charges for tokens"
+    ]
+
+
+def test_an_unpriced_deployment_is_pointed_out() -> None:
+    """It would be refused at every request, which is easily overlooked."""
+    assert warnings(BASE + "  m: openai/new\n") == ["7:6: models.m: no price is known for openai/new: it is never called; give it a price"]
+    assert warnings(BASE + "  m: openai/new\nserver: {unpriced: assume, assumed_price: {input: 1, output: 1}}\n") == []
+    (line,) = warnings(BASE + "server: {unpriced: free}\n")
+    assert line == "7:20: server.unpriced: calls of deployments without a price are not counted against any budget"
+
+
+@pytest.mark.parametrize(
+    ("budgets", "lines"),
+    [
+        ("{d: $10/day, m: $10/month}", ['7:14: budgets.d: never bites: "m" allows 10.00 USD in a month, and has the same scope']),
+        ("{d: $9/day, m: $10/month}", []),
+        ("{d: {limit: $10/day, each: team}, m: $10/month}", []),
+        ("{d: $10/day, m: {limit: $10/month, mode: soft}}", []),
+        (
+            "{d: $0.0001/day}",
+            [
+                "7:14: budgets.d: 0.0001 USD is less than one call of the cheapest model can cost (0.0009 USD):"
+                " nothing can be served without a lower max_tokens"
+            ],
+        ),
+    ],
+)
+def test_budgets_that_cannot_mean_what_they_say_are_pointed_out(budgets: str, lines: list[str]) -> None:
+    """One that never bites gives false comfort, one below a single call refuses everything."""
+    base = BASE.replace("  home: {at: ollama/qwen3, size: small}\n", "").replace(", ollama", "")
+    assert warnings(base + f"budgets: {budgets}\n") == [line.replace("7:", "6:", 1) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (
+            "[{use: big}, {use: tiny, when: {tools: true}}]",
+            'routes.r.rules[1]: is never reached: rule "rule-1" matches all that it matches',
+        ),
+        (
+            "[{name: a, use: big, when: {team: [x, y]}}, {use: tiny, when: {team: x, tools: true}}]",
+            'routes.r.rules[1]: is never reached: rule "a" matches all that it matches',
+        ),
+        (
+            "[{name: a, use: big, when: {tags: {k: v}}}, {use: tiny, when: {tags: {k: v, l: w}}}]",
+            'routes.r.rules[1]: is never reached: rule "a" matches all that it matches',
+        ),
+        ("[{name: a, use: big, when: {team: x}}, {use: tiny, when: {team: y}}]", None),
+        ("[{name: a, use: big, when: {team: x, tools: true}}, {use: tiny, when: {team: x}}]", None),
+        ("[{use: tiny}]", "routes.r.rules[0]: has no condition, so the default of the route is never reached"),
+    ],
+)
+def test_a_rule_behind_a_wider_one_is_pointed_out(rules: str, message: str | None) -> None:
+    """The first rule wins; people write the exception after the rule."""
+    lines = [line.split(": ", 1)[1] for line in warnings(BASE + f"routes:\n  r: {{use: [big, tiny, home], rules: {rules}}}\n")]
+    assert lines == ([] if message is None else [message])
+
+
+def test_what_nothing_uses_is_pointed_out() -> None:
+    """Usually a name that was changed in one place only."""
+    assert warnings(BASE.replace("[openai, ollama]", "[openai, ollama, vllm]") + "routes: {r: [big, home]}\n") == [
+        "2:29: providers.vllm: no model uses this provider",
+        "5:3: models.tiny: no route leads to this model; clients reach it by its own name only",
+    ]
+
+
+def test_keys_that_are_past_or_short_are_pointed_out() -> None:
+    """Both are found by the people who use them, at the wrong time."""
+    text = BASE + "keys: {k: {secret: $SHORT, expires: 2020-05-01}}\n"
+    assert warnings(text, {"OPENAI_API_KEY": "x", "SHORT": "abc"}) == [
+        "7:20: keys.k.secret: is shorter than 16 characters and can be guessed",
+        "7:37: keys.k.expires: this key has expired on 2020-05-01",
+    ]
+
+
+def test_an_open_address_without_keys_is_pointed_out() -> None:
+    """Whoever finds it spends the money."""
+    assert warnings(BASE + "server: {host: 0.0.0.0}\n") == [
+        "7:16: server.host: 0.0.0.0 can be reached by others, and there are no keys: it is served only once one is minted"
+    ]
+    assert warnings(BASE + "server: {host: router.local, allow_anonymous: true}\n") == [
+        "7:47: server.allow_anonymous: anyone who reaches router.local can spend: there are no keys"
+    ]
+    assert warnings(BASE + "server: {host: localhost}\n") == warnings(BASE + "server: {host: '::1'}\n") == []
+
+
+def test_an_unknown_team_in_a_budget_is_pointed_out() -> None:
+    """Minted keys may have teams that the file does not know, so it is no error."""
+    text = BASE + "teams: {search: {}}\nbudgets: {b: {limit: $5, when: {team: serach}}}\n"
+    assert warnings(text) == ['8:39: budgets.b.when.team: there is no team "serach" in this file; did you mean "search"?']
+
+
+def test_an_unchecked_certificate_is_pointed_out() -> None:
+    """It is meant for a test, and forgotten."""
+    text = BASE.replace("[openai, ollama]", "{openai: {verify: false}, ollama: {}}")
+    assert warnings(text) == ["2:30: providers.openai.verify: the certificate is not checked: whoever is on the way can read the key"]
+
+
+def test_local_servers_are_noted_as_free() -> None:
+    """Not a mistake, but worth knowing when the bill for the machine comes."""
+    from router.settings.lint import notes
+
+    loaded = load(BASE)
+    assert [finding.message for finding in notes(loaded.settings, loaded.snapshot)] == [
+        "ollama/qwen3 runs on a machine of one's own and is counted as free"
+    ]
