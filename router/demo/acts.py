@@ -111,7 +111,8 @@ async def agent(show: Show) -> Outcome:
 
 async def near_the_limit(show: Show) -> Outcome:
     """A team comes close to its limit and is served by smaller models."""
-    seen = await show.until("finance", lambda got: models_of(got)["pocket"] >= 6, most=120, at_once=3)
+    # One at a time near the limit: what calls under way hold could else leave no room even for the smallest model.
+    seen = await show.until("finance", lambda got: models_of(got)["pocket"] >= 6, most=120, slowly=lambda got: models_of(got)["mid"] > 0)
     await show.settled()
     outcome = _outcome("A team nears its budget", seen)
     spent, limit = _budget_figures(show, "finance", outcome)
@@ -127,7 +128,7 @@ async def near_the_limit(show: Show) -> Outcome:
 
 async def dry(show: Show) -> Outcome:
     """A team without small models in its route spends all it has."""
-    seen = await show.until("support", lambda got: count_refused(got) >= 5, most=200, at_once=3)
+    seen = await show.until("support", lambda got: count_refused(got) >= 5, most=200, slowly=lambda got: False)
     await show.settled()
     outcome = _outcome("Another runs dry", seen)
     spent, limit = _budget_figures(show, "support", outcome)

@@ -15,6 +15,7 @@ from router.sim.server import Simulator
 
 Figure = int | float | str
 _REDRAW_SECONDS: Final = 0.25
+_AT_ONCE: Final = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,11 +106,13 @@ class Show:
         await self.pause(seconds)
         return await self.send(ask)
 
-    async def until(self, team: str, enough: Callable[[list[Seen]], bool], *, most: int, at_once: int) -> list[Seen]:
-        """Requests of one team, a few at a time, until enough was seen or `most` were sent."""
+    async def until(
+        self, team: str, enough: Callable[[list[Seen]], bool], *, most: int, slowly: Callable[[list[Seen]], bool]
+    ) -> list[Seen]:
+        """Requests of one team until enough was seen or `most` were sent: three at a time, one once `slowly` holds."""
         seen: list[Seen] = []
         while len(seen) < most and not enough(seen):
-            seen.extend(await asyncio.gather(*(self.send(self.traffic.ask(team)) for _ in range(at_once))))
+            seen.extend(await asyncio.gather(*(self.send(self.traffic.ask(team)) for _ in range(1 if slowly(seen) else _AT_ONCE))))
         return seen
 
     async def redraw_forever(self) -> None:
