@@ -13,6 +13,7 @@ from typing import Final
 from router.domain.usage import Usage
 from router.errors import ALL as ALL_ERRORS
 from router.metrics_labels import UNKNOWN, LabelGuard, names_of
+from router.metrics_series import AttemptSeries, RequestSeries
 from router.metrics_store import Cell, Family, Histogram, Labels, Scrape, State, Store, decode, encode, merge_states, render_state
 from router.snapshot import Snapshot
 
@@ -163,68 +164,6 @@ _GEN_AI_OPERATION: Final = {"chat": "chat", "completions": "text_completion", "e
 _CODES: Final = frozenset(spec.code for spec in ALL_ERRORS)
 
 
-class _RequestSeries:
-    """Everything that one kind of request counts in."""
-
-    __slots__ = ("attempts", "count", "decision", "overhead", "total")
-
-    def __init__(self, count: Cell, overhead: Histogram, total: Histogram, attempts: Histogram, decision: Histogram) -> None:
-        self.count = count
-        self.overhead = overhead
-        self.total = total
-        self.attempts = attempts
-        self.decision = decision
-
-
-class _AttemptSeries:
-    """Everything that one kind of attempt counts in. Its own sums are moved to the metrics' cells by `fold`."""
-
-    __slots__ = (
-        "avoided_nusd",
-        "charge_nusd",
-        "count",
-        "duration",
-        "extra_nusd",
-        "first_token",
-        "input_tokens",
-        "input_usage",
-        "output_tokens",
-        "output_usage",
-        "per_token",
-        "ratio",
-        "targets",
-        "where",
-    )
-
-    duration: Histogram
-    first_token: Histogram
-    per_token: Histogram
-    ratio: Histogram
-    input_usage: Histogram
-    output_usage: Histogram
-    where: Labels
-    """Model, deployment, provider, team."""
-    targets: tuple[tuple[str, tuple[Cell, ...]], ...]
-    """(attribute, cells to which it is added)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.charge_nusd = 0
-        self.avoided_nusd = 0
-        self.extra_nusd = 0
-        self.input_tokens = 0
-        self.output_tokens = 0
-
-    def fold(self) -> None:
-        """Move what was counted since the last call to the cells."""
-        for attribute, cells in self.targets:
-            amount = getattr(self, attribute)
-            if amount:
-                for cell in cells:
-                    cell.value += amount
-                setattr(self, attribute, 0)
-
-
 class Metrics:
     """Counts what happens in this process. Used from the event loop's thread only."""
 
@@ -232,9 +171,11 @@ class Metrics:
         self._stores = {name: Store(family) for name, family in FAMILIES.items() if not family.alias_of}
         self._guard = LabelGuard()
         self._callbacks: list[Callable[[Scrape], None]] = []
-        self._requests: dict[tuple[str, str, str, bool, str, int], _RequestSeries] = {}
-        self._attempts: dict[Labels, _AttemptSeries] = {}
-        self._attempt_kinds: dict[Labels, _AttemptSeries] = {}
+        self._requests: dict[tuple[str, str, str, bool, str, int], RequestSeries] = {}
+        self._rejections: dict[Labels, Cell] = {}
+        self._store_calls: dict[str, Histogram] = {}
+        self._attempts: dict[Labels, AttemptSeries] = {}
+        self._attempt_kinds: dict[Labels, AttemptSeries] = {}
         self._in_flight = self._stores["faregate_requests_in_flight"].cell()
         # A counter that appears with its first event hides that event from `rate()`.
         self._add("faregate_holds_swept_total", 0)
@@ -329,7 +270,7 @@ class Metrics:
         if usage is not None:
             self._count_tokens(series, usage)
 
-    def _count_tokens(self, series: _AttemptSeries, usage: Usage) -> None:
+    def _count_tokens(self, series: AttemptSeries, usage: Usage) -> None:
         tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
         observed = series.input_usage
         observed.counts[bisect_left(_OTEL_TOKENS, tokens_in)] += 1
@@ -352,7 +293,7 @@ class Metrics:
         if usage.evidence != "exact":
             self._add("faregate_estimated_usage_total", 1, series.where[1], usage.evidence)
 
-    def _count_parts(self, series: _AttemptSeries, whole: int, **parts: int) -> int:
+    def _count_parts(self, series: AttemptSeries, whole: int, **parts: int) -> int:
         """Count the special classes; return what is left of the whole. Parts that overlap are cut at the whole."""
         for name, tokens in parts.items():
             counted = min(tokens, whole)
@@ -363,7 +304,13 @@ class Metrics:
 
     def rejected(self, *, deployment: str, reason: str) -> None:
         """Count a deployment that a decision left out."""
-        self._add("faregate_rejections_total", 1, self._guard.name("deployment", deployment), self._guard.word("reason", reason))
+        cell = self._rejections.get((deployment, reason))
+        if cell is None:
+            labels = (self._guard.name("deployment", deployment), self._guard.word("reason", reason))
+            cell = self._stores["faregate_rejections_total"].cell(labels)
+            if labels == (deployment, reason):
+                self._rejections[labels] = cell
+        cell.value += 1
 
     def refused(self, *, budget: str, action: str) -> None:
         """Count a reservation that a budget had no room for, and what was done: `refuse`, `cheaper`, `cut`."""
@@ -384,7 +331,14 @@ class Metrics:
 
     def store_call(self, *, call: str, seconds: float, ok: bool) -> None:
         """Count a call to the budget store, by the name of the port's method."""
-        self._stores["faregate_store_seconds"].histogram((self._guard.word("call", call),)).observe(seconds)
+        histogram = self._store_calls.get(call)
+        if histogram is None:
+            known = self._guard.word("call", call)
+            histogram = self._stores["faregate_store_seconds"].histogram((known,))
+            if known == call:
+                self._store_calls[call] = histogram
+        histogram.counts[bisect_left(_SHORT, seconds)] += 1
+        histogram.total += seconds
         if not ok:
             self._add("faregate_store_errors_total", 1, self._guard.word("call", call))
 
@@ -428,12 +382,12 @@ class Metrics:
     def _add(self, name: str, amount: int, *labels: str) -> None:
         self._stores[name].cell(labels).value += amount
 
-    def _request_series(self, route: str, team: str, operation: str, stream: bool, outcome: str, status: int) -> _RequestSeries:
+    def _request_series(self, route: str, team: str, operation: str, stream: bool, outcome: str, status: int) -> RequestSeries:
         stores, streamed = self._stores, "true" if stream else "false"
         known_route, known_team = self._guard.names_in(route=route, team=team)
         op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
         code = str(status) if 100 <= status <= 599 else UNKNOWN
-        series = _RequestSeries(
+        series = RequestSeries(
             stores["faregate_requests_total"].cell((known_route, known_team, op, streamed, out, code)),
             stores["faregate_overhead_seconds"].histogram((op, streamed)),
             stores["faregate_request_seconds"].histogram((known_route, streamed)),
@@ -445,7 +399,7 @@ class Metrics:
             self._requests[(route, team, operation, stream, outcome, status)] = series
         return series
 
-    def _attempt_series(self, names: Labels, operation: str, outcome: str) -> _AttemptSeries:
+    def _attempt_series(self, names: Labels, operation: str, outcome: str) -> AttemptSeries:
         where = self._guard.names_in(**dict(zip(_WHERE, names, strict=True)))
         op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
         labels = (*where, op, out)
@@ -457,11 +411,11 @@ class Metrics:
             self._attempts[(*names, operation, outcome)] = series
         return series
 
-    def _new_attempt_series(self, where: Labels, operation: str, outcome: str) -> _AttemptSeries:
+    def _new_attempt_series(self, where: Labels, operation: str, outcome: str) -> AttemptSeries:
         stores = self._stores
         _, _, model, deployment, provider, _ = where
         gen_ai = (_GEN_AI_OPERATION.get(operation, operation), provider, model, deployment.partition("/")[2] or deployment)
-        series = _AttemptSeries()
+        series = AttemptSeries()
         series.where = where[2:]
         series.ratio = stores["faregate_reserved_to_charged_ratio"].histogram((model,))
         series.duration = stores["gen_ai_client_operation_duration_seconds"].histogram((*gen_ai, "" if outcome == "ok" else outcome))
@@ -481,13 +435,19 @@ class Metrics:
         return series
 
 
-def merge(dumps: Sequence[bytes]) -> State:
+def merge(dumps: Sequence[bytes], *, ended: Sequence[bytes] = ()) -> State:
     """Make one state of the dumps of several workers.
+
+    `ended` are the last dumps of workers that are gone: what they counted stays in the sums, what they measured
+    (memory, calls in progress) does not.
 
     Raises:
         msgspec.DecodeError: one of them is not a dump.
     """
-    return merge_states((decode(dump) for dump in dumps), FAMILIES)
+    counted = (
+        {name: points for name, points in decode(dump).items() if name in FAMILIES and FAMILIES[name].kind != "gauge"} for dump in ended
+    )
+    return merge_states((*map(decode, dumps), *counted), FAMILIES)
 
 
 def render(state: State) -> bytes:

@@ -17,8 +17,10 @@ from policies.engine import Branch, RoutePolicy, Rule
 from policies.types import Decision, Traits
 from router.domain.budgets import Budget
 from router.domain.usage import Usage
+from router.errors import StoreUnavailable
 from router.metrics import FAMILIES, Metrics, merge, render
 from router.metrics_gauges import process_gauges
+from router.metrics_ledger import MeteredStore
 from router.metrics_store import Family, Scrape, Store
 from router.ports import Endpoint
 from router.snapshot import Deployment, Provider, Route, ServerSettings, Snapshot, Team
@@ -320,6 +322,60 @@ def test_merging_one_worker_changes_nothing(metrics: Metrics) -> None:
     """The way over the wire loses neither a label nor a digit."""
     everything(metrics)
     assert render(merge([metrics.dump()])) == metrics.render()
+
+
+def test_a_worker_that_ended_keeps_its_counts_but_measures_nothing() -> None:
+    """A counter must not fall when a worker is replaced; its memory is free again all the same."""
+    workers = [Metrics(), Metrics()]
+    for worker in workers:
+        worker.swept(2)
+        worker.in_flight(3)
+    text = render(merge([workers[0].dump()], ended=[workers[1].dump()]))
+    assert value(text, "faregate_holds_swept_total") == 4
+    assert value(text, "faregate_requests_in_flight") == 3
+    assert value(text, "faregate_workers") == 1
+
+
+class _Store:
+    """Answers as told; `run_id` stands for what a store has beyond the port."""
+
+    run_id = "abc"
+
+    def __init__(self, *, up: bool) -> None:
+        self.up = up
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*args: object, **options: object) -> tuple[str, tuple[object, ...], dict[str, object]]:
+            if not self.up:
+                raise StoreUnavailable("away")
+            return name, args, options
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "options"),
+    [
+        ("reserve", (), {"attempt_id": "a", "amount_nusd": 1, "buckets": None, "note": b"n"}),
+        ("extend", ("held",), {"by_nusd": 2}),
+        ("settle", ("held",), {"charge_nusd": 1, "record": b"r"}),
+        ("void", ("held",), {}),
+    ],
+)
+async def test_calls_of_the_store_are_timed_and_unchanged(
+    metrics: Metrics, call: str, args: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    """What is measured must not be altered, and a failure must reach whoever called."""
+    ticks = iter([1.0, 1.5, 2.0, 2.25])
+    up: Any = MeteredStore(_Store(up=True), metrics, clock=lambda: next(ticks))
+    assert await getattr(up, call)(*args, **options) == (call, args, options)
+    assert up.run_id == "abc"
+    down: Any = MeteredStore(_Store(up=False), metrics, clock=lambda: next(ticks))
+    with pytest.raises(StoreUnavailable):
+        await getattr(down, call)(*args, **options)
+    text = metrics.render()
+    assert value(text, "faregate_store_seconds_sum", call=call) == 0.75
+    assert value(text, "faregate_store_errors_total", call=call) == 1
 
 
 @pytest.mark.parametrize(
