@@ -1,0 +1,236 @@
+"""Any interleaving of calls, duplicates, crashes, sweeps, new windows and new limits leaves every ledger like the model.
+
+The invariants that money depends on are checked after every step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation
+from router.domain.records import SpendRecord
+from router.ports import Ledger
+from tests.contract.stores import RedisStore, SqliteStore
+from tests.property.ledger_model import Key, Model
+
+T = TypeVar("T")
+HARD = {"company", "team"}
+BUDGETS = ("company", "team", "soft")
+REPLICAS = ("one", "two")
+AMOUNTS = st.integers(min_value=0, max_value=60)
+"""Small against the limits, so that refusals and overruns are common."""
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Drives a store and the model side by side."""
+
+    make: ClassVar[Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.store: SqliteStore | RedisStore = self.run(type(self).make())
+        self.ledgers: dict[str, Ledger] = {name: self.run(self.store.replica(name)) for name in REPLICAS}
+        self.model = Model(limits={"company": 100, "team": 60, "soft": 10})
+        self.dead: set[str] = set()
+        self.window = 0
+        self.reserved: dict[str, Reservation] = {}
+        self.made = 0
+        self.limits_fell = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.loop.close()
+
+    @initialize()
+    def publish(self) -> None:
+        self.run(self.ledgers["one"].publish_limits(self.model.limits, version="v"))
+
+    def keys(self, which: set[str]) -> tuple[Key, ...]:
+        return tuple((name, "all" if name == "company" else str(self.window)) for name in BUDGETS if name in which)
+
+    def buckets(self, keys: tuple[Key, ...]) -> BucketSet:
+        made = tuple(Bucket(budget=b, scope="", window=w, starts_ms=0, ends_ms=NEVER_MS, limit_nusd=7, hard=b in HARD) for b, w in keys)
+        return BucketSet(buckets=made, valid_until_ms=NEVER_MS)
+
+    attempts = st.integers(min_value=0, max_value=1000)
+
+    def pick(self, number: int) -> Reservation:
+        return self.reserved[sorted(self.reserved)[number % len(self.reserved)]]
+
+    @rule(replica=st.sampled_from(REPLICAS), amount=AMOUNTS, which=st.sets(st.sampled_from(BUDGETS)))
+    def reserve(self, replica: str, amount: int, which: set[str]) -> None:
+        self.made += 1
+        attempt, keys = f"attempt-{self.made}", self.keys(which)
+        expected = self.model.reserve(attempt, amount, keys, replica, HARD)
+        answer = self.run(self.ledgers[replica].reserve(attempt_id=attempt, amount_nusd=amount, buckets=self.buckets(keys)))
+        if expected is None:
+            assert isinstance(answer, Refusal)
+            tightest = min((self.model.left(key), key[0]) for key in keys if key[0] in HARD)
+            assert answer.limit_nusd - answer.spent_nusd - answer.held_nusd == tightest[0]
+        else:
+            assert isinstance(answer, Reservation)
+            assert answer.amount_nusd == expected
+            self.reserved[attempt] = answer
+            self.dead.discard(replica)
+
+    @precondition(lambda self: self.reserved)
+    @rule(number=attempts, replica=st.sampled_from(REPLICAS), amount=AMOUNTS)
+    def reserve_again(self, number: int, replica: str, amount: int) -> None:
+        known = self.pick(number)
+        answer = self.run(self.ledgers[replica].reserve(attempt_id=known.attempt_id, amount_nusd=amount, buckets=known.buckets))
+        assert isinstance(answer, Reservation)
+        assert answer.amount_nusd == self.model.attempts[known.attempt_id].held
+
+    @precondition(lambda self: self.reserved)
+    @rule(number=attempts, replica=st.sampled_from(REPLICAS), by=AMOUNTS, twice=st.booleans())
+    def extend(self, number: int, replica: str, by: int, twice: bool) -> None:
+        known = self.pick(number)
+        hold = self.model.attempts[known.attempt_id]
+        grows = hold.state in ("open", "swept") and known.amount_nusd + by > hold.held + hold.charged
+        expected = self.model.extend(known.attempt_id, known.amount_nusd + by, replica, HARD)
+        for _ in range(2 if twice and expected else 1):
+            answer = self.run(self.ledgers[replica].extend(known, by_nusd=by))
+            assert isinstance(answer, Reservation) == expected
+            if isinstance(answer, Reservation) and hold.state == "open":
+                self.reserved[known.attempt_id] = answer
+        if expected and grows:
+            self.dead.discard(replica)
+
+    @precondition(lambda self: self.reserved)
+    @rule(number=attempts, replica=st.sampled_from(REPLICAS), charge=AMOUNTS, twice=st.booleans())
+    def settle(self, number: int, replica: str, charge: int, twice: bool) -> None:
+        known = self.pick(number)
+        record = b'{"attempt_id":"%b","request_id":"r","at_ms":1,"charge_nusd":%d}' % (known.attempt_id.encode(), charge)
+        for _ in range(2 if twice else 1):
+            expected = self.model.settle(known.attempt_id, charge)
+            assert self.run(self.ledgers[replica].settle(known, charge_nusd=charge, record=record)) == expected
+
+    @precondition(lambda self: self.reserved)
+    @rule(number=attempts, replica=st.sampled_from(REPLICAS), twice=st.booleans())
+    def void(self, number: int, replica: str, twice: bool) -> None:
+        known = self.pick(number)
+        for _ in range(2 if twice else 1):
+            expected = self.model.void(known.attempt_id)
+            assert self.run(self.ledgers[replica].void(known)) == expected
+
+    @rule(replica=st.sampled_from(REPLICAS), burnt=AMOUNTS)
+    def heartbeat(self, replica: str, burnt: int) -> None:
+        mine = [name for name, hold in self.model.attempts.items() if hold.replica == replica and hold.state == "open"]
+        self.model.progress[replica] = dict.fromkeys(mine, burnt)
+        self.run(self.ledgers[replica].heartbeat(dict.fromkeys(mine, burnt)))
+        self.dead.discard(replica)
+
+    @rule(replica=st.sampled_from(REPLICAS))
+    def crash(self, replica: str) -> None:
+        self.run(self.store.crash(replica))
+        self.dead.add(replica)
+
+    @rule(replica=st.sampled_from(REPLICAS))
+    def sweep(self, replica: str) -> None:
+        expected = self.model.sweep(self.dead)
+        assert self.run(self.ledgers[replica].sweep()) == expected
+
+    @rule()
+    def next_window(self) -> None:
+        self.window += 1
+
+    @rule(budget=st.sampled_from(BUDGETS), limit=st.integers(min_value=0, max_value=200))
+    def change_limit(self, budget: str, limit: int) -> None:
+        self.limits_fell |= limit < self.model.limits[budget]
+        self.model.limits[budget] = limit
+        self.run(self.ledgers["two"].publish_limits(self.model.limits, version="w"))
+
+    @invariant()
+    def counters_are_the_models(self) -> None:
+        states = {(s.budget, s.window): s for s in self.run(self.ledgers["one"].bucket_states(current_only=False))}
+        for key, s in states.items():
+            assert (s.spent_nusd, s.held_nusd, s.debt_nusd) == (self.model.spent[key], self.model.held[key], self.model.debt[key]), key
+            assert min(s.spent_nusd, s.held_nusd, s.debt_nusd) >= 0
+            if s.budget in HARD and not self.limits_fell:
+                assert s.spent_nusd + s.held_nusd <= self.model.limits[s.budget] + s.debt_nusd
+        for key in self.model.held | self.model.spent:
+            assert key in states or not (self.model.held[key] or self.model.spent[key])
+
+    @invariant()
+    def what_is_held_is_the_sum_of_open_holds(self) -> None:
+        total = sum(hold.held * len(hold.keys) for hold in self.model.attempts.values() if hold.state == "open")
+        assert total == sum(s.held_nusd for s in self.run(self.ledgers["two"].bucket_states(current_only=False)))
+
+    @invariant()
+    def the_log_adds_up(self) -> None:
+        assert self.run(self.ledgers["two"].verify()) == []
+
+    @invariant()
+    def every_charge_has_its_record(self) -> None:
+        async def lines() -> list[tuple[str, str, int]]:
+            found = [msgspec.json.decode(raw, type=SpendRecord) async for raw in self.ledgers["one"].records()]
+            return [(r.attempt_id, r.outcome, r.charge_nusd) for r in found]
+
+        assert sorted(self.run(lines())) == sorted(self.model.lines)
+
+
+async def _sqlite() -> SqliteStore:
+    return SqliteStore(Path(tempfile.mkdtemp(dir=_folder)))
+
+
+_folder = ""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Iterator[None]:
+    """Where the many ledgers of a run are kept."""
+    global _folder
+    _folder = str(tmp_path)
+    yield
+    _folder = ""
+
+
+def _check(make: Any, *, examples: int, steps: int) -> None:
+    machine = type("Machine", (LedgerMachine,), {"make": staticmethod(make)})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+        ),
+    )
+
+
+def test_sqlite_behaves_like_the_model() -> None:
+    """Both stores are one ledger: the same calls leave the same books."""
+    _check(_sqlite, examples=40, steps=30)
+
+
+def test_redis_behaves_like_the_model(redis_url: str) -> None:
+    """The same over a real Redis."""
+
+    async def make() -> RedisStore:
+        store = RedisStore(redis_url)
+        await store.command("FLUSHALL")
+        return store
+
+    _check(make, examples=40, steps=30)
+
+
+def test_a_faked_redis_behaves_like_the_model(fake_redis_url: str) -> None:
+    """The same over fakeredis, on which users test their own code."""
+
+    async def make() -> RedisStore:
+        store = RedisStore(fake_redis_url)
+        await store.command("FLUSHALL")
+        return store
+
+    _check(make, examples=10, steps=20)
