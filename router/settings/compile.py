@@ -16,17 +16,12 @@ from router.settings.compile_context import Context, PriceLookup
 from router.settings.compile_models import compile_models, price_of
 from router.settings.compile_providers import compile_providers
 from router.settings.compile_routes import compile_routes
-from router.settings.findings import Finding, InvalidSettings, field_name, one_of
+from router.settings.findings import Finding, InvalidSettings, described, one_of
 from router.settings.lint import lint
 from router.settings.model import Settings
 from router.snapshot import Deployment, ServerSettings, Snapshot
 
 VERSION_DIGITS: Final = 12
-
-
-def describe(finding: Finding) -> str:
-    """A finding without its place in a file."""
-    return f"{field_name(finding.path)}: {finding.message}"
 
 
 def compile_settings(
@@ -36,7 +31,7 @@ def compile_settings(
     source: str,
     environ: Mapping[str, str] = os.environ,
     broken: Mapping[str, frozenset[str]] | None = None,
-    show: Callable[[Finding], str] = describe,
+    show: Callable[[Finding], str] = described,
 ) -> Snapshot:
     """Resolve names, presets, prices and classes.
 

@@ -46,7 +46,7 @@ def _provider(context: Context, name: str, given: ProviderSettings) -> Provider 
     preset = PRESETS.get(kind)
     if preset is None:
         if given.kind is not None:
-            context.wrong((*path, "kind"), f"there is no preset {kind!r}{one_of(kind, PRESETS)}".replace("'", '"'))
+            context.wrong((*path, "kind"), f'there is no preset "{kind}"{one_of(kind, PRESETS)}')
         else:
             hint = one_of(kind, PRESETS)
             context.wrong(path, f'"{name}" is not a well-known provider: give kind and base_url{hint}', at_key=True)
@@ -140,7 +140,7 @@ def _endpoint(context: Context, name: str, given: ProviderSettings, base_url: st
     if given.http2 and not secure:
         context.wrong((*path, "http2"), "HTTP/2 needs an https base_url")
     if given.ca_file is not None and not FilePath(given.ca_file).is_file():
-        context.wrong((*path, "ca_file"), f"there is no file {given.ca_file}")
+        context.wrong((*path, "ca_file"), f'there is no file "{given.ca_file}"')
     if not given.verify:
         context.doubtful((*path, "verify"), "the certificate is not checked: whoever is on the way can read the key")
     return Endpoint(

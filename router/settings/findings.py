@@ -19,6 +19,7 @@ _KEY_PREFIX: Final = re.compile(
     r"(Bearer\s+)?(sk-|sk_|pk-|rk-|gsk_|xai-|up_|AIza|AKIA|ASIA|ABSK|hf_|nvapi-|pplx-|csk-|fw_|flp_|tgp_|ghp_|glpat-|xox[abp]-|eyJ)",
     re.IGNORECASE,
 )
+_QUOTED: Final = re.compile(r'"([^"]*)"')
 _RANDOM_RUN: Final = re.compile(r"[A-Za-z0-9_]{20,}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -36,8 +37,13 @@ class InvalidSettings(Exception):
     """The settings contradict each other or name what does not exist. Carries all findings."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        super().__init__("\n".join(f"{field_name(f.path)}: {f.message}" for f in findings))
+        super().__init__("\n".join(described(f) for f in findings))
         self.findings = tuple(findings)
+
+
+def described(finding: Finding) -> str:
+    """`field: what is wrong`, without credentials."""
+    return f"{field_name(finding.path)}: {scrubbed(finding.message)}"
 
 
 def field_name(path: Path) -> str:
@@ -85,6 +91,11 @@ def shown(value: object) -> str:
     if looks_like_secret(text):
         return "a value that looks like a key (not shown)"
     return f'"{_cut(text)}"' if isinstance(value, str) else _cut(text)
+
+
+def scrubbed(message: str) -> str:
+    """A message without anything in quotes that looks like a credential."""
+    return _QUOTED.sub(lambda match: '"(not shown)"' if looks_like_secret(match[1]) else match[0], message)
 
 
 def _cut(text: str) -> str:

@@ -17,7 +17,7 @@ from router.settings.compile_context import PriceLookup
 from router.settings.findings import Finding, InvalidSettings, Path, field_name
 from router.settings.messages import explain, written
 from router.settings.model import Settings
-from router.settings.references import resolve
+from router.settings.references import hidden_texts, resolve
 from router.snapshot import Snapshot
 
 SECTIONS: Final = ("providers", "models", "routes", "budgets", "teams", "keys")
@@ -79,6 +79,7 @@ def load_text(
         raise ConfigError(f"{source}:1:1: configuration: is not a mapping; the smallest begins with `version: 1`")
     findings: list[Finding] = []
     data = resolve(document.data, environ, folder=folder or FilePath(), findings=findings)
+    document.hidden = dict(hidden_texts(data))
     unresolved = {finding.path for finding in findings}
     settings, wrong, broken = _validate(data)
     findings += [f for f in wrong if not any(f.path[: len(path)] == path for path in unresolved)]

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from router.settings.findings import Finding, Path, field_name, shown
+from router.settings.findings import Finding, Path, described, shown
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_DEPTH: Final = 32
@@ -68,6 +68,8 @@ class Document:
     data: Any = None
     keys: dict[Path, Mark] = field(default_factory=dict)
     values: dict[Path, Mark] = field(default_factory=dict)
+    hidden: dict[str, str] = field(default_factory=dict)
+    """Text that came from references -> the reference, which stands for it in messages."""
     findings: list[tuple[Mark, Finding]] = field(default_factory=list)
     """What is wrong with the document itself, such as a key that is given twice."""
 
@@ -85,20 +87,23 @@ class Document:
 
     def describe(self, finding: Finding) -> str:
         """`file:line:column: field: what is wrong`."""
-        return _line(self.source, self.mark(finding.path, at_key=finding.at_key), finding)
+        return self._line(self.mark(finding.path, at_key=finding.at_key), finding)
 
     def report(self, findings: list[Finding]) -> str:
         """All findings, those of the document first found too, in the order of the file; one a line."""
         placed = [*self.findings, *((self.mark(f.path, at_key=f.at_key), f) for f in findings)]
         placed.sort(key=lambda pair: (pair[0].line, pair[0].column))
-        lines = list(dict.fromkeys(_line(self.source, mark, finding) for mark, finding in placed))
+        lines = list(dict.fromkeys(self._line(mark, finding) for mark, finding in placed))
         if len(lines) > MAX_FINDINGS:
             lines = [*lines[:MAX_FINDINGS], f"{self.source}: and {len(lines) - MAX_FINDINGS} more"]
         return "\n".join(lines)
 
-
-def _line(source: str, mark: Mark, finding: Finding) -> str:
-    return f"{source}:{mark.line}:{mark.column}: {field_name(finding.path)}: {finding.message}"
+    def _line(self, mark: Mark, finding: Finding) -> str:
+        text = described(finding)
+        # The longest first: one value may contain another.
+        for value in sorted(self.hidden, key=len, reverse=True):
+            text = text.replace(value, self.hidden[value])
+        return f"{self.source}:{mark.line}:{mark.column}: {text}"
 
 
 def step_into(here: Any, part: str | int) -> Any:

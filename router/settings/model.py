@@ -107,7 +107,7 @@ class ServerSection(Section):
     """TCP port to listen on; 0 takes a free one. `--port` wins over it."""
     workers: Annotated[Count, Field(ge=1, le=256)] = 1
     """Processes that share the port, one per core at most."""
-    store: Address | None = None
+    store: Address | None = Field(default=None, repr=False)
     """Where budgets are kept: `redis://...`, `rediss://...`, `unix://...` or the path of an SQLite file. Default: `REDIS_URL`,
     else `FAREGATE_STORE`, else a file in the user's state folder."""
     lease: Annotated[Duration, Field(ge=2, le=3600)] = 20.0
@@ -168,7 +168,7 @@ class ProviderSettings(Section):
     """Headers sent with every call. Values may be references."""
     http2: Flag = False
     """Speak HTTP/2. Needs https."""
-    proxy: ProxyUrl | None = None
+    proxy: ProxyUrl | None = Field(default=None, repr=False)
     """HTTP or SOCKS proxy to go through. The usual proxy variables of the environment are not read."""
     max_connections: Annotated[Count, Field(ge=1, le=100_000)] = 512
     """Connections to it at a time, per worker; further calls wait."""

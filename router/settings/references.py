@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ _WHOLE: Final = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _BRACED: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 SECRET_FIELDS: Final = frozenset({"api_key", "secret", "secret_hash"})
 SECRET_MAPS: Final = frozenset({"headers", "options"})
+HIDDEN_CHARACTERS: Final = 6
 MAX_SECRET_BYTES: Final = 64 * 1024
 
 
@@ -73,6 +74,16 @@ def resolve(data: Any, environ: Mapping[str, str], *, folder: FilePath, findings
     except ValueError as exc:
         findings.append(Finding(path, str(exc)))
         return FromEnvironment("", data)
+
+
+def hidden_texts(data: Any) -> Iterator[tuple[str, str]]:
+    """(text, reference) of all values that came from references and are long enough to be a credential."""
+    if isinstance(data, FromEnvironment):
+        if len(data) >= HIDDEN_CHARACTERS:
+            yield str(data), data.reference
+    elif isinstance(data, dict | list):
+        for each in data.values() if isinstance(data, dict) else data:
+            yield from hidden_texts(each)
 
 
 def is_secret_field(path: Path) -> bool:

@@ -108,7 +108,7 @@ ONE_MISTAKE = [
         '2:29: providers.ollama.proxy: "h:1" is not the URL of a proxy; write http://host:3128',
     ),
     ("version: 1\nproviders: {ollama: {http2: true}}", "2:29: providers.ollama.http2: HTTP/2 needs an https base_url"),
-    ("version: 1\nproviders: {ollama: {ca_file: /no/such}}", "2:31: providers.ollama.ca_file: there is no file /no/such"),
+    ("version: 1\nproviders: {ollama: {ca_file: /no/such}}", '2:31: providers.ollama.ca_file: there is no file "/no/such"'),
     (
         "version: 1\nproviders: {ollama: {options: {a: b}}}",
         "2:22: providers.ollama.options: only providers of kind litellm/... have options",
