@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from router import __version__
 
-SHOWN = ("uvicorn", "uvloop", "httptools", "msgspec", "pydantic", "redis", "litellm")
+SHOWN = ("uvicorn", "uvloop", "httptools", "msgspec", "pydantic", "hiredis", "litellm")
 """Distributions whose version decides how the program behaves."""
 
 

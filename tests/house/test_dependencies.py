@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -12,11 +13,12 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.house.source import ROOT, text_files
+from tests.house.source import ROOT, lines, text_files, where
 
 NOT_IMPORTED: Final = {"tzdata": "zoneinfo reads its files where the system has none"}
-DEVELOPMENT_ONLY: Final = {"router/prices/generate.py"}
-"""Run by hand, in the development environment; never imported by the service."""
+DEVELOPMENT_ONLY: Final = {"router/prices/read_genai.py"}
+"""Part of the price book's generator, which is run by hand in the development environment."""
+LOADS_LITELLM: Final = re.compile(r"^\s*(?:import|from) litellm\b|import_module\(.litellm")
 
 
 def declared(*, extras: bool) -> set[str]:
@@ -36,10 +38,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def packaged() -> list[Path]:
+    """Python files of the two packages."""
+    return [path for path in text_files(".py") if path.relative_to(ROOT).parts[0] in ("router", "policies")]
+
+
 def imported() -> set[str]:
     """Distributions that the two packages import from."""
-    paths = [path for path in text_files(".py") if str(path.relative_to(ROOT)).startswith(("router/", "policies/"))]
-    modules = set().union(*(imports(path) for path in paths if str(path.relative_to(ROOT)) not in DEVELOPMENT_ONLY))
+    modules = set().union(*(imports(path) for path in packaged() if str(path.relative_to(ROOT)) not in DEVELOPMENT_ONLY))
     known = packages_distributions()
     outside = modules - set(sys.stdlib_module_names) - {"router", "policies"}
     return {canonicalize_name(known.get(name, [name])[0]) for name in outside}
@@ -48,6 +54,12 @@ def imported() -> set[str]:
 def test_every_dependency_is_used() -> None:
     """One that is not still has to be downloaded, trusted and updated by everybody."""
     assert declared(extras=False) - imported() - set(NOT_IMPORTED) == set()
+
+
+def test_litellm_is_imported_in_one_place_and_by_name_only() -> None:
+    """Import contracts cannot see it: it is loaded by name, at first use, so that nothing else can load it by accident."""
+    loads = [where(path, number) for path in packaged() for number, line in enumerate(lines(path), 1) if LOADS_LITELLM.search(line)]
+    assert [place.partition(":")[0] for place in loads] == ["router/adapters/upstream/litellm_lane.py"]
 
 
 def test_every_import_is_a_declared_dependency() -> None:
