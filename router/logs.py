@@ -193,6 +193,12 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     return event
 
 
+def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # uvicorn repeats its messages with colours for terminals.
+    event.pop("color_message", None)
+    return event
+
+
 def _event_json(event: object, **_options: object) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
@@ -221,6 +227,7 @@ def configure_logging(level: str, stream: IO[str]) -> None:
         foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _plain,
             structlog.processors.format_exc_info,
             redact,
             structlog.processors.JSONRenderer(serializer=_event_json),

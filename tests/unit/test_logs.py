@@ -235,8 +235,9 @@ def test_events_are_json_lines_with_time_and_level(events: io.StringIO) -> None:
 
 def test_records_of_libraries_have_the_same_form(events: io.StringIO) -> None:
     """The server's own complaints must not be lines of another format in between."""
-    logging.getLogger("uvicorn.error").warning("closed %s times", 3)
+    logging.getLogger("uvicorn.error").warning("closed %s times", 3, extra={"color_message": "\x1b[36mclosed\x1b[0m"})
     (event,) = parsed(events)
+    assert "color_message" not in event
     assert (event["event"], event["level"], event["logger"]) == ("closed 3 times", "warning", "uvicorn.error")
 
 
