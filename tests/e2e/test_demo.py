@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
+
+from router.domain.money import format_usd
 
 ROOT = Path(__file__).parents[2]
 Played = tuple[str, dict[str, dict[str, Any]]]
@@ -107,6 +114,59 @@ def test_the_first_line_comes_at_once() -> None:
     assert seconds < 10
 
 
+def test_in_a_terminal_it_is_a_live_view_that_ctrl_c_ends(tmp_path: Path) -> None:
+    """The view needs a terminal; interrupted, it gives the cursor back and leaves no file behind."""
+    mine, theirs = pty.openpty()
+    command = [sys.executable, "-m", "router", "demo", "--fast"]
+    environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environ)
+    os.close(theirs)
+    try:
+        shown = _read_until(mine, b"avoided", b"budgets")
+        process.send_signal(signal.SIGINT)
+        shown += _read_to_end(mine)
+        assert process.wait(timeout=30) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(mine)
+    assert "╭─".encode() in shown
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor is shown again"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_simulator_serves_on_a_port_of_its_own() -> None:
+    """`faregate sim` is for users' own configurations; ended, it states its bill."""
+    command = [sys.executable, "-m", "router", "sim", "--port", "0", "--seed", "3", "--speed", "1000", "--no-faults"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        base_url = process.stdout.readline().split()[3].removesuffix(":")
+        with openai.OpenAI(base_url=base_url, api_key="none") as client:
+            ask = [{"role": "user", "content": "hello"}]
+            answer = client.chat.completions.create(model="small-edge", messages=ask)  # type: ignore[arg-type]  # plain dicts do
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+    assert answer.usage is not None
+    assert rest == f"Billed 1 calls, {format_usd(answer.usage.total_tokens * 100)} USD\n"
+    assert process.returncode == 0
+
+
 def test_the_installed_configuration_is_the_one_in_the_repository() -> None:
     """People read `config/demo.yaml`; the program runs the copy inside the package."""
     assert (ROOT / "config" / "demo.yaml").read_bytes() == (ROOT / "router" / "demo" / "demo.yaml").read_bytes()
+
+
+def _read_until(file: int, *marks: bytes) -> bytes:
+    shown = b""
+    while not all(mark in shown for mark in marks):
+        shown += os.read(file, 65536)
+    return shown
+
+
+def _read_to_end(file: int) -> bytes:
+    shown = b""
+    # Linux tells of the other side's end by an error.
+    with contextlib.suppress(OSError):
+        while part := os.read(file, 65536):
+            shown += part
+    return shown
