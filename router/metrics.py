@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from router.domain.prices import Price
 from router.domain.usage import Usage
 from router.errors import ALL as ALL_ERRORS
 from router.metrics_labels import UNKNOWN, LabelGuard, names_of
@@ -77,7 +78,7 @@ _TABLE: Final = (
     _counter("faregate_avoided_cost_usd_total", "Less charged than the baseline deployment would have cost, in USD.", *_WHERE, nano=True),
     _counter("faregate_extra_cost_usd_total", "More charged than the baseline deployment would have cost, in USD.", *_WHERE, nano=True),
     _counter("faregate_estimated_usage_total", "Attempts whose usage is not the provider's own count.", "deployment", "evidence"),
-    _counter("faregate_price_lookups_total", "Price lookups by result.", "result"),
+    _counter("faregate_price_lookups_total", "Prices of deployments looked up as a configuration was loaded, by result.", "result"),
     # Where a request went, and why not elsewhere.
     _counter("faregate_rejections_total", "Deployments left out of a decision, by reason.", "deployment", "reason"),
     _counter("faregate_fallbacks_total", "Moves to the next deployment, by cause.", "from", "to", "reason"),
@@ -181,8 +182,10 @@ class Metrics:
         self._add("faregate_holds_swept_total", 0)
 
     def configure(self, snapshot: Snapshot) -> None:
-        """Accept the names of this configuration as labels. What was counted before stays."""
+        """Accept the names of this configuration as labels, and count how its prices were found. What was counted before stays."""
         self._guard.names = names_of(snapshot)
+        for deployment in snapshot.deployments.values():
+            self.price_lookup(_price_result(deployment.price))
         for budget in snapshot.budgets:
             self._add("faregate_budget_refusals_total", 0, budget.name, self._guard.word("action", "refuse"))
 
@@ -347,7 +350,7 @@ class Metrics:
         self._add("faregate_overshoot_usd_total", nusd, self._guard.word("cause", cause))
 
     def price_lookup(self, result: str) -> None:
-        """Count a lookup in the price book, by result."""
+        """Count a lookup in the price book: `found`, `free`, `assumed` or `missing`. `configure` does so for its deployments."""
         self._add("faregate_price_lookups_total", 1, self._guard.word("result", result))
 
     def swept(self, n: int) -> None:
@@ -433,6 +436,14 @@ class Metrics:
             ("output_tokens", (tokens.cell((*where[2:], "output")),)),
         )
         return series
+
+
+def _price_result(price: Price | None) -> str:
+    if price is None:
+        return "missing"
+    if price.free:
+        return "free"
+    return "assumed" if price.source == "assumed" else "found"
 
 
 def merge(dumps: Sequence[bytes], *, ended: Sequence[bytes] = ()) -> State:

@@ -6,6 +6,7 @@ import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import prometheus_client
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from policies.engine import Branch, RoutePolicy, Rule
 from policies.types import Decision, Traits
 from router.domain.budgets import Budget
+from router.domain.prices import Price, Rates
 from router.domain.usage import Usage
 from router.errors import StoreUnavailable
 from router.metrics import FAMILIES, Metrics, merge, render
@@ -408,6 +410,21 @@ def test_a_metric_of_another_release_is_left_out(metrics: Metrics) -> None:
 def test_budget_refusals_exist_before_the_first_one(metrics: Metrics) -> None:
     """`rate()` cannot see the first event of a counter that appears with it, and the first refusal pages somebody."""
     assert value(metrics.render(), "faregate_budget_refusals_total", budget="everyone", action="refuse") == 0
+
+
+def test_prices_of_a_configuration_are_counted_by_how_they_were_found(metrics: Metrics) -> None:
+    """A deployment without a price is not called; it should be seen before somebody asks for it."""
+    priced = snapshot()
+    rates = Rates(input=1, output=1)
+    prices = {
+        "sim/a": Price(rates=rates, source="config"),
+        "sim/b": Price(rates=rates, source="assumed"),
+        "sim/c": Price(rates=rates, source="config", free=True),
+    }
+    deployments = {name: replace(priced.deployments["sim/a"], name=name, price=price) for name, price in prices.items()}
+    metrics.configure(replace(priced, deployments=deployments))
+    counted = {labels["result"]: v for n, labels, v in samples(metrics.render()) if n == "faregate_price_lookups_total"}
+    assert counted == {"missing": 2, "found": 1, "assumed": 1, "free": 1}
 
 
 def test_promtool_finds_nothing_to_criticise(metrics: Metrics) -> None:
