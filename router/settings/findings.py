@@ -94,12 +94,16 @@ def shown(value: object) -> str:
 
 
 def scrubbed(message: str) -> str:
-    """A message without anything in quotes that looks like a credential."""
-    return _QUOTED.sub(lambda match: '"(not shown)"' if looks_like_secret(match[1]) else match[0], message)
+    """A message on one line, without anything in quotes that looks like a credential."""
+    return _QUOTED.sub(lambda match: '"(not shown)"' if looks_like_secret(match[1]) else match[0], _printable(message))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _cut(text: str) -> str:
-    printable = "".join(c if c.isprintable() else "?" for c in text)
+    printable = _printable(text)
     return printable if len(printable) <= SHOWN_CHARACTERS else printable[:SHOWN_CHARACTERS] + "..."
 
 

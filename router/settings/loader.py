@@ -7,7 +7,7 @@ refused, and size, depth and aliases are bounded, so that no file can exhaust me
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -123,6 +123,11 @@ def parse(text: str | bytes, source: str) -> Document:
     Raises:
         DocumentError: the text is too large, is not UTF-8 or not YAML, or breaks a bound.
     """
+    return parse_with(_fastest_parser(), text, source)
+
+
+def parse_with(parser: Callable[[str], Any], text: str | bytes, source: str) -> Document:
+    """`parse` with a given parser of events."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if len(data) > MAX_BYTES:
         raise DocumentError(f"{len(data):,} bytes are more than a configuration may have ({MAX_BYTES:,})", Mark(1, 1))
@@ -132,7 +137,7 @@ def parse(text: str | bytes, source: str) -> Document:
         line = data.count(b"\n", 0, exc.start) + 1
         raise DocumentError("not valid YAML: the text is not UTF-8", Mark(line, 1)) from None
     try:
-        root = _Tree(decoded).read()
+        root = _Tree(parser(decoded)).read()
     except yaml.MarkedYAMLError as exc:
         raise DocumentError(f"not valid YAML: {_problem(exc)}", _mark(exc.problem_mark or exc.context_mark)) from None
     except yaml.YAMLError as exc:
@@ -162,7 +167,7 @@ class _Node:
     pairs: list[tuple[_Node, _Node]] | None = None
 
 
-class _PurePythonParser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
+class PurePythonParser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
     """The same events without libyaml."""
 
     def __init__(self, text: str) -> None:
@@ -171,20 +176,22 @@ class _PurePythonParser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Pa
         yaml.parser.Parser.__init__(self)
 
 
-def _parser_of(text: str) -> Any:
+def _fastest_parser() -> Callable[[str], Any]:
     if not yaml.__with_libyaml__:
-        return _PurePythonParser(text)
+        return PurePythonParser
     from yaml import cyaml
 
-    fast: Any = cyaml
-    return fast.CParser(text)
+    # The stubs of PyYAML leave its own classes out.
+    fast: Callable[[str], Any] = vars(cyaml)["CParser"]
+    return fast
 
 
 class _Tree:
     """Builds nodes from parser events, bounded in depth, so that no recursion can run away."""
 
-    def __init__(self, text: str) -> None:
-        self._parser: Any = _parser_of(text)
+    def __init__(self, parser: Any) -> None:
+        """`parser` gives YAML events."""
+        self._parser = parser
         self._anchors: dict[str, _Node] = {}
 
     def read(self) -> _Node:
