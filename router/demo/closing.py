@@ -12,9 +12,9 @@ from router.ports import Books
 from router.sim.bill import Bill
 
 NEXT_STEPS: Final = (
-    "export OPENAI_API_KEY=...                    # or any other provider's key, or a local server",
-    "faregate init                                # writes a commented configuration from what it finds",
-    "faregate serve --config config/router.yaml   # the same router, with your models and your budgets",
+    "export OPENAI_API_KEY=...                    # or any other provider's key, or start a local server",
+    "faregate init --dir mine                     # writes a commented configuration from what it finds",
+    "faregate serve --config mine/router.yaml     # the same router, with your models and your budgets",
 )
 
 
