@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import prometheus_client
@@ -391,9 +392,13 @@ async def test_calls_of_the_store_are_timed_and_unchanged(
 def test_gauges_of_workers_are_combined_as_declared(name: str, labels: dict[str, str], merged: float) -> None:
     """The store is down if one worker lost it; a budget that all see is not the sum of what they see."""
     dumps = []
+
+    def show(seen: int, scrape: Scrape) -> None:
+        scrape.set(name, seen, **labels)
+
     for seen in (1, 0):
         worker = Metrics()
-        worker.on_scrape(lambda scrape, seen=seen: scrape.set(name, seen, **labels))  # type: ignore[misc]
+        worker.on_scrape(partial(show, seen))
         dumps.append(worker.dump())
     assert value(render(merge(dumps)), name, **labels) == merged
 
