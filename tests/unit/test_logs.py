@@ -33,7 +33,12 @@ async def test_lines_go_out_together_after_a_short_while(tmp_path: Path, monkeyp
     """One write for many requests: a write per request costs more than routing it."""
     writes: list[int] = []
     real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: (writes.append(len(data)), real(fd, data))[1])
+
+    def counted(fd: int, data: bytes) -> int:
+        writes.append(len(data))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", counted)
     monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.01)
     log = RequestLog(tmp_path / "log")
     for n in range(100):
@@ -120,7 +125,7 @@ async def test_a_reader_that_does_not_keep_up_costs_lines_not_time(
     monkeypatch.setattr(logs, "MAX_BACKLOG_BYTES", 200_000)
     monkeypatch.setattr(logs, "CLOSE_SECONDS", 0.01)
     if not own_description:
-        monkeypatch.setattr(logs.os, "open", _refuse)
+        monkeypatch.setattr(os, "open", _refuse)
     reader, writer = pipe
     log = RequestLog(writer)
     written = 3_000

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from policies.engine import Branch, RoutePolicy, Rule
-from policies.types import Decision, Traits
+from policies.types import Ranking, Traits
 from router.domain.budgets import Budget
 from router.domain.prices import Price, Rates
 from router.domain.usage import Usage
@@ -45,8 +45,8 @@ def snapshot() -> Snapshot:
         for name in ("sim/a", "sim/b")
     }
 
-    def order(*_: Any) -> Decision:
-        return Decision(order=(), rejected=(), rule="", kind="fixed")
+    def order(*_: Any) -> Ranking:
+        return Ranking(order=())
 
     def branch(rule: str) -> Branch:
         return Branch(rule=rule, deployments=tuple(deployments), kind="fixed", order=order)
@@ -230,14 +230,9 @@ def test_series_beyond_the_cap_are_counted_under_overflow() -> None:
 def test_label_values_survive_quotes_and_line_ends() -> None:
     """A deployment may be called anything; one bad name must not break the whole scrape."""
     odd = 'a"b\\c\nd%s'
-    state = {
-        "faregate_retries_total": [((odd, "5xx"), 3)],
-        "faregate_store_seconds": [],
-        "faregate_config_info": [((odd,), 1)],
-    }
-    metrics = Metrics()
-    metrics._stores["faregate_store_seconds"].histogram((odd,)).observe(0.1)
-    text = render(state | {"faregate_store_seconds": metrics._stores["faregate_store_seconds"].points()})
+    times = Store(FAMILIES["faregate_store_seconds"])
+    times.histogram((odd,)).observe(0.1)
+    text = render({"faregate_retries_total": [((odd, "5xx"), 3)], "faregate_store_seconds": times.points()})
     assert value(text, "faregate_retries_total", deployment=odd) == 3
     assert value(text, "faregate_store_seconds_count", call=odd) == 1
 
