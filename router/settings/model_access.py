@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
+from router.domain.keys import ID_LENGTH, PREFIX
 from router.settings.findings import shown
 from router.settings.references import Secret
-from router.settings.types import Instant, ReferencedSecret, Section, Text, Words, as_mapping, format_money
+from router.settings.types import Instant, Name, ReferencedSecret, Section, Text, Words, as_mapping, format_money
 from router.settings.units import MoneyPer, parse_money_per, parse_window
 
 Dimension = Literal["key", "team", "user", "session", "route", "model", "provider"]
@@ -119,8 +120,8 @@ class TeamSettings(Section):
     """Given to every request of the team."""
 
 
-_KEY_ID = re.compile(r"[0-9A-Za-z]{8}")
-_HASH = re.compile(r"[0-9a-fA-F]{64}")
+_KEY_ID: Final = re.compile(f"[0-9A-Za-z]{{{ID_LENGTH}}}")
+_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def _hash(secret: Secret) -> Secret:
@@ -145,7 +146,7 @@ class KeySettings(Section):
     """The key that clients send, as `$NAME` or `file:/path`; never literally. Unit: none."""
     secret_hash: Annotated[ReferencedSecret, AfterValidator(_hash), BeforeValidator(_as_secret)] | None = None
     """Instead of `secret`: its hash, as `faregate keys hash` prints it. Needs `id`."""
-    id: Text | None = None
+    id: Name | None = None
     """Public id inside the key (`sk-fg-<id>-...`). Needed with `secret_hash`. Default: the name of this entry."""
     expires: Instant | None = None
     """From when it is no longer accepted: a date (0:00 UTC) or a date with time. Default: never."""
@@ -160,6 +161,6 @@ class KeySettings(Section):
     def _one_secret(self) -> KeySettings:
         if (self.secret is None) == (self.secret_hash is None):
             raise ValueError("give either secret or secret_hash")
-        if self.secret_hash is not None and self.id is None:
-            raise ValueError("secret_hash needs id: the 8 characters after sk-fg- in the key")
+        if self.secret_hash is not None and (self.id is None or not _KEY_ID.fullmatch(self.id)):
+            raise ValueError(f"secret_hash needs id: the {ID_LENGTH} characters after {PREFIX} in the key")
         return self

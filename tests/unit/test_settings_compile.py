@@ -266,6 +266,28 @@ def test_a_key_is_kept_only_as_a_digest() -> None:
     assert (made.teams["t"].models, made.teams["t"].tags) == ({"big"}, {"a": "b"})
 
 
+def test_an_entry_that_keys_new_prints_can_be_pasted() -> None:
+    """`faregate keys new --yaml` and this file must agree on what a key is."""
+    from router.commands.keys import yaml_entry
+    from router.ports import StoredKey
+
+    stored = StoredKey(
+        key_id="12345678", secret_hmac="0" * 64, name="app", models=["big"], tags={"kind": "agent"}, expires_ms=1_798_761_600_000
+    )
+    entry = snapshot(yaml_entry(stored)).keys["12345678"]
+    assert (entry.name, entry.secret_hmac, entry.models, entry.tags) == ("app", "0" * 64, {"big"}, {"kind": "agent"})
+    assert entry.expires_ms == 1_798_761_600_000
+
+
+@pytest.mark.parametrize("preset", sorted((Path(__file__).parents[2] / "policies" / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_ready_made_policy_can_be_pasted_as_a_route(preset: Path) -> None:
+    """They are written in the language of this file."""
+    from router.settings.loader import parse
+    from router.settings.model_routing import RouteSettings
+
+    RouteSettings.model_validate(parse(preset.read_bytes(), preset.name).data["route"])
+
+
 def test_the_store_comes_from_the_file_then_redis_then_a_path() -> None:
     """One order, the same for every command."""
     assert (

@@ -51,6 +51,11 @@ ONE_MISTAKE = [
     ("version: 1\nserver: {assumed_price: {input: 1, output: 1}}", "2:10: server.assumed_price: is used with unpriced: assume only"),
     ("version: 1\nserver: {baseline: x}", '2:20: server.baseline: there is no model or deployment "x"'),
     ("version: 1\nserver: {compat: {budget_status: 400}}", "2:34: server.compat.budget_status: 400 is not one of 402, 429, 403, 422"),
+    # Sections of the wrong shape.
+    ("version: 1\nproviders: 5", "2:12: providers: 5 is not a mapping"),
+    ("version: 1\nmodels: [a]", "2:9: models: a list is not a mapping"),
+    ("version: 1\nmodels: {a: 5}", '2:13: models.a: "5" is not a deployment; write provider/model-id'),
+    ("version: 1\nroutes: {a: true}", "2:13: routes.a: true is not a mapping"),
     # Providers.
     (
         "version: 1\nproviders: [opnai]",
@@ -303,6 +308,12 @@ KEY_MISTAKES = [
 def test_a_mistake_in_a_key_gives_exactly_one_line(key: str, line: str) -> None:
     """A key that is not understood would open too much or nothing."""
     assert wrong(BASE + f"keys:\n  k: {key}\nteams: {{search: {{}}}}\n") == [line]
+
+
+def test_two_keys_may_not_have_the_same_id() -> None:
+    """Whose request is it?"""
+    text = BASE + "keys:\n  a: {secret: $BOT_KEY, id: x}\n  b: {secret: $OPENAI_API_KEY, id: x}\n"
+    assert wrong(text) == ['9:36: keys.b.id: "x" is also the id of key "a"']
 
 
 def test_two_keys_may_not_be_the_same_secret() -> None:
