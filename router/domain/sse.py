@@ -18,6 +18,9 @@ BOUNDARY: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 Source: HTML standard, section 9.2.6 "Interpreting an event stream", read 2026-11.
 """
 
+PAYLOAD: Final = re.compile(rb"(?:\A|[\r\n])data:(?: [^\r\n]|[^\r\n ])")
+"""Found in a piece of a stream that carries more than comments and heartbeats."""
+
 _encode: Final = msgspec.json.Encoder().encode
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -11,7 +12,7 @@ from router.domain import stream_reading as reading
 from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, resolve
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
-from router.domain.sse import BOUNDARY, StreamHead, split_events
+from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, split_events
 from router.domain.usage import Evidence
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -25,6 +26,7 @@ _LATE_EVENTS: Final = 2
 """Events that may follow the one with the usage (a finish event, an empty one) without making it old."""
 _FOLD_BYTES: Final = 64 * 1024
 """Bytes after which the events that came are counted and all but the last are let go."""
+_FOLD_PIECES: Final = 64
 _UNDECIDED_BYTES: Final = 3
 """The end of an event can begin this many bytes before the end of what has arrived."""
 
@@ -129,15 +131,16 @@ class StreamMeter:
         return self._without_usage(chunk)
 
     def flush(self) -> bytes:
-        """The upstream ended cleanly: what was held back and is to be relayed. Call it once, before `finish`.
+        """The upstream ended: what was held back and is to be relayed. Call it once, before `finish`.
 
-        Not for a stream that broke: what is held back then is half an event, which a client cannot read.
+        An event that only lacks its blank line is; half an event is not, because no client can read it.
         """
         if self._json is not False:
             return bytes(self._held) if self._json is None and self._strip else b""
-        self._partly = bool(self._held) or self._skipping
+        readable = reading.is_readable(bytes(self._held))
+        self._partly = self._skipping or (bool(self._held) and (readable or not self._strip))
         relayed = self._drain()
-        return relayed if self._strip else b""
+        return relayed if self._strip and readable else b""
 
     def finish(self, *, complete: bool) -> Metered:
         """What the stream consumed. `complete`: the upstream ended it; else it broke, was cut, or nobody listens.
@@ -175,6 +178,10 @@ class StreamMeter:
         """What must be sent before an event of our own: nothing if the client has only whole events."""
         partly_relayed = self._partly or self._skipping or (bool(self._held) and not self._strip)
         return b"\n\n" if partly_relayed else b""
+
+    def safe_bytes(self, tokens: int) -> int:
+        """`output_tokens_bound` stays below `tokens` while `total_bytes` stays below this: so look again only then."""
+        return self.total_bytes + max(0, tokens - self.output_tokens_bound)
 
     @property
     def head(self) -> StreamHead:
@@ -272,7 +279,7 @@ class StreamMeter:
                 return b"".join([self._take(event) for event in events])
             self._oversized = True
             return piece
-        if b"data:" in piece:
+        if PAYLOAD.search(piece) is not None:
             self._pieces.append(piece)
         if (not self._content or self._choices > 1) and _CHOICES_KEY in piece:
             self._see_choices(piece)
@@ -297,15 +304,17 @@ class StreamMeter:
     def _fold(self) -> None:
         """Count the events of the pieces that have come since, and let go of all but the last."""
         pieces = self._pieces
-        if self._counted < len(pieces):
-            self._events += b"".join(pieces[self._counted :]).count(_CHOICES_KEY)
-            del pieces[:-_RECENT_EVENTS]
+        new = pieces[self._counted :]
+        if new:
+            self._events += (new[0] if len(new) == 1 else b"".join(new)).count(_CHOICES_KEY)
+            if len(pieces) > _FOLD_PIECES or self.total_bytes > self._fold_at:
+                pieces[:] = _last_with_payload(pieces)
+                self._fold_at = self.total_bytes + _FOLD_BYTES
             self._counted = len(pieces)
-            self._fold_at = self.total_bytes + _FOLD_BYTES
 
     def _recent(self) -> list[bytes]:
         """The last events that carry data."""
-        return [event for event in split_events(b"".join(self._pieces[-_RECENT_EVENTS:])) if b"data:" in event][-_RECENT_EVENTS:]
+        return _last_with_payload(split_events(b"".join(_last_with_payload(self._pieces))))
 
     def _read_tail(self) -> reading.Tail:
         """The last events, decoded; again only if more has come."""
@@ -364,13 +373,19 @@ class StreamMeter:
     def _own_output(self) -> int:
         """Our own count of the whole stream."""
         events, recent = self.events, self._recent()
-        empty, unknown = reading.survey(recent)
-        if not events:
-            return estimate_tokens(self.total_bytes) if unknown or self._oversized else 0
         if events > _RECENT_EVENTS:
-            empty += reading.is_empty(self._first)
-        written = self.total_bytes - events * self._envelope_likely if self._content or self._oversized else 0
-        return own_output_tokens(max(0, written), at_least=max(0, events - empty), cap_total=self._limits.output_cap_total)
+            recent.append(reading.first_with_choices(self._first))
+        seen = reading.survey(recent)
+        if not events:
+            return estimate_tokens(self.total_bytes) if seen.unknown or self._oversized else 0
+        with_text = max(0, events - seen.empty)
+        written = self.total_bytes - seen.empty_bytes - with_text * self._envelope_likely if self._content or self._oversized else 0
+        return own_output_tokens(max(0, written), at_least=with_text, cap_total=self._limits.output_cap_total)
+
+
+def _last_with_payload(pieces: list[bytes]) -> list[bytes]:
+    """The last few that carry more than comments and heartbeats, in their order."""
+    return list(islice((piece for piece in reversed(pieces) if PAYLOAD.search(piece) is not None), _RECENT_EVENTS))[::-1]
 
 
 def _last_boundary(data: bytearray, start: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -112,26 +112,43 @@ def read_tail(events: Sequence[bytes]) -> Tail:
     return Tail(done=done, error=error, finish_reason=finish_reason, model=model, usages=tuple(usages))
 
 
-def survey(events: Sequence[bytes]) -> tuple[int, bool]:
-    """(events with choices but without text, whether there is a payload that is no event we know)."""
-    empty = 0
-    unknown = False
-    for data in payloads(events):
+class Survey(msgspec.Struct):
+    """Which events carry no text that a model wrote."""
+
+    empty: int = 0
+    """Events with choices but without text."""
+    empty_bytes: int = 0
+    """Their size, and that of all other known events without text."""
+    unknown: bool = False
+    """There is a payload that is no event we know."""
+
+
+def survey(events: Iterable[bytes]) -> Survey:
+    """Look at events for what is not text: the role, the end, usage, errors, `[DONE]`."""
+    seen = Survey()
+    for raw_event in events:
+        data = event_data(raw_event)
         event = _event(data)
         if event is not None and event.choices is not None:
-            empty += not _relays_text(event.choices)
+            if _relays_text(event.choices):
+                continue
+            seen.empty += 1
         elif data != b"[DONE]" and (event is None or (event.error is None and event.usage == _NULL)):
-            unknown = True
-    return empty, unknown
+            seen.unknown = True
+            continue
+        seen.empty_bytes += len(raw_event)
+    return seen
 
 
-def is_empty(piece: bytes) -> bool:
-    """Whether the first event with choices carries no text: most streams begin with one that only names the role."""
-    for data in payloads(split_events(piece)):
-        event = _event(data)
-        if event is not None and event.choices is not None:
-            return not _relays_text(event.choices)
-    return False
+def first_with_choices(piece: bytes) -> bytes:
+    """The stream's first event with choices: most often it only names the role."""
+    return next((event for event in split_events(piece) if b'"choices":' in event), b"")
+
+
+def is_readable(event: bytes) -> bool:
+    """Whether an event without its blank line is whole otherwise."""
+    data = event_data(event)
+    return data in (b"", b"[DONE]") or _event(data) is not None
 
 
 def ended_choices(piece: bytes) -> set[int]:
