@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from router.errors import ConfigError
+from router.settings.env import CONFIG
 
 _LINE = re.compile(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+): (?P<field>.*?): (?P<message>.*)")
 
@@ -24,7 +25,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines.")] = False,
 ) -> None:
     """Check a configuration: all errors at once with line and column, warnings for prices, budgets and rules. Exit 1 on an error."""
-    path = file or os.environ.get("FAREGATE_CONFIG")
+    path = file or os.environ.get(CONFIG)
     try:
         report = _report(path)
     except ConfigError as exc:

@@ -20,7 +20,9 @@ def load_snapshot(path: str | None, *, environ: Mapping[str, str] = os.environ) 
     Raises:
         ConfigError: the file cannot be read or has errors; all of them, one a line.
     """
-    path = path or environ.get("FAREGATE_CONFIG") or None
+    from router.settings.env import CONFIG
+
+    path = path or environ.get(CONFIG) or None
     if path is None:
         from router.settings.discover import discover_snapshot
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from router.domain.prices import Price
+from router.settings import env
 from router.settings.compile_access import compile_budgets, compile_keys, compile_teams
 from router.settings.compile_context import Context, PriceLookup
 from router.settings.compile_models import compile_models, price_of
@@ -98,7 +99,7 @@ def _server(context: Context, deployments: Mapping[str, Deployment]) -> ServerSe
         host=given.host,
         port=given.port,
         workers=given.workers,
-        store=given.store or context.environ.get("REDIS_URL") or context.environ.get("FAREGATE_STORE") or "",
+        store=given.store or context.environ.get(env.REDIS_URL) or context.environ.get(env.STORE) or "",
         lease_seconds=given.lease,
         store_timeout_seconds=given.store_timeout,
         drain_seconds=given.drain,

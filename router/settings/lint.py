@@ -61,7 +61,8 @@ def _server(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(("server", "allow_anonymous"), f"anyone who reaches {given.host} can spend: there are no keys")
         else:
             yield Finding(
-                ("server", "host"), f"{given.host} can be reached by others, and there are no keys: it is served only once one is minted"
+                ("server", "host"),
+                f"{given.host} can be reached by others, and there are no keys: it will not be served; add keys, or set allow_anonymous",
             )
     if given.unpriced == "free":
         yield Finding(("server", "unpriced"), "calls of deployments without a price are not counted against any budget")

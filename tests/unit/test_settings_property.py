@@ -44,14 +44,14 @@ def check(text: str | bytes) -> None:
 
 
 @given(st.one_of(st.text(), st.binary()))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_text_loads_or_is_refused_with_a_place(text: str | bytes) -> None:
     """Files come from editors, templates and merges."""
     check(text)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(SCHEMA["properties"])), VALUES, max_size=6))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_data_under_the_known_sections_loads_or_is_refused_with_a_place(data: dict[str, Any]) -> None:
     """Values of every shape at every place."""
     check(yaml.safe_dump({"version": 1, **data}, allow_unicode=True))
@@ -62,7 +62,7 @@ def test_any_data_under_the_known_sections_loads_or_is_refused_with_a_place(data
     st.sampled_from(["a", "big"]),
     st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_fields_of_an_entry_load_or_are_refused_with_a_place(section: str, name: str, entry: dict[str, Any]) -> None:
     """Known fields in the wrong place, with values of the wrong kind."""
     part = entry if section == "server" else {name: entry}
@@ -70,7 +70,7 @@ def test_any_fields_of_an_entry_load_or_are_refused_with_a_place(section: str, n
 
 
 @given(VALUES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_written_is_read_with_a_place_for_every_value(data: Any) -> None:
     """Each value has a line; the Python parser gives the same as the C parser."""
     text = yaml.safe_dump({"top": data}, allow_unicode=True)

@@ -126,3 +126,27 @@ def test_a_secret_compares_by_value_and_shows_its_reference() -> None:
     assert (one == Secret("a", "$B"), one == Secret("b", "$A"), one == "a") == (True, False, False)
     assert (repr(one), str(one), f"{one}", one.reveal()) == ("Secret($A)", "Secret($A)", "Secret($A)", "a")
     assert len({one, Secret("a", "$A")}) == 1
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it() -> None:
+    """No client could ever send it."""
+    text = BASE + "keys: {bot: {secret: $BOT_KEY}}\n"
+    assert wrong(text, {**ENVIRON, "BOT_KEY": "two words 0123456789"}) == [
+        "7:22: keys.bot.secret: holds characters that a header cannot carry (the value is not shown)"
+    ]
+
+
+def test_prices_are_described_with_their_source() -> None:
+    """In what is effective, the numbers that bills are made of can be checked by eye."""
+    extra = "  a: openai/new\n  b: {at: openai/fee, price: {input: 1, output: 2, per_request: $0.01}}\n"
+    extra += "  c: {at: ollama/gpu, price: {per_hour: $2}}\n"
+    loaded = load(BASE + extra, ENVIRON)
+    lines = effective_yaml(loaded.settings, loaded.snapshot).splitlines()
+    assert [line for line in lines if line.startswith("#")] == [
+        "# openai/large (big): closed, cloud; input $5.00, output $30.00 per million tokens (book 2026-11-01)",
+        "# openai/small (tiny): closed, cloud; input $0.10, output $0.40 per million tokens (book)",
+        "# ollama/qwen3 (home): small, open, local; free (local)",
+        "# openai/new (a): closed, cloud; no price known",
+        "# openai/fee (b): closed, cloud; input $1.00, output $2.00 per million tokens, $0.01 per request (config)",
+        "# ollama/gpu (c): open, local; $2.00 an hour, 1 calls at a time (config)",
+    ]
