@@ -11,7 +11,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 from router.admission import Admission
 from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, of_status, of_upstream_error
-from router.domain.budgets import Refusal
+from router.domain.budgets import Refusal, Reservation
+from router.domain.estimate import Estimate
 from router.domain.metering import Metered
 from router.domain.request import Operation, parse_request
 from router.domain.usage import Usage
@@ -175,7 +176,7 @@ class Pipeline:
         priced = call.estimates[deployment.name]
         number = call.attempts + 1
         attempt_id = f"{call.request_id}.{number}"
-        held = await self.reservations.hold(call, deployment, priced, attempt_id)
+        held = await self._hold(call, deployment, priced, attempt_id)
         if isinstance(held, Refusal):
             return held
         call.attempts = number
@@ -190,15 +191,31 @@ class Pipeline:
         finally:
             fleet.ended(name)
             try:
-                # Reached only if nothing else has settled it: the client left, or a bug. Never 0 for what was sent.
-                if attempt.state != "closed":
-                    outcome = "client_left" if exchange.gone else "upstream_lost"
-                    await self._settlements.settle(attempt, usage=self._unanswered(attempt, "client_left"), outcome=outcome)
+                await self._abandon(attempt, exchange)
             finally:
                 del self._live[attempt_id]
         if failure is not None:
             fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
         return failure
+
+    async def _abandon(self, attempt: Attempt, exchange: Exchange) -> None:
+        """Settle what nothing else has settled: the client left, the service ends, or a bug. Never 0 for what was sent."""
+        if attempt.state == "closed":
+            return
+        usage = self._unanswered(attempt, "client_left")
+        if attempt.state == "held":
+            attempt.call.winner, attempt.call.usage = attempt, usage
+        await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
+
+    async def _hold(self, call: Call, deployment: Deployment, priced: Estimate, attempt_id: str) -> Reservation | Refusal:
+        """Reserve. If that leads to no call, the next request may probe the deployment."""
+        held: Reservation | Refusal | None = None
+        try:
+            held = await self.reservations.hold(call, deployment, priced, attempt_id)
+            return held
+        finally:
+            if not isinstance(held, Reservation):
+                self._fleet.release_probe(deployment.name)
 
     async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
         call = attempt.call
@@ -294,7 +311,7 @@ class Pipeline:
         call = attempt.call
         call.winner = attempt
         call.usage = metered.usage
-        first = attempt.first_byte_at
+        first = attempt.first_byte_at if call.request.stream else None
         self._fleet.succeeded(
             attempt.deployment.name,
             first_token_ms=None if first is None else (first - attempt.began) * 1000,
