@@ -114,6 +114,7 @@ def candidate_of(deployment: Deployment, request: ParsedRequest, snapshot: Snaps
             expected_nusd=priced.expected_nusd,
             first_token_ms=view.first_token_ms,
             total_ms=view.total_ms,
+            available_in_seconds=view.available_in_seconds,
         ),
         priced,
     )
