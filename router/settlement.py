@@ -100,9 +100,13 @@ class Settlements:
 
     async def commit(self, attempt: Attempt) -> None:
         """Bring a booked charge to the store."""
-        if attempt.state == "booked":
-            await finish(lambda: self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record))
+
+        async def deliver() -> None:
+            await self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record)
             attempt.state = "closed"
+
+        if attempt.state == "booked":
+            await finish(deliver)
 
     async def settle(
         self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = "provider_exceeded_bound"
