@@ -31,7 +31,7 @@ class Siblings:
         """Listen for siblings that collect metrics."""
         if self._folder is None:
             return
-        generation = 1 + max((int(path.stem.split("-")[2]) for path in self._folder.glob(f"worker-{self._worker}-*.sock")), default=0)
+        generation = 1 + max((int(path.stem.split("-")[2]) for path in self._folder.glob(f"worker-{self._worker}-*")), default=0)
         self._name = f"worker-{self._worker}-{generation}"
         self._server = await asyncio.start_unix_server(self._answer, str(self._folder / f"{self._name}.sock"))
 
@@ -53,22 +53,33 @@ class Siblings:
 
     async def render(self) -> bytes:
         """The metrics of all workers, in Prometheus' text format."""
+        own = self._dump()
         if self._folder is None:
-            return render(merge([self._dump()]))
+            return render(merge([own]))
         names = {path.stem for path in self._folder.glob("worker-*")} - {self._name}
-        dumps = await asyncio.gather(*(self._ask(self._folder, name) for name in sorted(names)))
-        return render(merge([self._dump(), *(dump for dump in dumps if dump)]))
+        # What a scrape has shown is kept, our own part too: no counter may go down when a worker dies.
+        self._keep(self._folder, self._name, own)
+        answers = await asyncio.gather(*(self._ask(self._folder, name) for name in sorted(names)))
+        alive = [dump for dump, answered in answers if answered]
+        return render(merge([own, *alive], ended=[dump for dump, answered in answers if dump and not answered]))
 
-    async def _ask(self, folder: Path, name: str) -> bytes:
-        kept = folder / f"{name}.dump"
+    async def _ask(self, folder: Path, name: str) -> tuple[bytes, bool]:
+        """What a worker says, else what it last said; and whether it answered."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(str(folder / f"{name}.sock"))
                 dump = await reader.read()
                 writer.close()
         except (OSError, TimeoutError):
-            return kept.read_bytes() if kept.exists() else b""
-        temporary = kept.with_suffix(f".{self._name}")
+            dump = b""
+        if dump:
+            self._keep(folder, name, dump)
+            return dump, True
+        kept = folder / f"{name}.dump"
+        return (kept.read_bytes() if kept.exists() else b""), False
+
+    def _keep(self, folder: Path, name: str, dump: bytes) -> None:
+        """Replace what is kept of a worker, in one step: others may read it at this moment."""
+        temporary = folder / f"{name}.{self._name}"
         temporary.write_bytes(dump)
-        temporary.replace(kept)
-        return dump
+        temporary.replace(folder / f"{name}.dump")
