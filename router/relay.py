@@ -18,7 +18,7 @@ from router.domain.stream_metering import StreamMeter
 from router.edge.exchange import Exchange
 from router.edge.headers import find
 from router.edge.replies import error_object
-from router.errors import UPSTREAM_FAILED, UPSTREAM_TIMEOUT, RouterError
+from router.errors import STORE_UNAVAILABLE, UPSTREAM_FAILED, UPSTREAM_TIMEOUT, RouterError, StoreUnavailable
 from router.ports import BudgetStore, UpstreamError, UpstreamResponse
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -104,6 +104,8 @@ class Stream:
         self._held_tokens = estimate.held_output_tokens
         self._check_at = int(self._held_tokens * EXTEND_AT)
         self._may_extend = self._held_tokens < estimate.output_tokens
+        self._short_of = "budget_cut"
+        """Why the stream is cut, if it is."""
 
     async def first(self) -> bytes | Failure:
         """The first bytes of the body, or why this is no answer. Nothing has reached the client yet."""
@@ -172,9 +174,13 @@ class Stream:
         wanted = min(
             estimate.output_tokens, max(self._held_tokens * 2, meter.output_tokens_bound + attempt.call.snapshot.server.slice_tokens)
         )
-        answer = await self._extend_to(wanted)
-        if isinstance(answer, Refusal):
+        try:
+            answer: Reservation | Refusal | None = await self._extend_to(wanted)
+        except StoreUnavailable:
+            answer = None
+        if not isinstance(answer, Reservation):
             # What is held still covers what may have been produced: go on until it does not.
+            self._short_of = "budget_cut" if answer is not None else STORE_UNAVAILABLE.code
             self._check_at = self._held_tokens
             return meter.output_tokens_bound < self._held_tokens
         self._held_tokens = wanted
@@ -220,7 +226,7 @@ class Stream:
         usage = metered.usage if self.attempt.call.request.wants_usage else None
         await exchange.write(meter.gap + clean_cut_events(meter.head, open_choices=meter.open_choices(), usage=usage))
         await exchange.finish()
-        return Answer(metered=metered, outcome="cut", error_code="budget_cut")
+        return Answer(metered=metered, outcome="cut", error_code=self._short_of)
 
 
 def _event_error(attempt: Attempt, chunk: bytes) -> RouterError:
