@@ -93,7 +93,8 @@ class Service:
         self.snapshot = snapshot
         server = snapshot.server
         store = server.store or default_store()
-        self.ledger: Ledger = open_ledger(store)
+        # A file has a limit of its own: it waits for other processes, not for a server.
+        self.ledger: Ledger = open_ledger(store, timeout_seconds=None if _is_file(store) else server.store_timeout_seconds)
         replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{self.boot}"
         await self.ledger.open(replica_id=replica, lease_seconds=server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
@@ -278,6 +279,10 @@ def _progress(attempt: Attempt) -> int:
     return min(burnt, attempt.held.amount_nusd)
 
 
+def _is_file(store: str) -> bool:
+    return store.startswith("sqlite://") or "://" not in store
+
+
 def _outbox_path(store: str, worker: int) -> str:
-    folder = Path(default_store()).parent if "://" in store else Path(store).parent
+    folder = Path(store.removeprefix("sqlite://") if _is_file(store) else default_store()).parent
     return str(folder / f"outbox-{worker}.log")
