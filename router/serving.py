@@ -27,6 +27,8 @@ log = structlog.get_logger("faregate.serving")
 BACKLOG: Final = 2048
 SWEEP_SECONDS: Final = 1.0
 FASTEST_RESTART_SECONDS: Final = 1.0
+PARENT_SECONDS: Final = 1.0
+"""How often a worker looks whether its supervisor lives."""
 SPARE_SECONDS: Final = 5.0
 """Beyond the drain time, before a worker that does not end is killed."""
 
@@ -130,12 +132,15 @@ class RunningApp:
             await asyncio.wait(left, timeout=SPARE_SECONDS)
 
     async def until_signal(self) -> None:
-        """Wait for SIGTERM or SIGINT."""
+        """Wait for SIGTERM or SIGINT; a worker whose supervisor was killed ends, too."""
         asked = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked.set)
-        await asked.wait()
+        supervisor = os.getppid() if self._shared else None
+        while not asked.is_set() and (supervisor is None or not parent_died(supervisor)):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asked.wait(), PARENT_SECONDS if self._shared else None)
 
 
 def _uvicorn_config(service: Service) -> uvicorn.Config:
