@@ -28,6 +28,7 @@ def on_both_loops(scenario: Callable[[], Awaitable[None]]) -> Callable[[str], No
     @functools.wraps(scenario)
     def test(loop: str) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+            # Every scenario is a coroutine function; `Awaitable` keeps the decorator's type short.
             runner.run(scenario())  # type: ignore[arg-type]
 
     # Otherwise pytest reads the signature of the scenario.

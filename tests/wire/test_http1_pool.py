@@ -134,3 +134,24 @@ async def test_a_closed_connection_lets_the_next_in_line_dial() -> None:
         gate.open()
         assert (await fault_of(first)).fault == "reset"
         assert (await second).status == 200
+
+
+@on_both_loops
+async def test_a_connection_is_not_used_for_ever() -> None:
+    """A provider that moves to another address must not keep the old one busy."""
+    async with world() as (up, client, endpoint):
+        await (await client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)).read(LIMIT)
+        for connection in client.connections(endpoint):
+            connection.born_at -= 601
+        for _ in range(2):
+            await (await client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)).read(LIMIT)
+        assert [seen.connection for seen in up.requests] == [1, 1, 2]
+
+
+@on_both_loops
+async def test_a_connection_that_is_idle_too_long_is_not_taken() -> None:
+    """The sweep may be late; the provider's own limit is not."""
+    async with world(keepalive_seconds=0) as (up, client, endpoint):
+        for _ in range(2):
+            await (await client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)).read(LIMIT)
+        assert [seen.connection for seen in up.requests] == [1, 2]
