@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -43,6 +44,7 @@ def packaged() -> list[Path]:
     return [path for path in text_files(".py") if path.relative_to(ROOT).parts[0] in ("router", "policies")]
 
 
+@functools.cache
 def imported() -> set[str]:
     """Distributions that the two packages import from."""
     modules = set().union(*(imports(path) for path in packaged() if str(path.relative_to(ROOT)) not in DEVELOPMENT_ONLY))
