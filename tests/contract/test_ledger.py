@@ -256,6 +256,19 @@ async def test_a_charge_above_a_swept_estimate_is_debt(store: Store) -> None:
     assert await counters(one) == {"company": (100, 90, 90)}
 
 
+async def test_a_lower_truth_pays_back_the_debt_of_a_sweep(store: Store) -> None:
+    """Debt is what was charged above what was held; if it was not charged after all, it is no debt."""
+    one, two = await store.replica("one"), await store.replica("two")
+    reserved = await held(one, 20, buckets(bucket()))
+    await one.heartbeat({reserved.attempt_id: 50})
+    await store.crash("one")
+    await two.sweep()
+    assert await counters(one) == {"company": (50, 0, 30)}
+    await one.settle(reserved, charge_nusd=40, record=RECORD)
+    assert await counters(one) == {"company": (40, 0, 20)}
+    assert await one.verify() == []
+
+
 async def test_a_stream_that_outlived_its_lease_can_be_extended(store: Store) -> None:
     """Its hold was charged by the sweep; what it needs beyond that is held anew."""
     one, two = await store.replica("one"), await store.replica("two")
