@@ -236,7 +236,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def outdated(folder: Path = FOLDER) -> list[str]:
+def outdated(folder: Path) -> list[str]:
     """Names of pages that are not what would be written now."""
 
     def same(name: str, build: Callable[[], str]) -> bool:
@@ -246,16 +246,16 @@ def outdated(folder: Path = FOLDER) -> list[str]:
     return [name for name, build in PAGES.items() if not same(name, build)]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], folder: Path = FOLDER) -> int:
     """Write all pages; with `--check`, only say which would change (exit code 1 if any)."""
     if "--check" in arguments:
-        stale = outdated()
+        stale = outdated(folder)
         for name in stale:
             sys.stderr.write(f"docs/reference/{name} is not up to date: run `make docs`\n")
         return 1 if stale else 0
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, build in PAGES.items():
-        (FOLDER / name).write_text(build(), encoding="utf-8")
+        (folder / name).write_text(build(), encoding="utf-8")
     return 0
 
 

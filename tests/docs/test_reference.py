@@ -37,6 +37,17 @@ def test_generated_page_is_up_to_date(name: str) -> None:
     assert (docs.FOLDER / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run `make docs`"
 
 
+def test_a_page_that_is_not_up_to_date_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make check` says which page and what to run."""
+    assert docs.main([], tmp_path) == 0
+    assert docs.main(["--check"], tmp_path) == 0
+    (tmp_path / "errors.md").write_text("old", encoding="utf-8")
+    (tmp_path / "paths.md").unlink()
+    assert docs.main(["--check"], tmp_path) == 1
+    named = [line.partition(" is not")[0] for line in capsys.readouterr().err.splitlines()]
+    assert named == ["docs/reference/errors.md", "docs/reference/paths.md"]
+
+
 def test_every_error_says_what_to_do() -> None:
     """The table tells the status; the page tells what it means and what helps."""
     assert anchors(ROOT / "docs" / "errors.md") >= {spec.code for spec in ALL}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from router import cli
+from router.errors import ConfigError
 from tests.house.source import ROOT
 
 KNOWN_PTH = frozenset({"_editable_impl_faregate.pth", "a1_coverage.pth", "distutils-precedence.pth"})
@@ -88,3 +89,29 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     """A bug report names a version that exists."""
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"faregate {cli.__version__}\n"
+
+
+def test_an_unknown_verb_that_resembles_nothing_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong guess is worse than none."""
+    assert cli.run(["qqqq"]) == cli.EXIT_USAGE
+    assert "Did you mean" not in capsys.readouterr().err
+
+
+def test_findings_go_to_stderr_and_the_exit_code_is_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scripts read the code, people the text."""
+
+    def refused(argv: object) -> int:
+        raise ConfigError("router.yaml:2:1: provders: unknown field")
+
+    monkeypatch.setattr(cli, "run", refused)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert (left.value.code, capsys.readouterr()) == (cli.EXIT_CONFIG, ("", "router.yaml:2:1: provders: unknown field\n"))
+
+
+def test_a_verb_is_run_with_what_follows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """`faregate version --help` is help of `version`."""
+    with pytest.raises(SystemExit) as left:
+        cli.run(["version", "--help"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith("Usage: faregate version")
