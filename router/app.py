@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Final, Self
 
 import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from router.adapters.choose import default_store, open_ledger
+from router.adapters.choose import default_store, open_ledger, state_folder
 from router.adapters.upstream.http1 import Http1Upstream
 from router.admin.app import make_app
 from router.admin.views import View
@@ -33,6 +34,7 @@ from router.fleet import Fleet
 from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments
+from router.metrics_ledger import MeteredStore
 from router.metrics_store import Scrape
 from router.outbox import Outbox
 from router.pipeline import Pipeline
@@ -50,6 +52,8 @@ READY_SECONDS: Final = 1.0
 BUDGETS_SECONDS: Final = 5.0
 """How often the budgets are read for metrics."""
 KEYS_SECONDS: Final = 10.0
+STORE_START_SECONDS: Final = 15.0
+"""How long a store that does not answer is waited for at the start."""
 GC_THRESHOLD: Final = 50_000
 
 
@@ -75,7 +79,7 @@ class Service:
         self.boot = os.urandom(4).hex()
         self._worker = worker
         self._log_target = 1 if log_target is None else log_target
-        self._siblings = Siblings(run_folder, worker, self.metrics.dump)
+        self._siblings = Siblings(run_folder, worker, dump=self.metrics.dump, render_alone=self.metrics.render)
         self._stack = AsyncExitStack()
         self._background = Background()
         self._budget_states: tuple[BucketState, ...] = ()
@@ -95,12 +99,12 @@ class Service:
         store = server.store or default_store()
         # A file has a limit of its own: it waits for other processes, not for a server.
         self.ledger: Ledger = open_ledger(store, timeout_seconds=None if _is_file(store) else server.store_timeout_seconds)
-        replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{self.boot}"
-        await self.ledger.open(replica_id=replica, lease_seconds=server.lease_seconds)
+        await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
         self._store_up = True
         await self.ledger.publish_limits({budget.name: budget.limit_nusd for budget in snapshot.budgets}, version=snapshot.version)
-        self.outbox = Outbox(_outbox_path(store, self._worker), self.ledger)
+        self.metered = MeteredStore(self.ledger, self.metrics, clock=time.monotonic)
+        self.outbox = Outbox(_outbox_path(store, self._worker), self.metered)
         await self.outbox.start()
         self._stack.push_async_callback(self.outbox.close)
         self.admission = Admission(snapshot, self.ledger, pepper=await self.ledger.pepper(), clock=time.time)
@@ -120,6 +124,16 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+
+    async def _open_ledger(self, lease_seconds: float) -> None:
+        """Open the store; one that starts at the same time as we do is waited for."""
+        replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{self.boot}"
+        trying = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable), stop=stop_after_delay(STORE_START_SECONDS), wait=wait_fixed(0.5), reraise=True
+        )
+        async for attempt in trying:
+            with attempt:
+                await self.ledger.open(replica_id=replica, lease_seconds=lease_seconds)
 
     async def _with_simulator(self, snapshot: Snapshot) -> Snapshot:
         """Start the simulated providers that a configuration names without an address."""
@@ -150,6 +164,7 @@ class Service:
 
             lane = LitellmLane()
             await lane.warm()
+            self._stack.push_async_callback(lane.close)
             adapter = lane
         return Dispatcher(wire=wire, second_wire=second, adapter=adapter)
 
@@ -160,8 +175,8 @@ class Service:
             snapshot=self.snapshot,
             admission=self.admission,
             fleet=self.fleet,
-            reservations=Reservations(self.snapshot, self.ledger, wall_clock_ms),
-            store=self.ledger,
+            reservations=Reservations(self.snapshot, self.metered, wall_clock_ms),
+            store=self.metered,
             dispatcher=dispatcher,
             settlements=Settlements(self.outbox, self.metrics, clock=time.monotonic, clock_ms=wall_clock_ms),
             metrics=self.metrics,
@@ -220,6 +235,8 @@ class Service:
             scrape.set("faregate_store_up", float(self._store_up))
             scrape.set("faregate_outbox_entries", self.outbox.depth)
             scrape.set("faregate_holds_open", len(self.live))
+            if self._request_log is not None:
+                scrape.set("faregate_log_lines_dropped_total", self._request_log.dropped_lines)
 
         self.metrics.on_scrape(set_gauges)
 
@@ -284,5 +301,6 @@ def _is_file(store: str) -> bool:
 
 
 def _outbox_path(store: str, worker: int) -> str:
-    folder = Path(store.removeprefix("sqlite://") if _is_file(store) else default_store()).parent
+    """The outbox lies beside the ledger's file, or in the state folder if the ledger is on a server."""
+    folder = Path(store.removeprefix("sqlite://")).parent if _is_file(store) else state_folder()
     return str(folder / f"outbox-{worker}.log")

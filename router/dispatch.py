@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -31,6 +32,7 @@ TIMEOUT_FAULTS: Final = frozenset({"connect_timeout", "first_byte_timeout", "idl
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 """About the proxy's own account at the provider, not about the client."""
 MAX_MESSAGE: Final = 2000
+_KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai)[-_][\w.-]{12,}", re.IGNORECASE)
 
 
 class AdapterLane(Protocol):
@@ -139,7 +141,8 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
     if status in CREDENTIAL_STATUSES:
         failure.error = RouterError(
             UPSTREAM_AUTH,
-            f"Deployment '{name}' refused this router's own credentials (HTTP {status}): check the provider's API key and account.",
+            f"Deployment '{name}' refused this router's own credentials (HTTP {status}): {_said(shown)} "
+            "Whoever runs the router must check the provider's API key and account.",
         )
         failure.retry_same = False
     elif shown is None or status < 400:
@@ -173,6 +176,15 @@ def _error_body(body: bytes) -> tuple[bytes | None, str]:
         shaped = {"message": error[:MAX_MESSAGE], "type": "api_error", "param": None, "code": None}
         return msgspec.json.encode({"error": shaped}), ""
     return None, ""
+
+
+def _said(body: bytes | None) -> str:
+    """The message of an error body, without anything that looks like a part of a key."""
+    if body is None:
+        return "no reason given."
+    error = msgspec.json.decode(body).get("error")
+    message = error.get("message") if isinstance(error, dict) else error
+    return _KEY_LIKE.sub("[key]", str(message)[:MAX_MESSAGE])
 
 
 def retry_after(headers: RawHeaders) -> float | None:

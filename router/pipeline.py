@@ -71,6 +71,8 @@ class Pipeline:
         self._clock_ms = clock_ms
         self._random = random
         self._new_id = new_id
+        self._limited: dict[str, Failure] = {}
+        """The last 429 of each deployment that has not answered since."""
 
     async def serve(self, exchange: Exchange, operation: Operation) -> None:
         """Answer one call. Every failure becomes an answer; the money is settled when this returns."""
@@ -94,12 +96,29 @@ class Pipeline:
         call.principal = await self.admission.admit(exchange.headers)
         call.request = parse_request(await exchange.body(), call.operation)  # type: ignore[arg-type]  # the edge knows no other
         before = self._clock()
-        route_call(call, self._fleet, self._random())
+        try:
+            route_call(call, self._fleet, self._random())
+        except RouterError as error:
+            limited = self._limited_answer(call) if error.spec is NO_DEPLOYMENT else None
+            if limited is None:
+                raise
+            await self._give_up(call, exchange, limited)
+            return
         call.decision_seconds = self._clock() - before
+        for rejection in call.decision.rejected if call.decision is not None else ():
+            self._metrics.rejected(deployment=rejection.deployment, reason=rejection.reason)
         self._fleet.request_started()
         failure = await self._try_in_order(call, exchange)
         if failure is not None:
             await self._give_up(call, exchange, failure)
+
+    def _limited_answer(self, call: Call) -> Failure | None:
+        """The rate limit that a provider last answered, if every candidate is waiting for its own to end."""
+        decision = call.decision
+        if decision is None or any(rejection.reason != "cooldown" for rejection in decision.rejected):
+            return None
+        known = [self._limited.get(name) for name in call.branch.deployments]
+        return known[0] if known and all(known) else None
 
     async def _try_in_order(self, call: Call, exchange: Exchange) -> Failure | None:
         """Call one candidate after the other until one answers. None: the client has its answer."""
@@ -194,7 +213,11 @@ class Pipeline:
                 await self._abandon(attempt, exchange)
             finally:
                 del self._live[attempt_id]
-        if failure is not None:
+        if failure is None:
+            self._limited.pop(name, None)
+        else:
+            if failure.cause == "429" and failure.reply is not None:
+                self._limited[name] = failure
             fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
         return failure
 

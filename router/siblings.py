@@ -19,8 +19,9 @@ class Siblings:
     What a worker last said is kept in a file, so that its counters stay in the sum after it died and was replaced.
     """
 
-    def __init__(self, folder: str | None, worker: int, dump: Callable[[], bytes]) -> None:
-        """`folder` None: this worker is alone."""
+    def __init__(self, folder: str | None, worker: int, *, dump: Callable[[], bytes], render_alone: Callable[[], bytes]) -> None:
+        """`folder` None: this worker is alone, and `render_alone` is all there is."""
+        self._render_alone = render_alone
         self._folder = None if folder is None else Path(folder)
         self._worker = worker
         self._dump = dump
@@ -53,9 +54,9 @@ class Siblings:
 
     async def render(self) -> bytes:
         """The metrics of all workers, in Prometheus' text format."""
-        own = self._dump()
         if self._folder is None:
-            return render(merge([own]))
+            return self._render_alone()
+        own = self._dump()
         names = {path.stem for path in self._folder.glob("worker-*")} - {self._name}
         # What a scrape has shown is kept, our own part too: no counter may go down when a worker dies.
         self._keep(self._folder, self._name, own)

@@ -22,8 +22,13 @@ def default_store() -> str:
     chosen = os.environ.get("FAREGATE_STORE")
     if chosen:
         return chosen
+    return str(state_folder() / "ledger.sqlite")
+
+
+def state_folder() -> Path:
+    """The user's folder for what must outlive the process."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return str(Path(state) / "faregate" / "ledger.sqlite")
+    return Path(state) / "faregate"
 
 
 def choose_store(store: str | None, config: str | None) -> str:
