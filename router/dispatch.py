@@ -145,7 +145,7 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
             "Whoever runs the router must check the provider's API key and account.",
         )
         failure.retry_same = False
-    elif shown is None or status < 400:
+    elif shown is None or not 400 <= status < 600:
         failure.error = RouterError(_spec_for(status), f"Deployment '{name}' answered HTTP {status} without an error object.")
     else:
         failure.reply = Reply(status, [JSON], shown)
