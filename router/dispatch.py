@@ -15,6 +15,7 @@ from router.domain.request import upstream_body
 from router.edge.headers import REQUEST_ID, RawHeaders, find, passed_from_upstream
 from router.edge.replies import JSON, Reply
 from router.errors import (
+    RATE_LIMITED,
     UPSTREAM_AUTH,
     UPSTREAM_FAILED,
     UPSTREAM_INVALID,
