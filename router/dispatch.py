@@ -157,6 +157,8 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
 
 def _spec_for(status: int) -> ErrorSpec:
     """Our own error for a provider's status whose body says nothing."""
+    if status == 429:
+        return RATE_LIMITED
     if 400 <= status < 500:
         return ErrorSpec("upstream_refused", status, "invalid_request_error", "upstream", status in (408, 409, 429))
     if status in (503, 504):
