@@ -19,7 +19,7 @@ from router.domain.usage import Usage
 from router.edge.exchange import Exchange
 from router.edge.headers import passed_to_upstream
 from router.edge.replies import error_reply
-from router.errors import NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
+from router.errors import CLIENT_CLOSED, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.fleet import Fleet
 from router.logs import RequestLog
 from router.metrics import Metrics
