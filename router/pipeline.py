@@ -86,7 +86,8 @@ class Pipeline:
             message = f"The budget store does not answer ({exc}), and budgets are not spent unguarded. Try again shortly."
             await self._refuse(call, exchange, RouterError(STORE_UNAVAILABLE, message, retry_after_seconds=1.0))
         except asyncio.CancelledError:
-            call.outcome, call.status = "client_left" if exchange.gone else "cancelled", 499
+            call.outcome, call.status = "client_left" if exchange.gone else "cancelled", CLIENT_CLOSED.http_status
+            call.error_code = CLIENT_CLOSED.code
             raise
         finally:
             self._metrics.in_flight(-1)
