@@ -16,7 +16,7 @@ from router.edge.asgi import serve_asgi
 from router.edge.exchange import STATUS_LINES
 from router.edge.headers import encode
 from router.edge.replies import error_reply
-from router.errors import BAD_HTTP, BODY_TOO_LARGE, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ErrorSpec, RouterError
+from router.errors import BAD_HTTP, BODY_TOO_LARGE, DRAINING, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ErrorSpec, RouterError
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
