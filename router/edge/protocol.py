@@ -259,7 +259,12 @@ class GateProtocol(asyncio.Protocol):
         self.active = None
         if not task.cancelled() and (problem := task.exception()) is not None:
             self.gate.report(problem)
-        if exchange is None or not exchange.complete or not exchange.keep_alive or self.draining:
+        if exchange is None or not exchange.complete or not exchange.keep_alive:
+            self.close()
+            return
+        if self.draining:
+            if self.waiting:
+                self.refuse(DRAINING, "The server is shutting down and has not begun with this request; send it again.")
             self.close()
             return
         self.since = self.loop.time()
