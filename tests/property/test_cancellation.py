@@ -1,0 +1,145 @@
+"""Wherever a call is cancelled, its money is settled, its connection closed and nothing is left under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.pipeline_fakes import (
+    PRICE,
+    FakeExchange,
+    Script,
+    Stepped,
+    World,
+    ask,
+    event,
+    failing,
+    json_answer,
+    lost,
+    piece,
+    snapshot,
+    stream_answer,
+)
+
+SMALL_SLICES = snapshot(slice_tokens=16)
+PLAIN = snapshot()
+LONG = [piece("twenty-six letters of text") for _ in range(8)]
+ERROR_FIRST = Script([event({"error": {"message": "No."}})], headers={b"content-type": b"text/event-stream"})
+
+Scenario = Callable[[], tuple[World, dict[str, object]]]
+
+SCENARIOS: dict[str, Scenario] = {
+    "json": lambda: (World(PLAIN, json_answer()), ask()),
+    "stream": lambda: (World(PLAIN, stream_answer(piece(), piece())), ask(stream=True)),
+    "usage-asked": lambda: (World(PLAIN, stream_answer(piece())), ask(stream=True, stream_options={"include_usage": True})),
+    "extended": lambda: (World(SMALL_SLICES, stream_answer(*LONG)), ask(stream=True)),
+    "cut": lambda: (World(SMALL_SLICES, stream_answer(*LONG), limit_nusd=200 * PRICE), ask(stream=True)),
+    "fallback": lambda: (World(PLAIN, failing(500), json_answer()), ask()),
+    "connect-fallback": lambda: (World(PLAIN, Script(fault=lost("connect", sent=False)), json_answer()), ask()),
+    "retried": lambda: (World(PLAIN, failing(503), Script(fault=lost()), json_answer()), ask()),
+    "all-fail": lambda: (World(PLAIN, Script(fault=lost("first_byte_timeout")), failing(500), failing(500)), ask()),
+    "broken-stream": lambda: (World(PLAIN, stream_answer(piece(), piece(), lost())), ask(stream=True)),
+    "error-first": lambda: (World(PLAIN, ERROR_FIRST, stream_answer(piece())), ask(stream=True)),
+    "error-later": lambda: (
+        World(PLAIN, Script([piece(), event({"error": {"message": "No."}})], headers=ERROR_FIRST.headers)),
+        ask(stream=True),
+    ),
+    "broken-json": lambda: (World(PLAIN, Script([b'{"choices":', lost("truncated")]), json_answer()), ask()),
+    "no-answer": lambda: (World(PLAIN, Script([b""]), json_answer()), ask()),
+    "no-money": lambda: (World(PLAIN, limit_nusd=PRICE), ask()),
+    "window-moves": lambda: (World(PLAIN, json_answer()), ask()),
+    "rate-limited": lambda: (World(PLAIN, failing(429, retry_after="30"), failing(429, retry_after="30")), ask()),
+    "wrong-request": lambda: (World(PLAIN, failing(400)), ask()),
+}
+
+
+OUTCOMES = {
+    "json": ["ok"],
+    "stream": ["ok"],
+    "usage-asked": ["ok"],
+    "extended": ["ok"],
+    "cut": ["cut"],
+    "fallback": ["refused_upstream", "ok"],
+    "connect-fallback": ["ok"],
+    "retried": ["refused_upstream", "upstream_lost", "ok"],
+    "all-fail": ["upstream_lost", "refused_upstream", "refused_upstream"],
+    "broken-stream": ["upstream_lost"],
+    "error-first": ["upstream_error", "ok"],
+    "error-later": ["upstream_error"],
+    "broken-json": ["upstream_lost", "ok"],
+    "no-answer": ["upstream_error", "ok"],
+    "no-money": [],
+    "window-moves": ["ok"],
+    "rate-limited": ["refused_upstream", "refused_upstream"],
+    "wrong-request": ["refused_upstream"],
+}
+"""What the books say of a scenario that nobody cancels."""
+
+
+async def cancelled_at(scenario: str, steps: frozenset[int], *, gone: bool) -> int:
+    """Serve a call and cancel it at these suspensions; check what is left. Returns how many suspensions there were."""
+    world, body = SCENARIOS[scenario]()
+    if scenario == "window-moves":
+        world.ledger.moves = 1
+    exchange = FakeExchange(body, gone=gone)
+    stepped = Stepped(world.pipeline.serve(exchange, "chat"), steps)
+
+    async def serve() -> None:
+        await stepped
+
+    task = asyncio.create_task(serve())
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception() is None, repr(task.exception())
+    nothing_is_left(world)
+    if not any(step < stepped.suspensions for step in steps):
+        assert exchange.finished
+        assert not task.cancelled()
+        assert [record.outcome for record in world.ledger.records] == OUTCOMES[scenario]
+    return stepped.suspensions
+
+
+def nothing_is_left(world: World) -> None:
+    """What must hold however a call ended."""
+    ledger = world.ledger
+    assert not ledger.open_holds
+    assert all(hold.ends == 1 for hold in ledger.holds.values())
+    assert not any(response.open for response in world.upstream.responses)
+    assert not world.live
+    assert not any(world.fleet.view(name).in_flight for name in world.snapshot.deployments)
+    assert world.metric("faregate_requests_in_flight") == 0
+    assert len(ledger.records) == len([hold for hold in ledger.holds.values() if hold.state == "settled"])
+    assert sum(record.charge_nusd for record in ledger.records) == ledger.spent_nusd
+    for record in ledger.records:
+        free = record.outcome == "refused_upstream"
+        assert free or record.charge_nusd > 0, "what was sent is never free"
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["client-left", "service-ends"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_a_call_cancelled_at_any_await_leaves_nothing_behind(scenario: str, gone: bool) -> None:
+    """A client may leave, and a service may end, at every point where the pipeline waits."""
+    step = 0
+    while await cancelled_at(scenario, frozenset({step}), gone=gone) > step:
+        step += 1
+    assert step >= 4
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_a_second_cancellation_during_the_cleaning_up_changes_nothing(scenario: str) -> None:
+    """The client leaves, and while its money is settled the service runs out of time."""
+    step = 0
+    while await cancelled_at(scenario, frozenset({step}), gone=True) > step:
+        for later in range(1, 9):
+            await cancelled_at(scenario, frozenset({step, step + later}), gone=True)
+        step += 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenario=st.sampled_from(sorted(SCENARIOS)), steps=st.frozensets(st.integers(0, 70), max_size=6), gone=st.booleans())
+def test_any_number_of_cancellations_leaves_nothing_behind(scenario: str, steps: frozenset[int], gone: bool) -> None:
+    """However impatient the outside is."""
+    asyncio.run(cancelled_at(scenario, steps, gone=gone))
