@@ -33,6 +33,8 @@ TIMEOUT_FAULTS: Final = frozenset({"connect_timeout", "first_byte_timeout", "idl
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 """About the proxy's own account at the provider, not about the client."""
 MAX_MESSAGE: Final = 2000
+SHORTEST_SECRET: Final = 8
+"""Shorter parts of a header's value, such as `Bearer`, are no secret."""
 _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai)[-_][\w.-]{12,}", re.IGNORECASE)
 
 
@@ -142,7 +144,7 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
     if status in CREDENTIAL_STATUSES:
         failure.error = RouterError(
             UPSTREAM_AUTH,
-            f"Deployment '{name}' refused this router's own credentials (HTTP {status}): {_said(shown)} "
+            f"Deployment '{name}' refused this router's own credentials (HTTP {status}): {_said(shown, attempt.deployment.provider)} "
             "Whoever runs the router must check the provider's API key and account.",
         )
         failure.retry_same = False
@@ -181,13 +183,18 @@ def _error_body(body: bytes) -> tuple[bytes | None, str]:
     return None, ""
 
 
-def _said(body: bytes | None) -> str:
-    """The message of an error body, without anything that looks like a part of a key."""
+def _said(body: bytes | None, provider: Provider) -> str:
+    """The message of an error body, without the credentials that were sent and what looks like a part of a key."""
     if body is None:
         return "no reason given."
     error = msgspec.json.decode(body).get("error")
     message = error.get("message") if isinstance(error, dict) else error
-    return _KEY_LIKE.sub("[key]", str(message)[:MAX_MESSAGE])
+    said = str(message)
+    for _, value in provider.endpoint.headers:
+        for secret in value.split():
+            if len(secret) >= SHORTEST_SECRET:
+                said = said.replace(secret, "[key]")
+    return _KEY_LIKE.sub("[key]", said[:MAX_MESSAGE])
 
 
 def retry_after(headers: RawHeaders) -> float | None:
