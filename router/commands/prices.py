@@ -49,12 +49,10 @@ def _find(model: str) -> list[BookEntry]:
     provider, slash, rest = model.partition("/")
     if slash and not rest:
         return list(prices.entries(provider))
-    if slash:
-        entry = prices.lookup(provider, rest)
-        if entry is not None:
-            return [entry]
     # Some ids have a slash of their own: `openai/gpt-oss-120b` at Groq.
-    return [entry for name in prices.providers() if (entry := prices.lookup(name, model)) is not None]
+    asked = [(provider, rest)] if slash else []
+    asked += [(name, model) for name in prices.providers()]
+    return [entry for name, model_id in asked if (entry := prices.lookup(name, model_id)) is not None]
 
 
 def _suggest(model: str) -> str:

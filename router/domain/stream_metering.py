@@ -31,9 +31,8 @@ _UNDECIDED_BYTES: Final = 3
 """The end of an event can begin this many bytes before the end of what has arrived."""
 
 # Quotes inside text that a model wrote are escaped, so these bytes can only be keys (or a whole string that is no key).
-_USAGE_KEY: Final = b'"usage"'
+_COUNT_KEY: Final = b'_tokens"'
 _CHOICES_KEY: Final = b'"choices":'
-_AFTER_KEY: Final = len(_USAGE_KEY)
 _USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*[^n\s]')
 _ENDED_CHOICE: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _CONTENT: Final = re.compile(
@@ -123,12 +122,7 @@ class StreamMeter:
         self._pieces.append(chunk)
         if self.total_bytes > self._fold_at:
             self._fold()
-        if not self._strip:
-            return chunk
-        at = chunk.find(_USAGE_KEY)
-        if at < 0 or (chunk.startswith(b":null", at + _AFTER_KEY) and chunk.find(_USAGE_KEY, at + _AFTER_KEY) < 0):
-            return chunk
-        return self._without_usage(chunk)
+        return self._without_usage(chunk) if self._strip and _COUNT_KEY in chunk else chunk
 
     def flush(self) -> bytes:
         """The upstream ended: what was held back and is to be relayed. Call it once, before `finish`.
@@ -283,7 +277,7 @@ class StreamMeter:
             self._pieces.append(piece)
         if (not self._content or self._choices > 1) and _CHOICES_KEY in piece:
             self._see_choices(piece)
-        return self._without_usage(piece) if self._strip and _USAGE_KEY in piece else piece
+        return self._without_usage(piece) if self._strip and _COUNT_KEY in piece else piece
 
     def _see_choices(self, piece: bytes) -> None:
         if not self._first:
@@ -297,7 +291,7 @@ class StreamMeter:
             self._finished |= reading.ended_choices(piece)
 
     def _without_usage(self, piece: bytes) -> bytes:
-        if _USAGE_OBJECT.search(piece) is None or piece.count(b'"choices":[{') == piece.count(b"data:"):
+        if _USAGE_OBJECT.search(piece) is None:
             return piece
         return b"".join([reading.without_usage_only(event) for event in split_events(piece)])
 

@@ -192,7 +192,7 @@ def envelope_bytes(event: bytes) -> tuple[int, int]:
 def without_usage_only(event: bytes) -> bytes:
     """The event as it came, or nothing but the line ends before it if it carries usage and no choices."""
     data = event_data(event)
-    decoded = _event(data) if b'"usage"' in data else None
+    decoded = _event(data) if b'_tokens"' in data else None
     if decoded is None or decoded.choices or decoded.error is not None or bytes(decoded.usage)[:1] != b"{":
         return event
     return event[: len(event) - len(event.lstrip(b"\r\n"))]

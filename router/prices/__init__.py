@@ -142,10 +142,8 @@ def providers() -> tuple[str, ...]:
 
 def entries(provider: str) -> Iterator[BookEntry]:
     """All models of a provider, by id."""
-    for model in _section(provider).models:
-        found = _find(provider, model)
-        if found is not None:
-            yield found
+    for model, row in _section(provider).models.items():
+        yield _entry(provider, model, row)
 
 
 @cache
@@ -172,8 +170,10 @@ def _find(provider: str, model_id: str) -> BookEntry | None:
     section = _section(provider)
     model = section.aliases.get(model_id, model_id)
     row = section.models.get(model)
-    if row is None:
-        return None
+    return None if row is None else _entry(provider, model, row)
+
+
+def _entry(provider: str, model: str, row: Row) -> BookEntry:
     return BookEntry(
         provider=provider,
         model=model,

@@ -65,10 +65,18 @@ def build(first: dict[str, Known], second: dict[str, Known], *, date: str, versi
 
 def write(book: Book, path: Path) -> None:
     """Write one model a line, so that a change of prices reads as one."""
-    text = msgspec.json.encode(book, order="sorted").decode()
-    for opening in ('"providers":{', '"models":{', '"aliases":{'):
-        text = text.replace(opening, opening + "\n")
-    path.write_text(text.replace("},", "},\n") + "\n", encoding="utf-8")
+    sections = []
+    for kind, raw in sorted(book.providers.items()):
+        section = msgspec.json.decode(raw, type=Section)
+        models = ",\n".join(f"{_json(name)}:{_json(row)}" for name, row in sorted(section.models.items()))
+        sections.append(f'{_json(kind)}:{{"aliases":{_json(section.aliases)},"models":{{\n{models}}}}}')
+    head = f'"date":{_json(book.date)},\n"sources":{_json(book.sources)},\n"curated":{_json(book.curated)}'
+    body = ",\n".join(sections)
+    path.write_text(f'{{{head},\n"providers":{{\n{body}}}}}\n', encoding="utf-8")
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def main() -> int:

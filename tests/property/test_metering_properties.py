@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any, Final
 
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from router.domain.metering import DOUBTS, Metered, StreamMeter, meter_json, split_usage
@@ -14,6 +14,9 @@ from router.domain.prices import Price, Rates, Tier
 from router.domain.pricing import UNLIMITED_TOKENS, affordable_output_tokens, charge, expected, worst_case
 from router.domain.sse import DONE
 from router.domain.usage import Usage
+
+# A busy machine is no finding.
+UNTIMED: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NASTY: Final = st.one_of(
     st.none(),
@@ -85,6 +88,7 @@ def check(usage: Usage) -> None:
     assert usage.doubt is None or usage.doubt in DOUBTS
 
 
+@UNTIMED
 @given(usages(), st.text(min_size=1, max_size=50))
 def test_no_usage_makes_an_answer_with_text_free(usage: Any, text: str) -> None:
     """Whatever a provider reports, tokens are booked for what was relayed, and parts fit into their whole."""
@@ -94,6 +98,7 @@ def test_no_usage_makes_an_answer_with_text_free(usage: Any, text: str) -> None:
     assert booked.output_tokens > 0
 
 
+@UNTIMED
 @given(st.binary(max_size=200))
 @example(b'{"usage":{"prompt_tokens":1e400}}')
 @example(b'{"usage":{"prompt_tokens":-0.0}}')
@@ -103,6 +108,7 @@ def test_no_body_raises(body: bytes) -> None:
     split_usage(body)
 
 
+@UNTIMED
 @given(st.lists(st.binary(max_size=60), max_size=8), st.booleans(), st.booleans(), st.sampled_from([10, 2**20]))
 def test_no_bytes_raise_in_a_stream(chunks: list[bytes], strip: bool, complete: bool, limit: int) -> None:
     """The same for streams; and a stream that is not edited passes whole."""
@@ -113,6 +119,7 @@ def test_no_bytes_raise_in_a_stream(chunks: list[bytes], strip: bool, complete: 
         assert relayed == b"".join(chunks)
 
 
+@UNTIMED
 @given(st.lists(events(), max_size=14), st.lists(st.integers(min_value=0), max_size=12), st.booleans(), st.booleans())
 def test_chunking_changes_neither_what_is_relayed_nor_what_is_booked(
     stream: list[bytes], points: list[int], strip: bool, complete: bool
@@ -126,6 +133,7 @@ def test_chunking_changes_neither_what_is_relayed_nor_what_is_booked(
     check(whole[1].usage)
 
 
+@UNTIMED
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=30), usages(), st.booleans())
 def test_no_usage_makes_a_stream_with_text_free(words: list[str], usage: Any, strip: bool) -> None:
     """Every event with text is at least a token if the provider's count is not believed."""
@@ -165,6 +173,7 @@ def prices(draw: st.DrawFn) -> Price:
     )
 
 
+@UNTIMED
 @given(prices(), st.data())
 def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(price: Price, data: st.DataObject) -> None:
     """The promise of every hold: what was reserved is enough, unless the provider exceeds the bounds."""
@@ -195,6 +204,7 @@ def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(price: Price,
     assert 0 <= charge(price, usage, images=images, duration_ms=milliseconds) <= bound
 
 
+@UNTIMED
 @given(prices(), TOKENS, TOKENS, st.integers(min_value=0, max_value=1000))
 def test_more_tokens_never_cost_less(price: Price, input_tokens: int, output_tokens: int, more: int) -> None:
     """A longer bound never shrinks a hold, and a longer answer never shrinks a charge."""
@@ -208,6 +218,7 @@ def test_more_tokens_never_cost_less(price: Price, input_tokens: int, output_tok
     assert 0 <= short <= long
 
 
+@UNTIMED
 @given(prices(), TOKENS, TOKENS, TOKENS)
 def test_a_likely_cost_is_never_negative_and_never_above_the_worst(
     price: Price, input_tokens: int, output_tokens: int, cached: int
@@ -217,6 +228,7 @@ def test_a_likely_cost_is_never_negative_and_never_above_the_worst(
     assert 0 <= likely <= worst_case(price, input_tokens=input_tokens, output_tokens=output_tokens)
 
 
+@UNTIMED
 @given(prices(), st.integers(min_value=0, max_value=10**13), TOKENS)
 def test_what_is_affordable_fits_and_one_more_does_not(price: Price, amount: int, input_tokens: int) -> None:
     """The exact inverse of the worst case."""
