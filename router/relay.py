@@ -13,7 +13,7 @@ from router.domain.budgets import Refusal, Reservation
 from router.domain.json_metering import meter_json
 from router.domain.metering import Metered
 from router.domain.pricing import worst_case
-from router.domain.sse import clean_cut_events, error_event, payloads, split_events
+from router.domain.sse import BOUNDARY, clean_cut_events, error_event, payloads, split_events
 from router.domain.stream_metering import StreamMeter
 from router.edge.exchange import Exchange
 from router.edge.headers import find
@@ -22,6 +22,8 @@ from router.errors import STORE_UNAVAILABLE, UPSTREAM_FAILED, UPSTREAM_TIMEOUT, 
 from router.ports import BudgetStore, UpstreamError, UpstreamResponse
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_FIRST_BYTES: Final = 64 * 1024
+"""So much of a first event is waited for before any of it is passed on."""
 EXTEND_AT: Final = 0.75
 """A stream asks for its next slice when so much of the held output may have been produced."""
 SPARE_SHARE: Final = 1.25
@@ -118,6 +120,13 @@ class Stream:
         if not chunk:
             return invalid_answer(attempt, "an empty stream")
         shown = self.meter.feed(chunk)
+        # Only a whole event says whether this is an answer, and it may come in pieces.
+        while BOUNDARY.search(chunk) is None and len(chunk) < MAX_FIRST_BYTES:
+            more = await self._response.chunk()
+            if not more:
+                break
+            chunk += more
+            shown += self.meter.feed(more)
         if self.meter.error_seen and not self.meter.content_seen:
             return Failure(cause="error_event", error=_event_error(attempt, chunk), retry_same=True)
         return shown
@@ -170,6 +179,9 @@ class Stream:
         if not self._may_extend:
             return not self._over_its_cap()
         attempt, meter = self.attempt, self.meter
+        if not meter.content_seen and meter.events <= attempt.call.request.choices:
+            # Events that only name a role: without a text beside it, all of them would count as output.
+            return True
         estimate = attempt.estimate
         wanted = min(
             estimate.output_tokens, max(self._held_tokens * 2, meter.output_tokens_bound + attempt.call.snapshot.server.slice_tokens)
