@@ -10,7 +10,7 @@ import msgspec
 
 from policies.types import NOTHING, TEXT_ONLY
 from router.domain.money import from_usd
-from router.domain.shape import InputShape, depth_exceeds, shape_of_input, shape_of_messages
+from router.domain.shape import InputShape, depth_exceeds, may_hold_parts, shape_of_input, shape_of_messages
 from router.errors import INVALID_JSON, INVALID_REQUEST, RouterError
 
 Operation = Literal["chat", "completions", "embeddings"]
@@ -22,6 +22,13 @@ MAX_LABEL_LENGTH: Final = 256
 MAX_TAGS: Final = 32
 
 Fields = dict[str, msgspec.Raw]
+
+_INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+_COUNTED_AS_TEXT: Final = ("tools", "functions", "response_format")
+_RARE: Final = frozenset({"n", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
+_ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
+_TRUE: Final = msgspec.Raw(b"true")
+_FALSE: Final = msgspec.Raw(b"false")
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_str = msgspec.json.Decoder(str).decode
@@ -99,15 +106,16 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         model = _decode_str(raw_model)
     except msgspec.MsgspecError:
         raise invalid("'model' must be a string.", "model") from None
-    shape = _read_input(fields, operation)
+    shape = _read_input(fields, operation, body)
     parsed = ParsedRequest(operation=operation, model=model, fields=fields, shape=shape)
     if operation != "embeddings":
         _read_output(fields, parsed)
-    _read_identity(fields, parsed)
-    if "faregate" in fields:
-        _read_own(fields.pop("faregate"), parsed)
-    if "provider" in fields:
-        _read_provider_preferences(fields["provider"], parsed)
+    if not _ABOUT_ITSELF.isdisjoint(fields):
+        _read_identity(fields, parsed)
+        if "faregate" in fields:
+            _read_own(fields.pop("faregate"), parsed)
+        if "provider" in fields:
+            _read_provider_preferences(fields["provider"], parsed)
     return parsed
 
 
@@ -129,15 +137,18 @@ def _read_object(body: bytes) -> Fields:
         raise RouterError(INVALID_JSON, f"The request body is not valid JSON: {exc}") from None
 
 
-def _read_input(fields: Fields, operation: Operation) -> InputShape:
-    name = {"chat": "messages", "completions": "prompt", "embeddings": "input"}[operation]
+def _read_input(fields: Fields, operation: Operation, body: bytes) -> InputShape:
+    name = _INPUTS[operation]
     raw = fields.get(name)
     if raw is None:
         raise invalid(f"'{name}' is missing.", name)
     if operation == "chat":
-        extra = len(fields.get("tools", b"")) + len(fields.get("functions", b"")) + len(fields.get("response_format", b""))
+        extra = 0
+        for also in _COUNTED_AS_TEXT:
+            if also in fields:
+                extra += len(fields[also])
         try:
-            return shape_of_messages(raw, extra_bytes=extra)
+            return shape_of_messages(raw, extra_bytes=extra, parts=may_hold_parts(body))
         except (msgspec.MsgspecError, ValueError) as exc:
             raise invalid(f"'messages' must be a list of objects with at least one element: {exc}", "messages") from None
     try:
@@ -147,39 +158,44 @@ def _read_input(fields: Fields, operation: Operation) -> InputShape:
 
 
 def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
-    raw = fields.get("stream")
-    if raw is not None:
-        parsed.stream = _flag(raw, "stream")
-    cap = _whole(fields.get("max_tokens"), "max_tokens", MAX_OUTPUT_CAP)
-    newer = _whole(fields.get("max_completion_tokens"), "max_completion_tokens", MAX_OUTPUT_CAP)
-    if newer is not None:
-        cap = newer if cap is None else min(cap, newer)
-    parsed.output_cap = cap
-    choices = _whole(fields.get("n"), "n", MAX_CHOICES) or 1
+    cap = newer = None
+    for name, raw in fields.items():
+        if name == "stream":
+            parsed.stream = _flag(raw, name)
+        elif name == "max_tokens":
+            cap = _whole(raw, name, MAX_OUTPUT_CAP)
+        elif name == "max_completion_tokens":
+            newer = _whole(raw, name, MAX_OUTPUT_CAP)
+        elif name in _RARE:
+            _read_rare(name, raw, parsed)
+    parsed.output_cap = newer if cap is None else cap if newer is None else min(cap, newer)
     if parsed.operation == "completions":
-        choices = max(choices, _whole(fields.get("best_of"), "best_of", MAX_CHOICES) or 1) * parsed.shape.prompts
-    parsed.choices = choices
+        best_of = fields.get("best_of")
+        parsed.choices = max(parsed.choices, (best_of is not None and _whole(best_of, "best_of", MAX_CHOICES)) or 1) * parsed.shape.prompts
     if parsed.stream and "stream_options" in fields:
         parsed.wants_usage = _wants_usage(fields["stream_options"])
-    raw = fields.get("tools")
-    parsed.tools = (raw is not None and raw not in (b"null", b"[]")) or "functions" in fields
-    raw = fields.get("response_format")
-    parsed.json_schema = raw is not None and b'"json_schema"' in bytes(raw)
-    parsed.reasoning = "reasoning_effort" in fields or "reasoning" in fields or "thinking" in fields
+
+
+def _read_rare(name: str, raw: msgspec.Raw, parsed: ParsedRequest) -> None:
+    if name == "n":
+        parsed.choices = _whole(raw, name, MAX_CHOICES) or 1
+    elif name in ("tools", "functions"):
+        parsed.tools = parsed.tools or bytes(raw) not in (b"null", b"[]")
+    elif name == "response_format":
+        parsed.json_schema = b'"json_schema"' in bytes(raw)
+    else:
+        parsed.reasoning = True
 
 
 def _flag(raw: msgspec.Raw, name: str) -> bool:
-    value = bytes(raw)
-    if value == b"true":
+    if raw == _TRUE:
         return True
-    if value in (b"false", b"null"):
+    if raw == _FALSE or bytes(raw) == b"null":
         return False
     raise invalid(f"'{name}' must be true or false.", name)
 
 
-def _whole(raw: msgspec.Raw | None, name: str, most: int) -> int | None:
-    if raw is None:
-        return None
+def _whole(raw: msgspec.Raw, name: str, most: int) -> int | None:
     text = bytes(raw)
     if text == b"null":
         return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Any, Final
 
 import msgspec
 
 from policies.types import TEXT_ONLY
 
-TOKENS_PER_MESSAGE: Final = 8
-"""Most tokens that a chat template puts around one message, role and name aside (those are in the bytes)."""
+TOKENS_PER_PROMPT: Final = 8
 TOKENS_PER_REQUEST: Final = 32
 BYTES_PER_TOKEN_LIKELY: Final = 4
 """English prose with some code: 1,500 characters gave 357 tokens with o200k (measured 2026-11)."""
@@ -21,12 +21,11 @@ AUDIO_BYTES_PER_TOKEN_BOUND: Final = 50
 """Base64 bytes per audio token at least: 10 tokens a second (OpenAI), 8 kbit/s mp3 is 1.3 kB of base64 a second."""
 FILE_BYTES_PER_TOKEN: Final = 1
 
+_OPENS_LIST_OF_OBJECTS: Final = re.compile(rb"\[\s*\{")
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
-_PARTS_MARKS: Final = (b'"type"', b"\\u00")
-"""Content in parts names its `type`; an escape could hide that word. Without either, all content is text."""
 
 
-class InputShape(msgspec.Struct, frozen=True, kw_only=True):
+class InputShape(msgspec.Struct, frozen=True):
     """Size of an input in tokens, likely and at most, and its modalities."""
 
     tokens_likely: int
@@ -40,7 +39,7 @@ class InputShape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Message(msgspec.Struct):
-    content: msgspec.Raw = msgspec.Raw(b"null")
+    content: Any = None
 
 
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
@@ -69,44 +68,38 @@ def _levels_exceed(skeleton: bytes, most: int) -> bool | None:
     return True
 
 
-def shape_of_messages(raw: msgspec.Raw, *, extra_bytes: int) -> InputShape:
+def may_hold_parts(body: bytes) -> bool:
+    """Whether a message could hold anything but text: content in parts names its `type`, or an escape hides that word."""
+    return b'"type"' in body or b"\\u00" in body
+
+
+def shape_of_messages(raw: msgspec.Raw, *, extra_bytes: int = 0, parts: bool = True) -> InputShape:
     """Measure `messages`; `extra_bytes` are those of tools and schemas, which count as text.
+
+    `parts` False: `may_hold_parts` said no, so that the size alone tells everything. The bytes that name roles and
+    keys of each message are more than the tokens that a chat template puts around it.
 
     Raises:
         msgspec.MsgspecError, ValueError: not a list of objects, or empty.
     """
+    size = len(raw) + extra_bytes
+    if not parts and _OPENS_LIST_OF_OBJECTS.match(raw):
+        return InputShape(size // BYTES_PER_TOKEN_LIKELY + 1, size + TOKENS_PER_REQUEST)
     messages = _decode_messages(raw)
     if not messages:
         raise ValueError("it is empty")
-    text = bytes(raw)
-    if _PARTS_MARKS[0] in text or _PARTS_MARKS[1] in text:
-        return _shape_with_media(text, extra_bytes, len(messages))
-    size = len(text) + extra_bytes
-    return InputShape(
-        tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1,
-        tokens_bound=size + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_REQUEST,
-    )
-
-
-def _shape_with_media(text: bytes, extra_bytes: int, messages: int) -> InputShape:
     tally = _Tally()
-    for message in _decode_any(text):
-        content = message.get("content")
-        if isinstance(content, list):
-            for part in content:
+    for message in messages:
+        if isinstance(message.content, list):
+            for part in message.content:
                 tally.add(part)
-    size = len(text) - tally.media_bytes + extra_bytes
+    size -= tally.media_bytes
     return InputShape(
-        tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1 + tally.images * IMAGE_TOKENS_LIKELY + tally.audio_tokens + tally.file_tokens // 4,
-        tokens_bound=size
-        + TOKENS_PER_MESSAGE * messages
-        + TOKENS_PER_REQUEST
-        + tally.images * IMAGE_TOKENS_BOUND
-        + tally.audio_tokens
-        + tally.file_tokens,
-        modalities=frozenset(tally.modalities),
-        images=tally.images,
-        audio_tokens_bound=tally.audio_tokens,
+        size // BYTES_PER_TOKEN_LIKELY + 1 + tally.images * IMAGE_TOKENS_LIKELY + tally.audio_tokens + tally.file_tokens // 4,
+        size + TOKENS_PER_REQUEST + tally.images * IMAGE_TOKENS_BOUND + tally.audio_tokens + tally.file_tokens,
+        frozenset(tally.modalities),
+        tally.images,
+        tally.audio_tokens,
     )
 
 
@@ -162,19 +155,19 @@ def shape_of_input(raw: msgspec.Raw) -> InputShape:
     text = bytes(raw)
     size = len(text)
     if text[:1] == b'"':
-        return InputShape(tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1, tokens_bound=size + TOKENS_PER_MESSAGE)
+        return InputShape(tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1, tokens_bound=size + TOKENS_PER_PROMPT)
     if text[:1] != b"[":
         raise ValueError("it is neither")
     items = _decode_any(text)
     if not items:
         raise ValueError("it is empty")
     if all(isinstance(item, int) for item in items):
-        return InputShape(tokens_likely=len(items), tokens_bound=len(items) + TOKENS_PER_MESSAGE)
+        return InputShape(tokens_likely=len(items), tokens_bound=len(items) + TOKENS_PER_PROMPT)
     if all(isinstance(item, list) for item in items):
         count = sum(len(item) for item in items)
-        return InputShape(tokens_likely=count, tokens_bound=count + TOKENS_PER_MESSAGE * len(items), prompts=len(items))
+        return InputShape(tokens_likely=count, tokens_bound=count + TOKENS_PER_PROMPT * len(items), prompts=len(items))
     if not all(isinstance(item, str) for item in items):
         raise ValueError("its elements are of different kinds")
     return InputShape(
-        tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1, tokens_bound=size + TOKENS_PER_MESSAGE * len(items), prompts=len(items)
+        tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1, tokens_bound=size + TOKENS_PER_PROMPT * len(items), prompts=len(items)
     )
