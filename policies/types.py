@@ -31,7 +31,7 @@ NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 TEXT_ONLY: Final[frozenset[str]] = frozenset({"text"})
 
 
-class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
+class RequestFacts(msgspec.Struct, frozen=True):
     """What a policy may know of a request."""
 
     operation: str
@@ -79,7 +79,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Candidate(msgspec.Struct, frozen=True):
     """A deployment as a policy sees it at this moment."""
 
     traits: Traits

@@ -52,7 +52,7 @@ def read_labels(call: Call) -> Restriction | None:
     call.session = request.session
     tags = request.tags
     only, most = request.only, request.max_cost_nusd
-    for name in LABELS if not LABELS.isdisjoint(call.headers) else ():
+    for name in () if LABELS.isdisjoint(call.headers) else LABELS:
         value = call.headers.get(name)
         if value is None:
             continue
@@ -76,23 +76,25 @@ def read_labels(call: Call) -> Restriction | None:
 def facts_of(call: Call, route: Route) -> RequestFacts:
     """What the policy may know of the request."""
     request, principal = call.request, call.principal
+    shape = request.shape
+    # By position, in the order of the fields: this runs for every request.
     return RequestFacts(
-        operation=request.operation,
-        route=route.name,
-        team=principal.team,
-        key_id=principal.key_id,
-        user=call.user,
-        session=call.session,
-        tags=call.tags,
-        headers=_headers_read(call, route) if route.headers_read else NOTHING,
-        input_tokens=request.shape.tokens_likely,
-        input_tokens_bound=request.shape.tokens_bound,
-        output_cap=request.output_cap,
-        choices=request.choices,
-        stream=request.stream,
-        tools=request.tools,
-        json_schema=request.json_schema,
-        modalities=request.shape.modalities,
+        request.operation,
+        route.name,
+        principal.team,
+        principal.key_id,
+        call.user,
+        call.session,
+        call.tags,
+        _headers_read(call, route) if route.headers_read else NOTHING,
+        shape.tokens_likely,
+        shape.tokens_bound,
+        request.output_cap,
+        request.choices,
+        request.stream,
+        request.tools,
+        request.json_schema,
+        shape.modalities,
     )
 
 
@@ -107,14 +109,15 @@ def candidate_of(deployment: Deployment, request: ParsedRequest, snapshot: Snaps
     priced = estimate(request, deployment, snapshot.server, view.expected_output_tokens)
     return (
         Candidate(
-            traits=deployment.traits,
-            health=view.health,
-            in_flight=view.in_flight,
-            worst_case_nusd=priced.worst_nusd,
-            expected_nusd=priced.expected_nusd,
-            first_token_ms=view.first_token_ms,
-            total_ms=view.total_ms,
-            available_in_seconds=view.available_in_seconds,
+            deployment.traits,
+            True,
+            view.health,
+            view.in_flight,
+            priced.worst_nusd,
+            priced.expected_nusd,
+            view.first_token_ms,
+            view.total_ms,
+            view.available_in_seconds,
         ),
         priced,
     )

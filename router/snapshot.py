@@ -10,6 +10,7 @@ from policies.engine import RoutePolicy
 from policies.types import Traits
 from router.domain.budgets import Budget
 from router.domain.prices import Price
+from router.domain.pricing import Tariff, tariff_of
 from router.ports import Endpoint, Timeouts
 
 Lane = Literal["wire", "litellm"]
@@ -63,6 +64,15 @@ class Deployment:
     """Largest cap that the model accepts; None if unknown."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_in_flight: int | None = None
+    tariff: Tariff | None = field(init=False, repr=False, compare=False)
+    """The price as plain numbers; None if it has tiers, fees by the hour, or is unknown."""
+    may_reason_beyond_cap: bool = field(init=False, repr=False, compare=False)
+    """Whether reasoning may come on top of the output cap."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tariff", None if self.price is None else tariff_of(self.price))
+        beyond = not self.provider.quirks.cap_includes_reasoning and "reasoning" in self.traits.capabilities
+        object.__setattr__(self, "may_reason_beyond_cap", beyond)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

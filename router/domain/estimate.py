@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from router.domain.money import MAX_NUSD
 from router.domain.pricing import expected, worst_case
 from router.domain.request import ParsedRequest
 from router.snapshot import Deployment, ServerSettings
@@ -14,7 +15,7 @@ LIKELY_OUTPUT_TOKENS: Final = 300
 """Length of an answer as long as nothing was learned. Median of chat answers in the field, 2026-11."""
 
 
-class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+class Estimate(msgspec.Struct, frozen=True):
     """The price of one request on one deployment, before it is sent. Amounts are nano-USD."""
 
     output_cap: int | None
@@ -34,45 +35,48 @@ def estimate(request: ParsedRequest, deployment: Deployment, server: ServerSetti
     """Price the request on the deployment. `likely_output`: learned length of an answer in tokens, if any."""
     shape = request.shape
     price = deployment.price
-    if request.operation == "embeddings":
-        cap, total = None, 0
-    else:
+    cap: int | None = None
+    total = 0
+    if request.operation != "embeddings":
         cap = request.output_cap or deployment.default_max_output_tokens
         total = cap * request.choices
-        if not deployment.provider.quirks.cap_includes_reasoning and "reasoning" in deployment.traits.capabilities:
+        if deployment.may_reason_beyond_cap:
             total *= 2
     if price is None:
-        return Estimate(output_cap=cap, output_tokens=total, worst_nusd=None, expected_nusd=None, hold_nusd=0, held_output_tokens=total)
-    seconds = deployment.timeouts.total_seconds if price.per_hour_nusd else 0.0
-    bound = shape.tokens_bound
-    worst = worst_case(
+        return Estimate(cap, total, None, None, 0, total)
+    likely = int(likely_output or LIKELY_OUTPUT_TOKENS) * request.choices
+    if likely > total:
+        likely = total
+    worst = worst_of(request, deployment, total)
+    tariff = deployment.tariff
+    if tariff is None:
+        likely_nusd = int(expected(price, input_tokens=shape.tokens_likely, output_tokens=likely))
+    else:
+        likely_nusd = tariff.fixed - (-(shape.tokens_likely * tariff.input + likely * tariff.output) // 1_000_000)
+    if request.stream and total > server.slice_tokens and not _hides_output(request, deployment):
+        return Estimate(cap, total, worst, likely_nusd, worst_of(request, deployment, server.slice_tokens), server.slice_tokens)
+    return Estimate(cap, total, worst, likely_nusd, worst, total)
+
+
+def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int) -> int:
+    """The most that this request can cost with so much output, nano-USD. The deployment must have a price."""
+    shape, tariff = request.shape, deployment.tariff
+    if tariff is not None and not shape.images and not shape.audio_tokens_bound:
+        return min(
+            tariff.fixed - (-(shape.tokens_bound * tariff.dearest_input + output_tokens * tariff.dearest_output) // 1_000_000), MAX_NUSD
+        )
+    price = deployment.price
+    if price is None:
+        raise ValueError(f"{deployment.name} has no price")
+    most = worst_case(
         price,
-        input_tokens=bound,
-        output_tokens=total,
+        input_tokens=shape.tokens_bound,
+        output_tokens=output_tokens,
         audio_input_tokens=shape.audio_tokens_bound,
         images=shape.images,
-        seconds=seconds,
+        seconds=deployment.timeouts.total_seconds if price.per_hour_nusd else 0.0,
     )
-    likely = min(int(likely_output or LIKELY_OUTPUT_TOKENS) * request.choices, total)
-    hold, held = worst, total
-    if request.stream and total > server.slice_tokens and not _hides_output(request, deployment):
-        held = server.slice_tokens
-        hold = worst_case(
-            price,
-            input_tokens=bound,
-            output_tokens=held,
-            audio_input_tokens=shape.audio_tokens_bound,
-            images=shape.images,
-            seconds=seconds,
-        )
-    return Estimate(
-        output_cap=cap,
-        output_tokens=total,
-        worst_nusd=worst,
-        expected_nusd=expected(price, input_tokens=shape.tokens_likely, output_tokens=likely),
-        hold_nusd=hold,
-        held_output_tokens=held,
-    )
+    return min(most, MAX_NUSD)
 
 
 def _hides_output(request: ParsedRequest, deployment: Deployment) -> bool:

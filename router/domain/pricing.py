@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from router.domain.money import NanoUsd
 from router.domain.prices import Price, Rates
@@ -98,6 +98,24 @@ def dearest_input(rates: Rates) -> int:
     if rates.cache_read is not None and rates.cache_read > dearest:
         dearest = rates.cache_read
     return dearest
+
+
+class Tariff(NamedTuple):
+    """A price without tiers or time, as plain numbers: nano-USD per million tokens, and per request."""
+
+    input: int
+    output: int
+    dearest_input: int
+    dearest_output: int
+    fixed: int
+
+
+def tariff_of(price: Price) -> Tariff | None:
+    """The price as plain numbers. None if it is not that simple."""
+    if price.tiers or price.per_hour_nusd:
+        return None
+    rates = price.rates
+    return Tariff(rates.input, rates.output, dearest_input(rates), dearest_output(rates), price.per_request_nusd)
 
 
 def rates_for(price: Price, input_tokens: int) -> Rates:
