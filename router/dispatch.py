@@ -229,3 +229,8 @@ def says_error(body: bytes) -> bool:
 def is_event_stream(headers: RawHeaders) -> bool:
     value = find(headers, b"content-type")
     return value is not None and value.lower().startswith(b"text/event-stream")
+
+
+def is_json(headers: RawHeaders) -> bool:
+    value = find(headers, b"content-type")
+    return value is not None and value.lower().startswith(b"application/json")

@@ -42,10 +42,9 @@ def _where_lines(model: str, deployment: str, route: str, rule: str, reason: str
     )
 
 
-def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, overhead_seconds: float) -> bytes:
+def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: bool, overhead_seconds: float) -> bytes:
     """Header lines of an answer: the content type, what the provider may show, where the call went and what it cost."""
     call, deployment = attempt.call, attempt.deployment
-    stream = call.request.stream
     lines = [
         _where_lines(deployment.model, deployment.name, call.route.name, call.branch.rule, attempt.reason, stream),
         b"%b: %d\r\n%b: %.3f\r\n" % (h.ATTEMPTS, call.attempts, h.OVERHEAD_MS, overhead_seconds * 1000),

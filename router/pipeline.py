@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 
 from router.admission import Admission
 from router.call import Attempt, Call
-from router.dispatch import Dispatcher, Failure, of_status, of_upstream_error
+from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation
 from router.domain.estimate import Estimate
 from router.domain.metering import Metered
@@ -253,7 +253,8 @@ class Pipeline:
                 await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
                 return self._waited(attempt, failure)
             attempt.first_byte_at = self._clock()
-            if call.request.stream:
+            # Some providers answer a wish for a stream with plain JSON; clients take it as it comes.
+            if call.request.stream and not is_json(response.headers):
                 return await self._relay_stream(attempt, response, exchange)
             return await self._relay_body(attempt, response, exchange)
         except UpstreamError as exc:
@@ -300,8 +301,8 @@ class Pipeline:
         self._settlements.book(attempt, usage=metered.usage, outcome="ok", served_model=metered.served_model, cause=_cause(metered))
         call.first_byte_at = arrived
         call.outcome, call.status = "ok", 200
-        headers = answer_headers(attempt, response.headers, overhead_seconds=self._clock() - call.began - call.upstream_seconds)
-        await exchange.respond(200, headers, body)
+        overhead = self._clock() - call.began - call.upstream_seconds
+        await exchange.respond(200, answer_headers(attempt, response.headers, stream=False, overhead_seconds=overhead), body)
         await self._settlements.commit(attempt)
         return None
 
@@ -318,7 +319,8 @@ class Pipeline:
         call.first_byte_at = arrived
         call.status = 200
         call.winner = attempt
-        await exchange.start(200, answer_headers(attempt, response.headers, overhead_seconds=arrived - call.began - call.upstream_seconds))
+        overhead = arrived - call.began - call.upstream_seconds
+        await exchange.start(200, answer_headers(attempt, response.headers, stream=True, overhead_seconds=overhead))
         answer = await stream.relay(shown)
         self._ended(attempt, answer)
         metered = answer.metered

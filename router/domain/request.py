@@ -59,7 +59,7 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     wants_usage: bool = False
     """The client itself asked for a usage chunk at the end of a stream."""
     output_cap: int | None = None
-    """Per choice; None if the client set none."""
+    """Per choice; None if the client set none. 0 scores a prompt without an answer."""
     choices: int = 1
     tools: bool = False
     json_schema: bool = False
@@ -163,15 +163,16 @@ def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
         if name == "stream":
             parsed.stream = _flag(raw, name)
         elif name == "max_tokens":
-            cap = _whole(raw, name, MAX_OUTPUT_CAP)
+            cap = _whole(raw, name, MAX_OUTPUT_CAP, least=0)
         elif name == "max_completion_tokens":
-            newer = _whole(raw, name, MAX_OUTPUT_CAP)
+            newer = _whole(raw, name, MAX_OUTPUT_CAP, least=0)
         elif name in _RARE:
             _read_rare(name, raw, parsed)
     parsed.output_cap = newer if cap is None else cap if newer is None else min(cap, newer)
     if parsed.operation == "completions":
-        best_of = fields.get("best_of")
-        parsed.choices = max(parsed.choices, (best_of is not None and _whole(best_of, "best_of", MAX_CHOICES)) or 1) * parsed.shape.prompts
+        raw_best = fields.get("best_of")
+        best_of = None if raw_best is None else _whole(raw_best, "best_of", MAX_CHOICES, least=0)
+        parsed.choices = max(parsed.choices, best_of or 1) * parsed.shape.prompts
     if parsed.stream and "stream_options" in fields:
         parsed.wants_usage = _wants_usage(fields["stream_options"])
 
@@ -195,15 +196,15 @@ def _flag(raw: msgspec.Raw, name: str) -> bool:
     raise invalid(f"'{name}' must be true or false.", name)
 
 
-def _whole(raw: msgspec.Raw, name: str, most: int) -> int | None:
+def _whole(raw: msgspec.Raw, name: str, most: int, *, least: int = 1) -> int | None:
     text = bytes(raw)
     if text == b"null":
         return None
     if not text.isdigit() or len(text) > 18:
-        raise invalid(f"'{name}' must be a whole number from 1 to {most:,}.", name)
+        raise invalid(f"'{name}' must be a whole number from {least} to {most:,}.", name)
     value = int(text)
-    if not 1 <= value <= most:
-        raise invalid(f"'{name}' must be a whole number from 1 to {most:,}, not {value}.", name)
+    if not least <= value <= most:
+        raise invalid(f"'{name}' must be a whole number from {least} to {most:,}, not {value}.", name)
     return value
 
 

@@ -81,7 +81,7 @@ async def bad_json(app: Running) -> httpx.Response:
 
 
 async def bad_field(app: Running) -> httpx.Response:
-    return await app.ask(max_tokens=0)
+    return await app.ask(max_tokens=-1)
 
 
 async def bad_http(app: Running) -> httpx.Response:
@@ -443,3 +443,15 @@ async def test_a_wrong_upstream_type_is_never_the_default(app: Running) -> None:
     """The fixture's provider answers by default: what failed above failed because of the scenario."""
     assert (await app.ask("plain")).status_code == 200
     assert isinstance(app.up, ScriptedUpstream)
+
+
+async def test_plain_json_where_a_stream_was_asked_for_is_passed_on(app: Running) -> None:
+    """Some servers ignore `stream` for some models. The answer is whole and paid for: withholding it helps nobody."""
+    app.up.on("m", Json(text="All at once."))
+    answer = await app.ask("plain", stream=True)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["choices"][0]["message"]["content"] == "All at once."
+    await app.settled()
+    (record,) = await app.records()
+    assert (record["output_tokens"], record["charge_nusd"]) == (3, 30_000)
