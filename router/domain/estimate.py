@@ -38,8 +38,10 @@ def estimate(request: ParsedRequest, deployment: Deployment, server: ServerSetti
     cap: int | None = None
     total = 0
     if request.operation != "embeddings":
-        cap = request.output_cap or deployment.default_max_output_tokens
-        total = cap * request.choices
+        default = deployment.default_max_output_tokens
+        cap = default if request.output_cap is None else request.output_cap
+        # Some servers take a cap of 0 for none at all: then their own is what may come.
+        total = (cap or default) * request.choices
         if deployment.may_reason_beyond_cap:
             total *= 2
     if price is None:
