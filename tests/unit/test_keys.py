@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from router.commands import keys as command
 from router.commands import ledger as ledger_command
@@ -83,16 +85,16 @@ def test_an_expiry_that_makes_no_sense_is_refused(text: str, message: str) -> No
 
 
 @pytest.fixture
-def run(tmp_path: Path):  # type: ignore[no-untyped-def]  # a closure over the runner
+def run(tmp_path: Path) -> Callable[..., Result]:
     store = str(tmp_path / "ledger.sqlite")
 
-    def invoke(app, *args: str, stdin: str = ""):  # type: ignore[no-untyped-def]
+    def invoke(app: typer.Typer, *args: str, stdin: str = "") -> Result:
         return CliRunner().invoke(app, [*args, "--store", store], input=stdin, catch_exceptions=False)
 
     return invoke
 
 
-def test_a_key_is_shown_once_and_kept_as_a_hash(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_key_is_shown_once_and_kept_as_a_hash(run: Callable[..., Result], tmp_path: Path) -> None:
     """Whoever reads the ledger cannot act as the client."""
     made = run(command.app, "new", "ci-bot", "--team", "search", "--models", "auto, coder", "--tag", "kind=agent", "--expires", "30d")
     text = made.stdout.splitlines()[0]
@@ -106,16 +108,16 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(run, tmp_path: Path) -> None:  #
         assert parsed[1].encode() not in file.read_bytes()
 
 
-def test_a_revoked_key_is_listed_as_revoked(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_revoked_key_is_listed_as_revoked(run: Callable[..., Result]) -> None:
     """One can see that it was, and when."""
-    key_id = keys.parse(run(command.app, "new", "x").stdout.splitlines()[0])[0]  # type: ignore[index]
+    key_id = keys.parse(run(command.app, "new", "x").stdout.splitlines()[0])[0]
     assert "revoked" in run(command.app, "revoke", key_id).stdout
     assert f"{key_id}  x     -     revoked" in run(command.app, "list").stdout
     with pytest.raises(ConfigError, match="no key 'nothere1'"):
         run(command.app, "revoke", "nothere1")
 
 
-def test_the_yaml_entry_holds_the_hash_that_the_hash_command_prints(run) -> None:  # type: ignore[no-untyped-def]
+def test_the_yaml_entry_holds_the_hash_that_the_hash_command_prints(run: Callable[..., Result]) -> None:
     """A key can live in the configuration instead of the ledger; the key itself is not in the entry."""
     made = run(command.app, "new", "ci: bot", "--yaml", "--team", "search", "--models", "auto", "--tag", "a=b", "--expires", "2099-01-01")
     text = next(line for line in made.stderr.splitlines() if line.startswith("sk-fg-"))
@@ -128,18 +130,18 @@ def test_the_yaml_entry_holds_the_hash_that_the_hash_command_prints(run) -> None
 
 
 @pytest.mark.parametrize("args", [("--tag", "kind"), ("--expires", "never")])
-def test_options_that_cannot_be_read_are_usage_errors(run, args: tuple[str, str]) -> None:  # type: ignore[no-untyped-def]
+def test_options_that_cannot_be_read_are_usage_errors(run: Callable[..., Result], args: tuple[str, str]) -> None:
     """Exit code 2, and no key is made."""
     assert run(command.app, "new", "x", *args).exit_code == 2
 
 
-def test_what_is_no_key_cannot_be_hashed(run) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_no_key_cannot_be_hashed(run: Callable[..., Result]) -> None:
     """A hash of a cut-off key would never match."""
     with pytest.raises(ConfigError, match="not a whole key"):
         run(command.app, "hash", stdin="sk-fg-cut\n")
 
 
-def test_a_ledger_that_is_not_there_is_not_made_by_looking(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_ledger_that_is_not_there_is_not_made_by_looking(run: Callable[..., Result], tmp_path: Path) -> None:
     """A typing error in the path must not be answered with an empty list."""
     with pytest.raises(ConfigError, match="no ledger at"):
         run(command.app, "list")

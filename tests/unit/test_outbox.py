@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -56,7 +56,7 @@ class Place:
 
 
 @pytest.fixture
-async def place(tmp_path: Path):  # type: ignore[no-untyped-def]  # an async generator of Place
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
     made = Place(tmp_path)
     await made.ledger.open(replica_id="one", lease_seconds=20)
     yield made

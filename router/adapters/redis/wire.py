@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
@@ -23,6 +23,7 @@ from router.errors import ConfigError, StoreUnavailable
 
 FIRST_BACKOFF_SECONDS: Final = 0.05
 MAX_BACKOFF_SECONDS: Final = 2.0
+_JITTER: Final = random.SystemRandom()
 _WAIT: Final = 0.85
 """Share of the timeout after which an unanswered write is late ..."""
 _STEP: Final = 0.15
@@ -119,7 +120,7 @@ class _Protocol(asyncio.Protocol):
         self.writes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
 
     def send(self, data: bytes) -> asyncio.Future[Any]:
         """Queue a command; its future gets the reply, also if that is an error of the server."""
@@ -143,20 +144,26 @@ class _Protocol(asyncio.Protocol):
         self._marks.append((self._loop.time() + self._timeout_seconds * _WAIT, self._sent))
         if not self._sweeping:
             self._sweeping = True
-            self._loop.call_later(self._timeout_seconds * _STEP, self._sweep)
+            self._sweep_later()
 
-    def _sweep(self) -> None:
+    def _sweep_later(self) -> None:
+        step = self._timeout_seconds * _STEP
+        self._loop.call_later(step, self._sweep, self._loop.time() + step)
+
+    def _sweep(self, due: float) -> None:
         marks = self._marks
         while marks and marks[0][1] <= self._answered:
             marks.popleft()
         if not marks or self._transport is None:
             self._sweeping = False
             return
-        if marks[0][0] <= self._loop.time():
+        now = self._loop.time()
+        # If we come late ourselves, this process was busy, and the answer may be waiting to be read: look once more.
+        if marks[0][0] <= now < due + self._timeout_seconds * _STEP:
             self._sweeping = False
             self.drop("Redis did not answer in time")
             return
-        self._loop.call_later(self._timeout_seconds * _STEP, self._sweep)
+        self._sweep_later()
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -328,8 +335,8 @@ class Wire:
                 self._protocol = await self._connect()
             except (StoreUnavailable, ConfigError):
                 self._first_attempt_over()
-                # Jitter only: replicas should not all come back in the same instant.
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+                # Spread out: replicas should not all come back in the same instant.
+                await asyncio.sleep(pause * _JITTER.uniform(0.5, 1.0))
                 pause = min(pause * 2, MAX_BACKOFF_SECONDS)
             else:
                 self._up.set()

@@ -7,6 +7,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,7 +85,7 @@ class SqliteLedger:
             await self._writer.close()
             self._writer = None
 
-    def _submit(self, method: Callable[..., Any], attempt_id: str, *args: Any) -> asyncio.Future[Any]:
+    def _submit(self, method: Callable[..., T], attempt_id: str, *args: Any) -> asyncio.Future[T]:
         if self._writer is None:
             raise StoreUnavailable("the ledger file is not open")
         return self._writer.submit(method, attempt_id, *args)
@@ -99,7 +100,7 @@ class SqliteLedger:
         checked_attempt(attempt_id)
         answer = self._submit(Batch.reserve, attempt_id, amount_nusd, buckets, plan(buckets), note, self._replica, self._lease_ms)
         try:
-            return await answer  # type: ignore[no-any-return]
+            return await answer
         except asyncio.CancelledError:
             # The caller will never learn of the hold, so nobody would settle it.
             self._submit(Batch.void, attempt_id).add_done_callback(_ignore)
@@ -109,16 +110,16 @@ class SqliteLedger:
         """See `BudgetStore.extend`."""
         total = checked_amount(held.amount_nusd + checked_amount(by_nusd))
         buckets = held.buckets
-        return await self._submit(Batch.extend, held.attempt_id, total, buckets, plan(buckets), self._replica, self._lease_ms)  # type: ignore[no-any-return]
+        return await self._submit(Batch.extend, held.attempt_id, total, buckets, plan(buckets), self._replica, self._lease_ms)
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
         """See `BudgetStore.settle`."""
         checked_amount(charge_nusd)
-        return await self._submit(Batch.settle, checked_attempt(held.attempt_id), charge_nusd, plan(held.buckets), record)  # type: ignore[no-any-return]
+        return await self._submit(Batch.settle, checked_attempt(held.attempt_id), charge_nusd, plan(held.buckets), record)
 
     async def void(self, held: Reservation) -> bool:
         """See `BudgetStore.void`."""
-        return await self._submit(Batch.void, checked_attempt(held.attempt_id))  # type: ignore[no-any-return]
+        return await self._submit(Batch.void, checked_attempt(held.attempt_id))
 
     # -- Lease -------------------------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class SqliteLedger:
         """See `Books.records`."""
         last = 0
         while True:
-            page = await self._read(lambda db, after=last: _page(db, after, since_ms, until_ms))  # type: ignore[misc]
+            page = await self._read(partial(_page, after=last, since_ms=since_ms, until_ms=until_ms))
             for seq, entry in page:
                 last = seq
                 yield present(entry)
@@ -191,7 +192,7 @@ class SqliteLedger:
 
     async def pepper(self) -> bytes:
         """See `KeyStore.pepper`."""
-        return await self._submit(Batch.pepper, "", secrets.token_bytes(32))  # type: ignore[no-any-return]
+        return await self._submit(Batch.pepper, "", secrets.token_bytes(32))
 
     async def get_key(self, key_id: str) -> StoredKey | None:
         """The key with this id, if there is one."""

@@ -7,11 +7,12 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from router.adapters.sqlite.batch import Batch
 from router.errors import StoreUnavailable
 
+T = TypeVar("T")
 Operation = tuple[Callable[..., Any], "asyncio.Future[Any]", str, tuple[Any, ...]]
 """(method of `Batch`, future, attempt id or an empty string, arguments)."""
 
@@ -33,7 +34,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, method: Callable[..., Any], attempt_id: str, *args: Any) -> asyncio.Future[Any]:
+    def submit(self, method: Callable[..., T], attempt_id: str, *args: Any) -> asyncio.Future[T]:
         """Queue one operation. All that are submitted in one turn of the event loop are handed over together.
 
         Raises:
@@ -41,7 +42,7 @@ class Writer:
         """
         if self._closed:
             raise StoreUnavailable("the ledger file is closed")
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[T] = self._loop.create_future()
         if not self._tick:
             self._loop.call_soon(self._hand_over)
         self._tick.append((method, future, attempt_id, args))
