@@ -92,6 +92,8 @@ class RunningApp:
         self._port = snapshot.server.port if port is None else port
         self._shared = shared
         self._serving: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+        self._supervisor: int | None = None
 
     @property
     def base_url(self) -> str:
@@ -131,16 +133,18 @@ class RunningApp:
         if left:
             await asyncio.wait(left, timeout=SPARE_SECONDS)
 
-    async def until_signal(self) -> None:
-        """Wait for SIGTERM or SIGINT; a worker whose supervisor was killed ends, too."""
-        asked = asyncio.Event()
+    def catch_signals(self) -> None:
+        """Take SIGTERM and SIGINT for `until_signal`: to be called before the first request can come."""
+        self._supervisor = os.getppid() if self._shared else None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked.set)
-        supervisor = os.getppid() if self._shared else None
-        while not asked.is_set() and (supervisor is None or not parent_died(supervisor)):
+            loop.add_signal_handler(number, self._asked.set)
+
+    async def until_signal(self) -> None:
+        """Wait for a signal that was caught; a worker whose supervisor was killed ends, too."""
+        while not self._asked.is_set() and (self._supervisor is None or not parent_died(self._supervisor)):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asked.wait(), PARENT_SECONDS if self._shared else None)
+                await asyncio.wait_for(self._asked.wait(), PARENT_SECONDS if self._supervisor else None)
 
 
 def _uvicorn_config(service: Service) -> uvicorn.Config:
@@ -211,7 +215,9 @@ class Supervisor:
         if not done:
             log.error("worker did not end in time and is killed", pid=process.pid)
             process.kill()
-        return abs(await waiting)
+        status = await waiting
+        # Ended before it could catch the signal: it had not begun to serve.
+        return 0 if status == -signal.SIGTERM else abs(status)
 
 
 EXIT_CONFIG: Final = 1

@@ -65,6 +65,7 @@ def _serve(snapshot: Snapshot, host: str, port: int | None, worker: int | None, 
 
     async def main() -> None:
         app = RunningApp(snapshot, host=host, port=port, worker=worker or 0, shared=worker is not None, run_folder=run_folder)
+        app.catch_signals()
         async with app:
             if not worker:
                 greet(snapshot, app.base_url)
