@@ -19,7 +19,7 @@ from router.domain.usage import Usage
 from router.edge.exchange import Exchange
 from router.edge.headers import passed_to_upstream
 from router.edge.replies import error_reply
-from router.errors import CLIENT_CLOSED, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
+from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.fleet import Fleet
 from router.logs import RequestLog
 from router.metrics import Metrics
@@ -86,12 +86,21 @@ class Pipeline:
             message = f"The budget store does not answer ({exc}), and budgets are not spent unguarded. Try again shortly."
             await self._refuse(call, exchange, RouterError(STORE_UNAVAILABLE, message, retry_after_seconds=1.0))
         except asyncio.CancelledError:
-            call.outcome, call.status = "client_left" if exchange.gone else "cancelled", CLIENT_CLOSED.http_status
-            call.error_code = CLIENT_CLOSED.code
+            await self._cancelled(call, exchange)
             raise
         finally:
             self._metrics.in_flight(-1)
             self._report(call)
+
+    async def _cancelled(self, call: Call, exchange: Exchange) -> None:
+        """The client has left, or the service ends: then a client whose answer has not begun is told to come back."""
+        if exchange.gone:
+            call.outcome, call.status, call.error_code = "client_left", CLIENT_CLOSED.http_status, CLIENT_CLOSED.code
+            return
+        if not exchange.started:
+            message = "The service is shutting down and the answer took too long; send the request again."
+            await self._refuse(call, exchange, RouterError(DRAINING, message, retry_after_seconds=1.0))
+        call.outcome, call.error_code = "cancelled", DRAINING.code
 
     async def _run(self, call: Call, exchange: Exchange) -> None:
         call.principal = await self.admission.admit(exchange.headers)
