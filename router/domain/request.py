@@ -24,6 +24,8 @@ MAX_TAGS: Final = 32
 Fields = dict[str, msgspec.Raw]
 
 _INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+_CAPS: Final = frozenset({"max_tokens", "max_completion_tokens", "n_predict"})
+"""Names of the cap on output. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
 _COUNTED_AS_TEXT: Final = ("tools", "functions", "response_format")
 _RARE: Final = frozenset({"n", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
 _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
@@ -158,17 +160,15 @@ def _read_input(fields: Fields, operation: Operation, body: bytes) -> InputShape
 
 
 def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
-    cap = newer = None
     for name, raw in fields.items():
         if name == "stream":
             parsed.stream = _flag(raw, name)
-        elif name == "max_tokens":
+        elif name in _CAPS:
             cap = _whole(raw, name, MAX_OUTPUT_CAP, least=0)
-        elif name == "max_completion_tokens":
-            newer = _whole(raw, name, MAX_OUTPUT_CAP, least=0)
+            if cap is not None and (parsed.output_cap is None or cap < parsed.output_cap):
+                parsed.output_cap = cap
         elif name in _RARE:
             _read_rare(name, raw, parsed)
-    parsed.output_cap = newer if cap is None else cap if newer is None else min(cap, newer)
     if parsed.operation == "completions":
         raw_best = fields.get("best_of")
         best_of = None if raw_best is None else _whole(raw_best, "best_of", MAX_CHOICES, least=0)
@@ -300,14 +300,14 @@ def upstream_body(parsed: ParsedRequest, *, upstream_id: str, output_cap: int | 
     fields = dict(parsed.fields)
     fields["model"] = msgspec.Raw(_encode(upstream_id))
     if output_cap is not None:
-        both = "max_tokens" in fields and "max_completion_tokens" in fields
         if "max_completion_tokens" in fields:
             cap_field = "max_completion_tokens"
+            fields.pop("max_tokens", None)
         elif "max_tokens" in fields:
             cap_field = "max_tokens"
-        if both:
-            del fields["max_tokens"]
-        fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
+        cap = fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
+        if "n_predict" in fields:
+            fields["n_predict"] = cap
     if parsed.stream and stream_usage and not parsed.wants_usage:
         options = _any(fields["stream_options"], "stream_options") if "stream_options" in fields else None
         fields["stream_options"] = msgspec.Raw(_encode({**(options or {}), "include_usage": True}))
