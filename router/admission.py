@@ -20,6 +20,7 @@ KNOWN_SECONDS: Final = 10.0
 """How long a minted key is believed without asking the store: a revocation holds everywhere after that."""
 UNKNOWN_SECONDS: Final = 5.0
 MOST_KNOWN: Final = 100_000
+MOST_SEEN: Final = 10_000
 MOST_UNKNOWN: Final = 10_000
 MAX_KEY_BYTES: Final = 512
 
@@ -37,6 +38,8 @@ class Admission:
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._required = bool(snapshot.keys)
+        self._seen: dict[bytes, tuple[Principal, float]] = {}
+        """Principals by the whole header, as long as `_known` believes them. In memory only."""
 
     @property
     def required(self) -> bool:
@@ -54,6 +57,9 @@ class Admission:
         Raises:
             RouterError: 401, if that much is certain already.
         """
+        seen = self._seen.get(headers.get(AUTHORIZATION, b""))
+        if seen is not None and seen[1] > (now := self._clock()):
+            return _fresh(seen[0], now)
         credential = _credential(headers)
         if credential is None:
             if self._required:
@@ -65,6 +71,7 @@ class Admission:
         known = self._known.get(digest)
         now = self._clock()
         if known is not None and known[1] > now:
+            self._see(headers, known)
             return _fresh(known[0], now)
         entry = self._by_digest.get(digest)
         if entry is not None and entry.secret_digest is not None and hmac.compare_digest(entry.secret_digest, digest):
@@ -103,6 +110,14 @@ class Admission:
         if stored is None or not matches or stored.revoked_ms is not None:
             raise self._unknown_key(digest, now)
         return self._remember(digest, _principal_of_stored(stored, self._snapshot.teams), now + KNOWN_SECONDS, now)
+
+    def _see(self, headers: Headers, known: tuple[Principal, float]) -> None:
+        """Spare the next request with the same header the hash. Only a key that proved good gets here."""
+        value = headers.get(AUTHORIZATION)
+        if value is not None:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
+            self._seen[value] = known
 
     def _remember(self, digest: bytes, principal: Principal, until: float, now: float) -> Principal:
         self._known[digest] = (principal, until)

@@ -31,37 +31,49 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     expires_ms: int | None = None
 
 
+class Way:
+    """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
+
+    __slots__ = ("buckets", "log", "record")
+
+    def __init__(self, *, record: bytes, log: bytes) -> None:
+        self.record = record
+        """The members of a spend record that do not change, as JSON without braces."""
+        self.log = log
+        """The same of a line of the request log."""
+        self.buckets: BucketSet | None = None
+        """What reservations along this way fall under, until a window ends."""
+
+
 class Call:
     """One request of a client, from its first byte to its last settlement."""
 
-    __slots__ = (
-        "attempts",
-        "began",
-        "branch",
-        "budget_left_nusd",
-        "charge_nusd",
-        "decision",
-        "decision_seconds",
-        "error_code",
-        "estimates",
-        "facts",
-        "first_byte_at",
-        "headers",
-        "operation",
-        "outcome",
-        "principal",
-        "request",
-        "request_id",
-        "route",
-        "session",
-        "snapshot",
-        "status",
-        "tags",
-        "upstream_seconds",
-        "usage",
-        "user",
-        "winner",
-    )
+    principal = Principal()
+    routed = False
+    """Whether `route`, `branch` and `facts` are set."""
+    request: ParsedRequest
+    route: Route
+    branch: Branch
+    facts: RequestFacts
+    decision: Decision | None = None
+    decision_seconds: float | None = None
+    user = ""
+    session = ""
+    tags: Mapping[str, str] = NOTHING
+    attempts = 0
+    """Calls made to providers."""
+    winner: Attempt | None = None
+    """The attempt whose answer the client gets."""
+    upstream_seconds = 0.0
+    """Time spent waiting for providers before the first byte to the client."""
+    first_byte_at: float | None = None
+    status = 0
+    outcome = ""
+    error_code = ""
+    charge_nusd = 0
+    usage: Usage | None = None
+    budget_left_nusd: int | None = None
+    stream = False
 
     def __init__(self, *, request_id: str, operation: str, headers: Headers, snapshot: Snapshot, began: float) -> None:
         self.request_id = request_id
@@ -71,30 +83,7 @@ class Call:
         """The configuration that was in force when the request came; it holds to its end."""
         self.began = began
         """Monotonic seconds."""
-        self.principal: Principal = Principal()
-        self.request: ParsedRequest = None  # type: ignore[assignment]  # set by the pipeline before routing
-        self.route: Route = None  # type: ignore[assignment]  # set by routing
-        self.branch: Branch = None  # type: ignore[assignment]  # set by routing
-        self.facts: RequestFacts = None  # type: ignore[assignment]  # set by routing
-        self.decision: Decision | None = None
-        self.decision_seconds: float | None = None
         self.estimates: dict[str, Estimate] = {}
-        self.user = ""
-        self.session = ""
-        self.tags: Mapping[str, str] = NOTHING
-        self.attempts = 0
-        """Calls made to providers."""
-        self.winner: Attempt | None = None
-        """The attempt whose answer the client gets."""
-        self.upstream_seconds = 0.0
-        """Time spent waiting for providers before the first byte to the client."""
-        self.first_byte_at: float | None = None
-        self.status = 0
-        self.outcome = ""
-        self.error_code = ""
-        self.charge_nusd = 0
-        self.usage: Usage | None = None
-        self.budget_left_nusd: int | None = None
 
 
 AttemptState = Literal["held", "booked", "closed"]
@@ -104,25 +93,28 @@ AttemptState = Literal["held", "booked", "closed"]
 class Attempt:
     """One call of one deployment, with the money held for it."""
 
-    __slots__ = (
-        "attempt_id",
-        "began",
-        "call",
-        "charge_nusd",
-        "deployment",
-        "estimate",
-        "first_byte_at",
-        "held",
-        "meter",
-        "number",
-        "reason",
-        "record",
-        "state",
-        "status",
-    )
+    state: AttemptState = "held"
+    began = 0.0
+    first_byte_at: float | None = None
+    status = 0
+    """HTTP status of the provider; 0 if it gave none."""
+    meter: StreamMeter | None = None
+    """Counts a stream while it runs."""
+    charge_nusd = 0
+    record = b""
+    """The spend record, once the charge is booked."""
 
     def __init__(
-        self, *, call: Call, attempt_id: str, number: int, deployment: Deployment, estimate: Estimate, held: Reservation, reason: str
+        self,
+        *,
+        call: Call,
+        attempt_id: str,
+        number: int,
+        deployment: Deployment,
+        estimate: Estimate,
+        held: Reservation,
+        reason: str,
+        way: Way,
     ) -> None:
         self.call = call
         self.attempt_id = attempt_id
@@ -132,16 +124,4 @@ class Attempt:
         self.held = held
         self.reason = reason
         """Why this deployment: the policy kind, or `fallback:` and the cause."""
-        self.state: AttemptState = "held"
-        self.began = 0.0
-        self.first_byte_at: float | None = None
-        self.status = 0
-        """HTTP status of the provider; 0 if it gave none."""
-        self.meter: StreamMeter | None = None
-        """Counts a stream while it runs."""
-        self.charge_nusd = 0
-        self.record = b""
-        """The spend record, once the charge is booked."""
-
-
-__all__ = ["Attempt", "BucketSet", "Call", "Principal"]
+        self.way = way

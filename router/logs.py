@@ -95,6 +95,10 @@ class RequestLog:
         # A value can only be too long if the line is longer than an empty one by more than the cap.
         if len(encoded) > _EMPTY_LINE_BYTES + MAX_VALUE_CHARS:
             encoded = _capped(line)
+        self.append(encoded)
+
+    def append(self, encoded: bytes) -> None:
+        """Add a line that is JSON already, without its line end. Returns at once."""
         if self._closed or self._size > MAX_BACKLOG_BYTES:
             self.dropped_lines += 1
             return

@@ -11,7 +11,6 @@ from router.domain.money import format_usd
 from router.edge import headers as h
 from router.edge.replies import JSON
 from router.errors import BUDGET_EXCEEDED, RouterError
-from router.logs import RequestLine
 from router.relay import STREAM_HEADERS
 
 
@@ -53,10 +52,13 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
         lines.append(b"%b: %b\r\n" % (h.COST_USD, format_usd(call.charge_nusd).encode("ascii")))
     if call.budget_left_nusd is not None:
         lines.append(b"%b: %b\r\n" % (h.BUDGET_REMAINING_USD, format_usd(call.budget_left_nusd).encode("ascii")))
-    passed = h.passed_from_upstream(from_upstream)
-    if passed:
-        lines.append(h.encode(passed))
-    lines.append(_id_lines(call, h.find(from_upstream, h.REQUEST_ID)))
+    upstream_id = None
+    for pair in from_upstream:
+        if pair[0] in h.FROM_UPSTREAM:
+            lines.append(b"%b: %b\r\n" % pair)
+        elif pair[0] == h.REQUEST_ID:
+            upstream_id = pair[1]
+    lines.append(_id_lines(call, upstream_id))
     return b"".join(lines)
 
 
@@ -91,30 +93,4 @@ def budget_error(call: Call, refusal: Refusal) -> RouterError:
             "resets_at": None if resets == "never" else resets,
             "request_id": call.request_id,
         },
-    )
-
-
-def log_line(call: Call, *, at_ms: int, overhead_seconds: float, total_seconds: float) -> RequestLine:
-    """The line of the request log."""
-    attempt, usage = call.winner, call.usage
-    return RequestLine(
-        at_ms=at_ms,
-        request_id=call.request_id,
-        route=call.route.name if call.route is not None else "",
-        rule=call.branch.rule if call.branch is not None else "",
-        model=attempt.deployment.model if attempt is not None else "",
-        deployment=attempt.deployment.name if attempt is not None else "",
-        team=call.principal.team,
-        key_id=call.principal.key_id,
-        operation=call.operation,
-        stream=call.request is not None and call.request.stream,
-        status=call.status,
-        outcome=call.outcome,
-        error=call.error_code,
-        attempts=call.attempts,
-        input_tokens=None if usage is None else usage.input_tokens,
-        output_tokens=None if usage is None else usage.output_tokens,
-        cost_nusd=call.charge_nusd,
-        overhead_ms=round(overhead_seconds * 1000, 3),
-        total_ms=round(total_seconds * 1000, 3),
     )

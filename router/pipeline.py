@@ -9,7 +9,7 @@ from typing import Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from router.admission import Admission
-from router.call import Attempt, Call
+from router.call import Attempt, Call, Way
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation
 from router.domain.estimate import Estimate
@@ -21,9 +21,10 @@ from router.edge.headers import passed_to_upstream
 from router.edge.replies import error_reply
 from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.fleet import Fleet
+from router.lines import Ways, log_line
 from router.logs import RequestLog
 from router.metrics import Metrics
-from router.outcome import answer_headers, budget_error, log_line, with_ids
+from router.outcome import answer_headers, budget_error, with_ids
 from router.ports import BudgetStore, UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
 from router.reservation import Reservations
@@ -71,6 +72,7 @@ class Pipeline:
         self._clock_ms = clock_ms
         self._random = random
         self._new_id = new_id
+        self._ways = Ways()
         self._limited: dict[str, Failure] = {}
         """The last 429 of each deployment that has not answered since."""
 
@@ -104,7 +106,8 @@ class Pipeline:
 
     async def _run(self, call: Call, exchange: Exchange) -> None:
         call.principal = await self.admission.admit(exchange.headers)
-        call.request = parse_request(await exchange.body(), call.operation)  # type: ignore[arg-type]  # the edge knows no other
+        call.request = request = parse_request(await exchange.body(), call.operation)  # type: ignore[arg-type]  # the edge knows no other
+        call.stream = request.stream
         before = self._clock()
         try:
             route_call(call, self._fleet, self._random())
@@ -205,12 +208,15 @@ class Pipeline:
         priced = call.estimates[deployment.name]
         number = call.attempts + 1
         attempt_id = f"{call.request_id}.{number}"
-        held = await self._hold(call, deployment, priced, attempt_id)
+        way = self._ways.of(call, deployment, reason)
+        held = await self._hold(call, deployment, priced, attempt_id, way)
         if isinstance(held, Refusal):
             return held
         call.attempts = number
         call.budget_left_nusd = held.tightest_left_nusd
-        attempt = Attempt(call=call, attempt_id=attempt_id, number=number, deployment=deployment, estimate=priced, held=held, reason=reason)
+        attempt = Attempt(
+            call=call, attempt_id=attempt_id, number=number, deployment=deployment, estimate=priced, held=held, reason=reason, way=way
+        )
         fleet, name = self._fleet, deployment.name
         self._live[attempt_id] = attempt
         fleet.began(name)
@@ -240,11 +246,11 @@ class Pipeline:
             attempt.call.winner, attempt.call.usage = attempt, usage
         await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
 
-    async def _hold(self, call: Call, deployment: Deployment, priced: Estimate, attempt_id: str) -> Reservation | Refusal:
+    async def _hold(self, call: Call, deployment: Deployment, priced: Estimate, attempt_id: str, way: Way) -> Reservation | Refusal:
         """Reserve. If that leads to no call, the next request may probe the deployment."""
         held: Reservation | Refusal | None = None
         try:
-            held = await self.reservations.hold(call, deployment, priced, attempt_id)
+            held = await self.reservations.hold(call, deployment, priced, attempt_id, way)
             return held
         finally:
             if not isinstance(held, Reservation):
@@ -391,10 +397,10 @@ class Pipeline:
         total = now - call.began
         overhead = (call.first_byte_at or now) - call.began - call.upstream_seconds
         self._metrics.request_done(
-            route=call.route.name if call.route is not None else "",
+            route=call.route.name if call.routed else "",
             team=call.principal.team,
             operation=call.operation,
-            stream=call.request is not None and call.request.stream,
+            stream=call.stream,
             outcome=call.outcome,
             status=call.status,
             overhead_seconds=overhead,
@@ -403,7 +409,7 @@ class Pipeline:
             decision_seconds=call.decision_seconds,
         )
         if self._log is not None:
-            self._log.write(log_line(call, at_ms=self._clock_ms(), overhead_seconds=overhead, total_seconds=total))
+            self._log.append(log_line(call, at_ms=self._clock_ms(), overhead_seconds=overhead, total_seconds=total))
 
 
 def _cause(metered: Metered) -> str:

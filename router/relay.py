@@ -73,14 +73,14 @@ def meter_body(attempt: Attempt, body: bytes) -> Metered:
 async def read_answer(attempt: Attempt, response: UpstreamResponse) -> bytes | Failure:
     """The whole body of a JSON answer, or why it is none. Raises `UpstreamError`."""
     body = await response.read(MAX_ANSWER_BYTES)
+    if body[:1] == b"{" and (b'"error"' not in body or not says_error(body)):
+        return body
     if not body:
         return invalid_answer(attempt, "an empty body")
     if body.lstrip()[:1] != b"{":
         kind = (find(response.headers, b"content-type") or b"no content type").decode("latin-1")[:60]
         return invalid_answer(attempt, f"a body that is not a JSON object ({kind})")
-    if says_error(body):
-        return invalid_answer(attempt, "an error object")
-    return body
+    return invalid_answer(attempt, "an error object") if says_error(body) else body
 
 
 class Stream:

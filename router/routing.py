@@ -141,6 +141,7 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
             restrict = Restriction(only=restrict.only, ignore=restrict.ignore, order=restrict.order, max_cost_nusd=limit)
     facts = call.facts = facts_of(call, route)
     branch = call.branch = choose(route.policy, facts)
+    call.routed = True
     candidates = []
     for name in branch.deployments:
         candidate, call.estimates[name] = candidate_of(snapshot.deployments[name], request, snapshot, fleet)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
-
-import msgspec
 
 from router.call import Attempt
 from router.domain.budgets import Reservation
 from router.domain.money import MAX_NUSD
-from router.domain.pricing import charge, rates_for
-from router.domain.records import SpendRecord
+from router.domain.pricing import charge
 from router.domain.usage import Usage
+from router.lines import spend_record
 from router.metrics import Metrics
 from router.snapshot import Snapshot
-
-_encode = msgspec.json.Encoder().encode
 
 
 class SettleStore(Protocol):
@@ -32,25 +29,24 @@ class SettleStore(Protocol):
         ...
 
 
-async def finish(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def finish(work: Callable[[], Coroutine[Any, Any, None]], *, cancelled: bool = False) -> None:
     """Run money-moving I/O to its end even if we are cancelled meanwhile; then re-raise.
 
     The common case costs no task. After a cancellation the work is started once more, to its end: every call of
-    a ledger is idempotent.
+    a ledger is idempotent. `cancelled`: it was cancelled already, and only the second try is left.
     """
-    try:
-        await work()
-        return
-    except asyncio.CancelledError as exc:
-        cancelled = exc
+    if not cancelled:
+        try:
+            await work()
+            return
+        except asyncio.CancelledError:
+            pass
     task = asyncio.ensure_future(work())
     while not task.done():
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.shield(task)
-        except asyncio.CancelledError as exc:
-            cancelled = exc
     task.result()
-    raise cancelled
+    raise asyncio.CancelledError
 
 
 class Settlements:
@@ -87,26 +83,34 @@ class Settlements:
         amount = 0
         if usage is not None and deployment.price is not None:
             amount = min(charge(deployment.price, usage, images=call.request.shape.images, duration_ms=duration_ms), MAX_NUSD)
+            if usage.evidence == "estimated" and call.snapshot.server.on_missing_usage == "hold":
+                amount = max(amount, attempt.held.amount_nusd)
         baseline = self._baseline(call.snapshot, usage, call.request.shape.images)
-        record = self._record(attempt, usage, amount, baseline, outcome, served_model, duration_ms)
         if amount > attempt.held.amount_nusd:
-            record.overrun_nusd = amount - attempt.held.amount_nusd
-            record.overrun_cause = cause
-            self._metrics.overran(cause=cause, nusd=record.overrun_nusd)
+            self._metrics.overran(cause=cause, nusd=amount - attempt.held.amount_nusd)
         call.charge_nusd += amount
         attempt.charge_nusd = amount
-        attempt.record = _encode(record)
+        attempt.record = spend_record(
+            attempt,
+            usage=usage,
+            outcome=outcome,
+            served_model=served_model,
+            at_ms=self._clock_ms(),
+            duration_ms=duration_ms,
+            baseline_nusd=baseline,
+            overrun_cause=cause,
+        )
         self._count(attempt, outcome, usage, amount, baseline)
 
     async def commit(self, attempt: Attempt) -> None:
         """Bring a booked charge to the store."""
-
-        async def deliver() -> None:
+        if attempt.state != "booked":
+            return
+        try:
             await self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record)
-            attempt.state = "closed"
-
-        if attempt.state == "booked":
-            await finish(deliver)
+        except asyncio.CancelledError:
+            await finish(lambda: self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record), cancelled=True)
+        attempt.state = "closed"
 
     async def settle(
         self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = "provider_exceeded_bound"
@@ -119,59 +123,6 @@ class Settlements:
         name = snapshot.server.baseline
         price = snapshot.deployments[name].price if name is not None else None
         return None if price is None or usage is None else charge(price, usage, images=images)
-
-    def _record(
-        self, attempt: Attempt, usage: Usage | None, amount: int, baseline: int | None, outcome: str, served_model: str, duration_ms: int
-    ) -> SpendRecord:
-        call, deployment = attempt.call, attempt.deployment
-        principal, price = call.principal, deployment.price
-        record = SpendRecord(
-            attempt_id=attempt.attempt_id,
-            request_id=call.request_id,
-            at_ms=self._clock_ms(),
-            operation=call.operation,
-            route=call.route.name,
-            rule=call.branch.rule,
-            reason=attempt.reason,
-            model=deployment.model,
-            deployment=deployment.name,
-            provider=deployment.provider.name,
-            served_model=served_model[:128],
-            team=principal.team,
-            key_id=principal.key_id,
-            user=call.user,
-            session=call.session,
-            tags=dict(call.tags),
-            outcome=outcome,
-            http_status=attempt.status,
-            attempt_number=attempt.number,
-            stream=call.request.stream,
-            hold_nusd=attempt.held.amount_nusd,
-            charge_nusd=amount,
-            baseline_nusd=baseline,
-            first_byte_ms=None if attempt.first_byte_at is None else int((attempt.first_byte_at - attempt.began) * 1000),
-            duration_ms=duration_ms,
-            config_version=call.snapshot.version,
-        )
-        if usage is not None:
-            record.input_tokens = usage.input_tokens
-            record.cache_read_tokens = usage.cache_read_tokens
-            record.cache_write_tokens = usage.cache_write_tokens
-            record.audio_input_tokens = usage.audio_input_tokens
-            record.output_tokens = usage.output_tokens
-            record.reasoning_tokens = usage.reasoning_tokens
-            record.audio_output_tokens = usage.audio_output_tokens
-            record.evidence = usage.evidence
-            record.doubt = usage.doubt or ""
-            if price is not None:
-                rates = rates_for(price, usage.input_tokens)
-                record.price_source = price.source
-                record.price_input = rates.input
-                record.price_cache_read = rates.cache_read
-                record.price_cache_write = rates.cache_write
-                record.price_output = rates.output
-                record.price_request = price.per_request_nusd
-        return record
 
     def _count(self, attempt: Attempt, outcome: str, usage: Usage | None, amount: int, baseline: int | None) -> None:
         call, deployment = attempt.call, attempt.deployment

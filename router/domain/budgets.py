@@ -56,8 +56,13 @@ class BucketSet:
     buckets: tuple[Bucket, ...]
     valid_until_ms: int
     """After this, at least one window has ended and the set must be built anew."""
+    latest_start_ms: int = field(init=False)
+    """Before this, at least one window has not begun: the clock went back."""
     encoded: dict[str, Any] = field(default_factory=dict)
     """Adapters may keep their wire form here, under their own name."""
+
+    def __post_init__(self) -> None:
+        self.latest_start_ms = max((bucket.starts_ms for bucket in self.buckets), default=0)
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ class Gate:
 
     def __init__(self, *, caller: Caller, asgi: AsgiApp, settings: ServerSettings) -> None:
         self.caller = caller
+        self._call = caller.serve
         self.asgi = asgi
         self.operations: Mapping[bytes, Operation] = OPERATIONS
         self.max_body_bytes = settings.max_body_bytes
@@ -52,7 +53,7 @@ class Gate:
             if problem is not None:
                 await _reply(exchange, problem)
                 return
-            await self.caller.serve(exchange, operation)
+            await self._call(exchange, operation)
         except asyncio.CancelledError:
             if not exchange.gone:
                 raise

@@ -1,0 +1,204 @@
+"""What is written once per call: the spend record and the line of the request log, as bytes.
+
+Most of a line is the same for every call of one principal by one rule to one deployment. That part is encoded once
+and kept (`Way`); the rest is numbers and words of closed sets. `SpendRecord` and `RequestLine` say what the lines mean.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Final
+
+import msgspec
+
+from router.call import Attempt, Call, Way
+from router.domain.pricing import rates_for
+from router.domain.usage import Usage
+from router.snapshot import Deployment
+
+MOST_WAYS: Final = 50_000
+MAX_SERVED_MODEL: Final = 128
+
+_encode = msgspec.json.encode
+
+_PARTS_OF_USAGE: Final = ("cache_read_tokens", "cache_write_tokens", "audio_input_tokens", "reasoning_tokens", "audio_output_tokens")
+
+
+class Ways:
+    """Finds what calls that go the same way have in common."""
+
+    def __init__(self) -> None:
+        self._ways: OrderedDict[tuple[object, ...], Way] = OrderedDict()
+
+    def of(self, call: Call, deployment: Deployment, reason: str) -> Way:
+        """The way of this call to this deployment."""
+        principal = call.principal
+        key = (
+            principal.key_id,
+            principal.team,
+            call.user,
+            call.session,
+            call.route.name,
+            call.branch.rule,
+            deployment.name,
+            reason,
+            call.operation,
+            call.request.stream,
+            tuple(call.tags.items()),
+        )
+        way = self._ways.get(key)
+        if way is None:
+            way = self._ways[key] = _make_way(call, deployment, reason)
+            if len(self._ways) > MOST_WAYS:
+                self._ways.popitem(last=False)
+        return way
+
+
+def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
+    principal = call.principal
+    who_and_where: dict[str, Any] = {
+        "operation": call.operation,
+        "route": call.route.name,
+        "rule": call.branch.rule,
+        "reason": reason,
+        "model": deployment.model,
+        "deployment": deployment.name,
+        "provider": deployment.provider.name,
+        "team": principal.team,
+        "key_id": principal.key_id,
+        "user": call.user,
+        "session": call.session,
+        "tags": dict(call.tags),
+        "stream": call.request.stream,
+        "config_version": call.snapshot.version,
+    }
+    price = deployment.price
+    if price is not None:
+        who_and_where["price_source"] = price.source
+        who_and_where["price_request"] = price.per_request_nusd
+        if not price.tiers:
+            who_and_where |= _rates(deployment, 0)
+    shown = {name: who_and_where[name] for name in ("route", "rule", "model", "deployment", "team", "key_id", "operation", "stream")}
+    return Way(record=_inside(who_and_where), log=_inside(shown))
+
+
+def _rates(deployment: Deployment, input_tokens: int) -> dict[str, int]:
+    if deployment.price is None:
+        return {}
+    rates = rates_for(deployment.price, input_tokens)
+    named = {
+        "price_input": rates.input,
+        "price_cache_read": rates.cache_read,
+        "price_cache_write": rates.cache_write,
+        "price_output": rates.output,
+    }
+    return {name: rate for name, rate in named.items() if rate is not None}
+
+
+def _inside(fields: dict[str, Any]) -> bytes:
+    """The members of a JSON object, without its braces."""
+    return _encode(fields)[1:-1]
+
+
+def note(call: Call, way: Way) -> bytes:
+    """What the books say of an attempt whose process dies before it can settle."""
+    return b'{"request_id":"%b",%b}' % (call.request_id.encode("ascii"), way.record)
+
+
+def spend_record(
+    attempt: Attempt,
+    *,
+    usage: Usage | None,
+    outcome: str,
+    served_model: str,
+    at_ms: int,
+    duration_ms: int,
+    baseline_nusd: int | None,
+    overrun_cause: str,
+) -> bytes:
+    """One `router.domain.records.SpendRecord`."""
+    call, held = attempt.call, attempt.held.amount_nusd
+    line = (
+        b'{"attempt_id":"%b","request_id":"%b","at_ms":%d,%b,"outcome":"%b","http_status":%d,"attempt_number":%d,'
+        b'"hold_nusd":%d,"charge_nusd":%d,"duration_ms":%d'
+        % (
+            attempt.attempt_id.encode("ascii"),
+            call.request_id.encode("ascii"),
+            at_ms,
+            attempt.way.record,
+            outcome.encode("ascii"),
+            attempt.status,
+            attempt.number,
+            held,
+            attempt.charge_nusd,
+            duration_ms,
+        )
+    )
+    if usage is not None:
+        line += b',"input_tokens":%d,"output_tokens":%d,"evidence":"%b"' % (
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.evidence.encode("ascii"),
+        )
+    if attempt.first_byte_at is not None:
+        line += b',"first_byte_ms":%d' % int((attempt.first_byte_at - attempt.began) * 1000)
+    if served_model and served_model != attempt.deployment.upstream_id:
+        line += b',"served_model":%b' % _encode(served_model[:MAX_SERVED_MODEL])
+    if baseline_nusd is not None:
+        line += b',"baseline_nusd":%d' % baseline_nusd
+    rare = _rare(attempt, usage, overrun_cause)
+    return line + (b",%b}" % _inside(rare) if rare else b"}")
+
+
+def _rare(attempt: Attempt, usage: Usage | None, overrun_cause: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    over = attempt.charge_nusd - attempt.held.amount_nusd
+    if over > 0:
+        fields["overrun_nusd"] = over
+        fields["overrun_cause"] = overrun_cause
+    if usage is None:
+        return fields
+    for name in _PARTS_OF_USAGE:
+        tokens = getattr(usage, name)
+        if tokens:
+            fields[name] = tokens
+    if usage.doubt:
+        fields["doubt"] = usage.doubt
+    price = attempt.deployment.price
+    if price is not None and price.tiers:
+        fields |= _rates(attempt.deployment, usage.input_tokens)
+    return fields
+
+
+def log_line(call: Call, *, at_ms: int, overhead_seconds: float, total_seconds: float) -> bytes:
+    """One `router.logs.RequestLine`."""
+    attempt, usage = call.winner, call.usage
+    if attempt is None:
+        where = _inside(
+            {
+                "route": call.route.name if call.routed else "",
+                "team": call.principal.team,
+                "key_id": call.principal.key_id,
+                "operation": call.operation,
+            }
+        )
+    else:
+        where = attempt.way.log
+    return (
+        b'{"at_ms":%d,"request_id":"%b",%b,"status":%d,"outcome":"%b","error":"%b","attempts":%d,'
+        b'"input_tokens":%b,"output_tokens":%b,"cost_nusd":%d,"overhead_ms":%.3f,"total_ms":%.3f}'
+        % (
+            at_ms,
+            call.request_id.encode("ascii"),
+            where,
+            call.status,
+            call.outcome.encode("ascii"),
+            call.error_code.encode("ascii", "replace"),
+            call.attempts,
+            b"null" if usage is None else b"%d" % usage.input_tokens,
+            b"null" if usage is None else b"%d" % usage.output_tokens,
+            call.charge_nusd,
+            overhead_seconds * 1000,
+            total_seconds * 1000,
+        )
+    )
