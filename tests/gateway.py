@@ -115,6 +115,11 @@ class Gateway:
         self._process.kill()
         self._process.wait()
 
+    async def ended(self) -> int:
+        """Wait until it has ended by itself; the exit status."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, 60)
+
     async def stop(self) -> int:
         """SIGTERM, and wait for the exit status."""
         assert self._process is not None
