@@ -71,12 +71,12 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 
-# $(1): the lock files. Older stamps go first: what they stood for is overwritten.
+# $(1): the lock files, which are whole: nothing but what stands in them is installed. Older stamps go first: what they stood for is overwritten.
 define install
 	@echo "Installing into $(VENV); this takes a minute or two, once."
 	@rm -f $(VENV)/.run-* $(VENV)/.dev-*
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip
-	@$(PIP) --require-hashes $(foreach lock,$(1),-r requirements/$(lock).txt)
+	@$(PIP) --require-hashes --no-deps $(foreach lock,$(1),-r requirements/$(lock).txt)
 	@$(PIP) --no-deps --no-build-isolation --editable .
 endef
 
