@@ -192,6 +192,7 @@ class Supervisor:
         return max(results)
 
     async def _keep(self, number: int, folder: str) -> int:
+        replaced = False
         while True:
             started = time.monotonic()
             process = await asyncio.create_subprocess_exec(*self._command, "--worker", str(number), "--run-folder", folder)
@@ -202,9 +203,11 @@ class Supervisor:
             if self._ending.is_set():
                 return await self._end(process, waiting)
             status = waiting.result()
-            if status == EXIT_CONFIG:
+            if status == EXIT_CONFIG and not replaced:
                 self._ending.set()
                 return status
+            # From now on the service lives, whatever keeps this worker from starting: the others serve.
+            replaced = True
             log.error("worker died; starting another", worker=number, status=status)
             await asyncio.sleep(max(0.0, FASTEST_RESTART_SECONDS - (time.monotonic() - started)))
 
