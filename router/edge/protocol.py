@@ -32,6 +32,11 @@ IDLE_SECONDS: Final = 90.0
 UNPROVEN_BODY_BYTES: Final = 64 * 1024
 """A longer body is read only after its key was found good."""
 MAX_PIPELINED: Final = 16
+OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+"""Headers by which a client offers another protocol."""
+CHUNK_MARK_BYTES: Final = 16
+"""Most bytes of framing per byte of a chunked body: a chunk of one byte has six, and somebody may write zeros before."""
+VERSIONS: Final = frozenset({"1.1", "1.0"})
 HIGH_WATER: Final = 256 * 1024
 
 
@@ -58,6 +63,10 @@ class GateProtocol(asyncio.Protocol):
         self.parts: list[bytes] = []
         self.head_bytes = 0
         self.body_bytes = 0
+        self.fresh = False
+        """The request began in the packet that is being read."""
+        self.pending = 0
+        """Bytes that came since then and may still wait in the parser: it keeps a header until its line ends."""
 
     # The connection
 
@@ -131,16 +140,52 @@ class GateProtocol(asyncio.Protocol):
         if self.phase == "idle":
             self.since = self.loop.time()
             self.phase = "head"
+        self.fresh = False
+        before = self.body_bytes
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.refuse(BAD_HTTP, "Protocol upgrades are not supported here.")
+        except httptools.HttpParserUpgrade as exc:
+            if not self.closing:
+                self._decline_upgrade(data[exc.args[0] :])
+            return
         except httptools.HttpParserError as exc:
             self.refuse(BAD_HTTP, f"The request is not valid HTTP/1.1: {exc}")
-        if self.phase == "head" and len(data) > self.gate.max_header_bytes and not self.names:
-            self.refuse(HEADERS_TOO_LARGE, f"The request line is longer than {self.gate.max_header_bytes} bytes.")
+        if self.phase != "idle":
+            self._bound(len(data), before)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request as if nothing had been offered: Java's client offers h2c with every call in plain text.
+
+        The parser takes everything after such a head for the other protocol, so that it begins anew without the offer.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            return self.refuse(BAD_HTTP, "CONNECT is not served: this is no forward proxy.")
+        kept = [pair for pair in self.names if pair[0] not in OFFERS]
+        self.parser = httptools.HttpRequestParser(self)
+        self.phase = "idle"
+        self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self.url, encode(kept), rest))
+        return None
+
+    def _bound(self, size: int, body_bytes_before: int) -> None:
+        """Refuse a request that holds more in the parser than its head, chunk marks and trailers may need."""
+        most = self.gate.max_header_bytes
+        if self.phase == "head":
+            if self.fresh:
+                endless = size > most and not self.names
+            else:
+                self.pending += size
+                endless = self.pending > most
+        else:
+            if not self.fresh:
+                self.pending += size - (self.body_bytes - body_bytes_before)
+            endless = self.pending > 2 * most + CHUNK_MARK_BYTES * self.body_bytes
+        if endless:
+            self.refuse(HEADERS_TOO_LARGE, f"The request line, a header or a trailer is longer than {most} bytes.")
 
     def on_message_begin(self) -> None:
+        self.fresh = True
+        self.pending = 0
         self.phase = "head"
         self.url = b""
         self.names = []
@@ -155,6 +200,9 @@ class GateProtocol(asyncio.Protocol):
             self.refuse(HEADERS_TOO_LARGE, f"The request line is longer than {self.gate.max_header_bytes} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.phase == "body":
+            # A trailer: whoever checked the head has not seen it, so it counts for nothing.
+            return
         self.names.append((name.lower(), value))
         self.head_bytes += len(name) + len(value)
         if self.head_bytes > self.gate.max_header_bytes or len(self.names) > MAX_HEADERS:
@@ -214,12 +262,14 @@ class GateProtocol(asyncio.Protocol):
         self.parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self.closing:
+        if self.closing or self.parser.should_upgrade():
             return
         self.phase = "idle"
         self.since = self.loop.time()
         exchange = self._make_exchange()
-        if self.active is None:
+        if exchange.version not in VERSIONS:
+            self.refuse(BAD_HTTP, f"HTTP/{exchange.version} is not spoken here, only HTTP/1.1 and 1.0.")
+        elif self.active is None:
             self._start(exchange)
         elif len(self.waiting) >= MAX_PIPELINED:
             self.refuse(BAD_HTTP, f"More than {MAX_PIPELINED} requests were sent without waiting for an answer.")
