@@ -69,8 +69,10 @@ class Siblings:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(str(folder / f"{name}.sock"))
-                dump = await reader.read()
-                writer.close()
+                try:
+                    dump = await reader.read()
+                finally:
+                    writer.close()
         except (OSError, TimeoutError):
             dump = b""
         if dump:
