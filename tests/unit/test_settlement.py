@@ -1,0 +1,143 @@
+"""Money is booked once, whole, and whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from router.call import Attempt
+from router.domain.usage import Usage
+from router.settlement import finish
+from tests.pipeline_fakes import PRICE, World, ask, json_answer, snapshot
+
+USAGE = Usage(input_tokens=7, output_tokens=5, evidence="exact")
+
+
+async def held(world: World) -> Attempt:
+    """An attempt with its hold, taken from a served call and put back to before its settlement."""
+    found: list[Attempt] = []
+    settle = world.pipeline._settlements.book
+
+    def spy(attempt: Attempt, **more: object) -> None:
+        found.append(attempt)
+        settle(attempt, **more)  # type: ignore[arg-type]  # passed on as it came
+
+    world.pipeline._settlements.book = spy  # type: ignore[method-assign]  # to get hold of the attempt
+    await world.ask(ask())
+    world.pipeline._settlements.book = settle  # type: ignore[method-assign]  # put back
+    attempt = found[0]
+    attempt.state = "held"
+    hold = world.ledger.holds[attempt.attempt_id]
+    hold.state, hold.charge_nusd, hold.ends = "held", 0, 0
+    world.ledger.records.clear()
+    world.ledger.calls.clear()
+    return attempt
+
+
+async def test_work_that_moves_money_runs_to_its_end_however_often_it_is_cancelled() -> None:
+    """And only then the cancellation goes on."""
+    begun, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await go.wait()
+        done.set()
+
+    task = asyncio.create_task(finish(work))
+    for _ in range(4):
+        await asyncio.wait_for(begun.wait(), 5)
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done.is_set()
+
+
+async def test_a_failure_of_that_work_is_raised() -> None:
+    """A bug in settling must not look like a cancellation."""
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        turns += 1
+        await asyncio.sleep(0)
+        if turns == 2:
+            raise ValueError("a bug")
+
+    task = asyncio.create_task(finish(work))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(ValueError, match="a bug"):
+        await task
+
+
+async def test_a_charge_is_booked_once() -> None:
+    """Whoever settles first is right: the others were cleaning up."""
+    world = World(snapshot(), json_answer())
+    attempt = await held(world)
+    settlements = world.pipeline._settlements
+    await settlements.settle(attempt, usage=USAGE, outcome="ok")
+    await settlements.settle(attempt, usage=replace_output(USAGE, 99), outcome="cut")
+    await settlements.void(attempt)
+    assert world.ledger.calls == {"settle": 1}
+    (record,) = world.ledger.records
+    assert (record.outcome, record.charge_nusd) == ("ok", 12 * PRICE)
+
+
+def replace_output(usage: Usage, tokens: int) -> Usage:
+    return Usage(input_tokens=usage.input_tokens, output_tokens=tokens, evidence=usage.evidence)
+
+
+async def test_a_hold_is_given_back_once() -> None:
+    """A call that never left costs nothing, and no settlement follows."""
+    world = World(snapshot(), json_answer())
+    attempt = await held(world)
+    settlements = world.pipeline._settlements
+    await settlements.void(attempt)
+    await settlements.void(attempt)
+    await settlements.settle(attempt, usage=USAGE, outcome="ok")
+    await settlements.commit(attempt)
+    assert world.ledger.calls == {"void": 1}
+    assert world.ledger.records == []
+
+
+async def test_a_charge_above_its_hold_is_booked_in_full_with_its_cause() -> None:
+    """The bill comes anyway."""
+    world = World(snapshot(), json_answer())
+    attempt = await held(world)
+    await world.pipeline._settlements.settle(attempt, usage=replace_output(USAGE, 5000), outcome="ok", cause="provider_exceeded_cap")
+    (record,) = world.ledger.records
+    assert record.charge_nusd == 5007 * PRICE
+    assert record.overrun_nusd == record.charge_nusd - record.hold_nusd > 0
+    assert record.overrun_cause == "provider_exceeded_cap"
+
+
+@pytest.mark.parametrize(
+    ("policy", "evidence", "whole"), [("hold", "estimated", True), ("hold", "exact", False), ("estimate", "estimated", False)]
+)
+async def test_missing_usage_may_cost_the_whole_hold(policy: str, evidence: str, whole: bool) -> None:
+    """For those who would rather pay too much than be told a guess."""
+    config = snapshot()
+    world = World(replace(config, server=replace(config.server, on_missing_usage=policy)), json_answer())  # type: ignore[arg-type]  # one of two words
+    attempt = await held(world)
+    usage = Usage(input_tokens=7, output_tokens=5, evidence=evidence)  # type: ignore[arg-type]  # one of three words
+    await world.pipeline._settlements.settle(attempt, usage=usage, outcome="ok")
+    (record,) = world.ledger.records
+    assert record.charge_nusd == (record.hold_nusd if whole else 12 * PRICE)
+
+
+async def test_a_baseline_says_what_the_same_would_have_cost() -> None:
+    """Avoided cost is the difference; where no tokens were used there is none."""
+    config = snapshot()
+    world = World(replace(config, server=replace(config.server, baseline="two/m")), json_answer())
+    attempt = await held(world)
+    await world.pipeline._settlements.settle(attempt, usage=USAGE, outcome="ok")
+    assert world.ledger.records[0].baseline_nusd == 12 * PRICE
+    again = await held(World(world.snapshot, json_answer()))
+    world.pipeline._settlements.book(again, usage=None, outcome="refused_upstream")
+    assert b"baseline" not in again.record
