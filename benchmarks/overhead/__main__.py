@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from benchmarks.overhead import machine, programs
 from benchmarks.overhead.measure import PHASES, Figures, Load, Phase, compile_client
+from benchmarks.overhead.peers import peers
 from benchmarks.overhead.programs import Target, free_port
 from benchmarks.overhead.table import Table, median
 
@@ -66,6 +67,17 @@ class Run:
             self.faregate("faregate, SQLite", str(self.folder / "ledger.sqlite"), cpus=self.proxy_cpus),
         ]
 
+    def peers(self, installed: Path) -> list[Target]:
+        """Other proxies."""
+        return peers(
+            installed.resolve(),
+            self.folder,
+            provider=self.provider_port,
+            service=self.store,
+            service_port=self.store_port,
+            cpus=self.proxy_cpus,
+        )
+
     def start(self, targets: list[Target]) -> None:
         self.provider.start()
         self.store.start()
@@ -83,9 +95,11 @@ class Run:
         for number in range(rounds):
             for phase in phases:
                 for target in self.targets if number % 2 == 0 else reversed(self.targets):
-                    if phase.stream and not target.streams:
+                    if (phase.stream and not target.streams) or (target.phases is not None and phase.name not in target.phases):
                         continue
-                    figures = self.load.run(target, phase, warm=warm, seconds=seconds or phase.seconds)
+                    figures = self.load.run(
+                        target, phase, warm=warm * target.patience, seconds=(seconds or phase.seconds) * target.patience
+                    )
                     self.rounds.setdefault(target.name, {}).setdefault(phase.name, []).append(figures)
                     done = figures["answered"] / figures["seconds"]
                     say(f"{number + 1}/{rounds} {phase.name:6} {target.name:18} {done:8.0f}/s, foreign {figures['foreign']:.2f} cores")
@@ -193,6 +207,7 @@ def parsed() -> argparse.Namespace:
         "--soak", type=int, default=None, metavar="N", help=f"requests between memory readings; {SOAK_REQUESTS}, 0 if quick"
     )
     parser.add_argument("--two-workers", action="store_true", help="only: two workers on two cores against one on one")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="measure the other proxies that are installed in DIR, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
     parser.add_argument("--into", type=Path, metavar="FILE", help="write the table between the marks of this page")
     return parser.parse_args()
@@ -218,7 +233,7 @@ def main() -> None:
             print(two_workers(run, rounds, seconds or PHASES[0].seconds, warm))
             return
         try:
-            run.start(run.usual_targets())
+            run.start(run.usual_targets() + (run.peers(options.peers) if options.peers is not None else []))
             run.measure(phases, rounds, seconds, warm)
             run.soak(soak)
             result = run.result()

@@ -140,8 +140,12 @@ class Target:
     path: str = "/v1/chat/completions"
     headers: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
-    slow: bool = False
-    """So slow that the open-loop rates are lowered for all."""
+    phases: frozenset[str] | None = None
+    """Those that it can carry; None: all."""
+    patience: int = 1
+    """It is measured so many times as long, because it answers little."""
+    port_file: Path | None = None
+    """Written by a program that chooses its port itself."""
     start_seconds: float | None = None
     memory: list[float] = field(default_factory=list)
 
@@ -188,6 +192,8 @@ class Target:
         if self.program is not None:
             self.program.start()
         while True:
+            if self.port_file is not None and self.port_file.exists():
+                self.port = int(self.port_file.read_text() or 0)
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.ask(stream=False)[0] == 200:
                     break
