@@ -95,11 +95,10 @@ class Run:
         for number in range(rounds):
             for phase in phases:
                 for target in self.targets if number % 2 == 0 else reversed(self.targets):
-                    if (phase.stream and not target.streams) or (target.phases is not None and phase.name not in target.phases):
+                    if not target.carries(phase.name, stream=phase.stream):
                         continue
-                    figures = self.load.run(
-                        target, phase, warm=warm * target.patience, seconds=(seconds or phase.seconds) * target.patience
-                    )
+                    longer = target.patience
+                    figures = self.load.run(target, phase, warm=warm * longer, seconds=(seconds or phase.seconds) * longer)
                     self.rounds.setdefault(target.name, {}).setdefault(phase.name, []).append(figures)
                     done = figures["answered"] / figures["seconds"]
                     say(f"{number + 1}/{rounds} {phase.name:6} {target.name:18} {done:8.0f}/s, foreign {figures['foreign']:.2f} cores")

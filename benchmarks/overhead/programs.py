@@ -149,6 +149,10 @@ class Target:
     start_seconds: float | None = None
     memory: list[float] = field(default_factory=list)
 
+    def carries(self, phase: str, *, stream: bool) -> bool:
+        """Whether it is measured in this phase."""
+        return (self.streams or not stream) and (self.phases is None or phase in self.phases)
+
     def request(self, *, stream: bool, gap_ms: int = 0, long: bool = False) -> bytes:
         """The bytes of a whole HTTP request, with headers as OpenAI's client sends them."""
         content = body(self.model, stream=stream, gap_ms=gap_ms, long=long)
