@@ -1,0 +1,172 @@
+"""What is passed on, what is refused before the first byte, and where a stream ends."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from router.settings.load import load_text, price_book
+from tests.pipeline_fakes import (
+    CONFIG,
+    DONE,
+    PRICE,
+    SSE,
+    FakeResponse,
+    Script,
+    World,
+    ask,
+    event,
+    json_answer,
+    lost,
+    piece,
+    snapshot,
+    stream_answer,
+)
+
+LETTERS = piece("twenty-six letters of text")
+
+
+def only(*chunks: bytes, **more: object) -> Script:
+    """A stream of exactly these chunks."""
+    return Script(chunks, headers=SSE)
+
+
+@pytest.mark.parametrize(
+    ("script", "what"),
+    [
+        (Script([b""]), "an empty body"),
+        (Script([b"<html>"], headers={b"content-type": b"text/html"}), "text/html"),
+        (Script([b"[1]"], headers={}), "no content type"),
+        (Script([b'{"error": {"message": "x"}}']), "an error object"),
+        (Script([b' {"error": {"message": "x"}}']), "an error object"),
+    ],
+)
+async def test_a_200_without_an_answer_falls_back(script: Script, what: str) -> None:
+    """The client would get something that it cannot read."""
+    world = World(snapshot(retries=0), script, script)
+    exchange = await world.ask(ask())
+    assert exchange.status == 502
+    assert what.encode() in exchange.sent
+    assert [record.outcome for record in world.ledger.records] == ["upstream_error"] * 2
+
+
+async def test_a_json_answer_with_white_space_before_it_is_one() -> None:
+    """Some servers keep a connection awake with it."""
+    padded = Script([b"\n\n " + b"".join(part for part in json_answer().chunks if isinstance(part, bytes))])
+    assert (await World(snapshot(), padded).ask(ask())).status == 200
+
+
+@pytest.mark.parametrize("script", [Script([b"<html>"], headers={b"content-type": b"text/html"}), Script([b"{}"], headers={}), only()])
+async def test_a_stream_that_is_none_falls_back(script: Script) -> None:
+    """A client that reads events cannot read anything else."""
+    world = World(snapshot(), script, stream_answer(piece()))
+    exchange = await world.ask(ask(stream=True))
+    assert exchange.status == 200
+    assert exchange.sent.endswith(DONE)
+    assert [record.outcome for record in world.ledger.records] == ["upstream_error", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"error": {"message": "too hot"}}, "too hot"),
+        ({"error": "too cold"}, "too cold"),
+        ({"error": {"code": 5}}, "None"),
+    ],
+)
+async def test_a_stream_that_begins_with_an_error_says_what_the_provider_said(data: object, said: str) -> None:
+    """If no other deployment helps, that is what the client should see."""
+    world = World(snapshot(retries=0), only(event(data)), only(event(data)))
+    exchange = await world.ask(ask(stream=True))
+    assert exchange.status == 502
+    assert said in msgspec.json.decode(exchange.sent)["error"]["message"]
+
+
+async def test_a_first_event_that_never_ends_is_passed_on_in_time() -> None:
+    """Waiting for its end must not fill the memory."""
+    huge = b"data: " + b"x" * 40_000
+    world = World(snapshot(), only(huge, b"y" * 40_000, b"z\n\n", LETTERS, piece("", finish="stop"), DONE))
+    exchange = await world.ask(ask(stream=True, stream_options={"include_usage": True}))
+    assert exchange.sent.startswith(huge)
+    assert exchange.sent.endswith(DONE)
+
+
+async def test_a_first_event_without_its_end_is_no_clean_answer() -> None:
+    """The provider closed in the middle of it."""
+    world = World(snapshot(), only(b'data: {"choices":'))
+    exchange = await world.ask(ask(stream=True))
+    assert b'"error"' in exchange.sent
+    assert b"[DONE]" not in exchange.sent
+
+
+async def test_a_stream_whose_end_was_said_is_whole_although_the_connection_broke() -> None:
+    """Only the end of the transfer is missing; the answer is not."""
+    world = World(snapshot(), stream_answer(LETTERS, piece("", finish="stop"), lost()))
+    exchange = await world.ask(ask(stream=True))
+    assert exchange.finished
+    assert b'"error"' not in exchange.sent
+    assert world.ledger.records[0].outcome == "ok"
+
+
+async def test_a_live_stream_goes_on_while_the_store_is_away_as_far_as_its_hold() -> None:
+    """What was promised is kept; what was not is not spent unguarded."""
+    world = World(snapshot(slice_tokens=64), stream_answer(*[LETTERS] * 40))
+    extend = world.ledger.extend
+
+    async def away(held: object, *, by_nusd: int) -> object:
+        world.ledger.away = True
+        return await extend(held, by_nusd=by_nusd)  # type: ignore[arg-type]  # as it came
+
+    world.ledger.extend = away  # type: ignore[method-assign, assignment]  # the store goes away at the first slice
+    settle = world.ledger.settle
+
+    async def back(held: object, *, charge_nusd: int, record: bytes) -> bool:
+        world.ledger.away = False
+        return await settle(held, charge_nusd=charge_nusd, record=record)  # type: ignore[arg-type]  # as it came
+
+    world.ledger.settle = back  # type: ignore[method-assign]  # and is back for the settlement
+    exchange = await world.ask(ask(stream=True))
+    assert exchange.sent.count(b"twenty-six") >= 2
+    assert b'"finish_reason":"length"' in exchange.sent
+    assert exchange.sent.endswith(DONE)
+    (record,) = world.ledger.records
+    assert record.outcome == "cut"
+    assert record.charge_nusd <= record.hold_nusd
+
+
+async def test_roles_are_not_counted_as_text() -> None:
+    """A stream with little money is not cut before its first word."""
+    choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+    role = event({"id": "c", "object": "chat.completion.chunk", "choices": [choice]})
+    world = World(snapshot(slice_tokens=16), stream_answer(role, piece("hi")), limit_nusd=150 * PRICE)
+    exchange = await world.ask(ask(stream=True))
+    assert b'"hi"' in exchange.sent
+    assert world.ledger.records[0].outcome == "ok"
+
+
+async def test_a_provider_that_ignores_its_cap_is_stopped() -> None:
+    """What it writes beyond the cap is on the bill too."""
+    world = World(snapshot(), stream_answer(*[piece("a") for _ in range(400)]))
+    exchange = await world.ask(ask(stream=True, max_tokens=20))
+    assert world.ledger.records[0].outcome == "cut"
+    assert 20 <= exchange.sent.count(b'"a"') < 60
+
+
+async def test_a_stream_that_costs_nothing_has_nothing_to_extend() -> None:
+    """Local models are free, and their streams are as long as they like."""
+    text = CONFIG.format(slice_tokens=16, retries=1, limit="1").replace("price: {input: 10, output: 10}", "price: free")
+    config = load_text(text, source="test.yaml", environ={}, price_book=price_book()).snapshot
+    world = World(config, stream_answer(*[LETTERS] * 20))
+    exchange = await world.ask(ask(stream=True))
+    assert exchange.sent.count(b"twenty-six") == 20
+    assert world.ledger.calls["extend"] == 0
+    assert world.ledger.records[0].charge_nusd == 0
+
+
+async def test_an_answer_is_aborted_only_once_it_is_over() -> None:
+    """The connection goes back to the pool when the body was read."""
+    world = World(snapshot(), json_answer())
+    await world.ask(ask())
+    (response,) = world.upstream.responses
+    assert isinstance(response, FakeResponse)
+    assert not response.open
