@@ -31,7 +31,7 @@ NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 TEXT_ONLY: Final[frozenset[str]] = frozenset({"text"})
 
 
-class RequestFacts(msgspec.Struct, frozen=True):
+class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     """What a policy may know of a request."""
 
     operation: str
@@ -79,7 +79,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A deployment as a policy sees it at this moment."""
 
     traits: Traits
@@ -100,7 +100,7 @@ class Candidate(msgspec.Struct, frozen=True):
     """How long the cooldown still lasts; None if there is none."""
 
 
-class Restriction(msgspec.Struct, frozen=True, kw_only=True):
+class Restriction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one request asks of its own routing. It can only make the choice smaller or reorder it.
 
     Names are those of deployments, models or providers.
@@ -116,7 +116,7 @@ class Restriction(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing whose worst case is dearer, nano-USD; None: no limit."""
 
 
-class Rejection(msgspec.Struct, frozen=True):
+class Rejection(msgspec.Struct, frozen=True, gc=False):
     """A candidate that is out, and why."""
 
     deployment: str
@@ -125,7 +125,7 @@ class Rejection(msgspec.Struct, frozen=True):
     """The numbers behind the reason, for people: `needs 9,120 tokens, limit 8,192`."""
 
 
-class Ranked(msgspec.Struct, frozen=True):
+class Ranked(msgspec.Struct, frozen=True, gc=False):
     """A candidate in the order to try, with the parts of its score."""
 
     deployment: str
@@ -133,7 +133,7 @@ class Ranked(msgspec.Struct, frozen=True):
     """(name, value) pairs, the lower the better: `(("expected_usd", 0.0012),)`."""
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Ranking(msgspec.Struct, frozen=True, gc=False):
     """What a kind makes of the candidates that passed the filters."""
 
     order: tuple[Ranked, ...]
@@ -141,7 +141,7 @@ class Ranking(msgspec.Struct, frozen=True):
     """Those that the kind's own options exclude."""
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What to try in which order, what not and why."""
 
     order: tuple[Ranked, ...]

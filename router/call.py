@@ -34,13 +34,15 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 class Way:
     """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
 
-    __slots__ = ("buckets", "log", "record")
+    __slots__ = ("buckets", "heads", "log", "record")
 
     def __init__(self, *, record: bytes, log: bytes) -> None:
         self.record = record
         """The members of a spend record that do not change, as JSON without braces."""
         self.log = log
         """The same of a line of the request log."""
+        self.heads: dict[bool, bytes] = {}
+        """Header lines of an answer: of a stream, and of a JSON body."""
         self.buckets: BucketSet | None = None
         """What reservations along this way fall under, until a window ends."""
 

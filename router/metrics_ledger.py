@@ -29,7 +29,14 @@ class MeteredStore:
         self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
     ) -> Reservation | Refusal | WindowMoved:
         """See `BudgetStore.reserve`."""
-        return await self._timed("reserve", self._store.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note))
+        began = self._clock()
+        try:
+            answer = await self._store.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note)
+        except StoreUnavailable:
+            self._metrics.store_call(call="reserve", seconds=self._clock() - began, ok=False)
+            raise
+        self._metrics.store_call(call="reserve", seconds=self._clock() - began, ok=True)
+        return answer
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
         """See `BudgetStore.extend`."""
@@ -37,7 +44,14 @@ class MeteredStore:
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
         """See `BudgetStore.settle`."""
-        return await self._timed("settle", self._store.settle(held, charge_nusd=charge_nusd, record=record))
+        began = self._clock()
+        try:
+            booked = await self._store.settle(held, charge_nusd=charge_nusd, record=record)
+        except StoreUnavailable:
+            self._metrics.store_call(call="settle", seconds=self._clock() - began, ok=False)
+            raise
+        self._metrics.store_call(call="settle", seconds=self._clock() - began, ok=True)
+        return booked
 
     async def void(self, held: Reservation) -> bool:
         """See `BudgetStore.void`."""

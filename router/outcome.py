@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from router.call import Attempt, Call
 from router.domain.budgets import NEVER_MS, Refusal
-from router.domain.money import format_usd
+from router.domain.money import NUSD_PER_USD, format_usd
 from router.edge import headers as h
 from router.edge.replies import JSON
 from router.errors import BUDGET_EXCEEDED, RouterError
@@ -26,7 +25,6 @@ def _id_lines(call: Call, upstream_id: bytes | None) -> bytes:
     return b"%b: %b\r\n%b: %b\r\n" % (h.REQUEST_ID, shown, h.OWN_REQUEST_ID, own)
 
 
-@lru_cache(maxsize=4096)
 def _where_lines(model: str, deployment: str, route: str, rule: str, reason: str, stream: bool) -> bytes:
     """The part of an answer's head that is the same for all requests that took the same way. Names are from the configuration."""
     return h.encode(
@@ -43,23 +41,33 @@ def _where_lines(model: str, deployment: str, route: str, rule: str, reason: str
 
 def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: bool, overhead_seconds: float) -> bytes:
     """Header lines of an answer: the content type, what the provider may show, where the call went and what it cost."""
-    call, deployment = attempt.call, attempt.deployment
-    lines = [
-        _where_lines(deployment.model, deployment.name, call.route.name, call.branch.rule, attempt.reason, stream),
-        b"%b: %d\r\n%b: %.3f\r\n" % (h.ATTEMPTS, call.attempts, h.OVERHEAD_MS, overhead_seconds * 1000),
-    ]
-    if not stream:
-        lines.append(b"%b: %b\r\n" % (h.COST_USD, format_usd(call.charge_nusd).encode("ascii")))
-    if call.budget_left_nusd is not None:
-        lines.append(b"%b: %b\r\n" % (h.BUDGET_REMAINING_USD, format_usd(call.budget_left_nusd).encode("ascii")))
+    call, way = attempt.call, attempt.way
+    head = way.heads.get(stream)
+    if head is None:
+        deployment = attempt.deployment
+        head = way.heads[stream] = _where_lines(
+            deployment.model, deployment.name, call.route.name, call.branch.rule, attempt.reason, stream
+        )
+    passed = b""
     upstream_id = None
     for pair in from_upstream:
         if pair[0] in h.FROM_UPSTREAM:
-            lines.append(b"%b: %b\r\n" % pair)
+            passed += b"%b: %b\r\n" % pair
         elif pair[0] == h.REQUEST_ID:
             upstream_id = pair[1]
-    lines.append(_id_lines(call, upstream_id))
-    return b"".join(lines)
+    if not stream:
+        passed += b"%b: %d.%09d\r\n" % (h.COST_USD, *divmod(call.charge_nusd, NUSD_PER_USD))
+    if call.budget_left_nusd is not None:
+        passed += b"%b: %d.%09d\r\n" % (h.BUDGET_REMAINING_USD, *divmod(max(0, call.budget_left_nusd), NUSD_PER_USD))
+    return b"%b%b: %d\r\n%b: %.3f\r\n%b%b" % (
+        head,
+        h.ATTEMPTS,
+        call.attempts,
+        h.OVERHEAD_MS,
+        overhead_seconds * 1000,
+        passed,
+        _id_lines(call, upstream_id),
+    )
 
 
 def _reset_text(ends_ms: int) -> str:

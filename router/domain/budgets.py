@@ -65,7 +65,7 @@ class BucketSet:
         self.latest_start_ms = max((bucket.starts_ms for bucket in self.buckets), default=0)
 
 
-class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+class Reservation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An amount set aside in every bucket of an attempt, until it is settled or voided."""
 
     attempt_id: str
@@ -77,7 +77,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """What was left in it after this hold, nano-USD; None if no hard budget applies."""
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nothing was held, because one bucket is too full."""
 
     bucket: Bucket

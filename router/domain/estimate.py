@@ -15,7 +15,7 @@ LIKELY_OUTPUT_TOKENS: Final = 300
 """Length of an answer as long as nothing was learned. Median of chat answers in the field, 2026-11."""
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class Estimate(msgspec.Struct, frozen=True, gc=False):
     """The price of one request on one deployment, before it is sent. Amounts are nano-USD."""
 
     output_cap: int | None

@@ -49,7 +49,7 @@ class OwnOptions(msgspec.Struct, forbid_unknown_fields=True):
     explain: bool = False
 
 
-class ParsedRequest(msgspec.Struct, kw_only=True):
+class ParsedRequest(msgspec.Struct, kw_only=True, gc=False):
     """What was read of one request."""
 
     operation: Operation

@@ -25,7 +25,7 @@ _OPENS_LIST_OF_OBJECTS: Final = re.compile(rb"\[\s*\{")
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 
 
-class InputShape(msgspec.Struct, frozen=True):
+class InputShape(msgspec.Struct, frozen=True, gc=False):
     """Size of an input in tokens, likely and at most, and its modalities."""
 
     tokens_likely: int

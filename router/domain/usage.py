@@ -10,7 +10,7 @@ Evidence = Literal["exact", "estimated", "partial"]
 """The provider's count; our own count; a lower bound (the answer was cut off)."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Token counts of one attempt. Inclusive: a part is contained in its whole."""
 
     input_tokens: int

@@ -163,7 +163,7 @@ class RedisLedger:
         checked_amount(amount_nusd)
         attempt = checked_attempt(attempt_id).encode()
         call = self._calls(buckets).reserve
-        encoded = call.encode(self._attempt_prefix + attempt, attempt, b"%d" % amount_nusd, b"", note)
+        encoded = call.encode_attempt(self._attempt_prefix + attempt, attempt, b"%d" % amount_nusd, b"", note)
         try:
             answer = await self._run(call, encoded)
         except NotSent:
@@ -180,7 +180,7 @@ class RedisLedger:
         total = checked_amount(held.amount_nusd + checked_amount(by_nusd))
         attempt = checked_attempt(held.attempt_id).encode()
         call = self._calls(held.buckets).reserve
-        answer = await self._run(call, call.encode(self._attempt_prefix + attempt, attempt, b"%d" % total, b"1", b""))
+        answer = await self._run(call, call.encode_attempt(self._attempt_prefix + attempt, attempt, b"%d" % total, b"1", b""))
         # The script looks at windows only when it reserves: an extension stays in those it began in.
         return cast("Reservation | Refusal", _reserved(answer, held.attempt_id, total, by_nusd, held.buckets))
 
@@ -188,7 +188,7 @@ class RedisLedger:
         """See `BudgetStore.settle`."""
         attempt = checked_attempt(held.attempt_id).encode()
         call = self._calls(held.buckets).settle
-        encoded = call.encode(self._attempt_prefix + attempt, attempt, b"%d" % checked_amount(charge_nusd), b"", record)
+        encoded = call.encode_attempt(self._attempt_prefix + attempt, attempt, b"%d" % checked_amount(charge_nusd), b"", record)
         return bool(await self._run(call, encoded) == 1)
 
     async def void(self, held: Reservation) -> bool:
@@ -198,7 +198,7 @@ class RedisLedger:
     async def _void(self, attempt_id: str, buckets: BucketSet) -> bool:
         attempt = attempt_id.encode()
         call = self._calls(buckets).settle
-        answer = await self._run(call, call.encode(self._attempt_prefix + attempt, attempt, b"0", b"1", b""))
+        answer = await self._run(call, call.encode_attempt(self._attempt_prefix + attempt, attempt, b"0", b"1", b""))
         return bool(answer == 1)
 
     def _clear_doubt(self) -> None:
