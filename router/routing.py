@@ -31,14 +31,14 @@ def find_route(snapshot: Snapshot, name: str, allowed: frozenset[str] | None) ->
         raise RouterError(
             MODEL_NOT_FOUND, f"The model '{name[:100]}' does not exist here. GET /v1/models lists what does: {known}.", param="model"
         )
-    if allowed is not None and not _may_ask(route, allowed, snapshot):
+    if allowed is not None and not may_ask(route, allowed, snapshot):
         raise RouterError(
             MODEL_NOT_ALLOWED, f"This key may not use '{name}'. It may use: {', '.join(sorted(allowed)) or 'nothing'}.", param="model"
         )
     return route
 
 
-def _may_ask(route: Route, allowed: frozenset[str], snapshot: Snapshot) -> bool:
+def may_ask(route: Route, allowed: frozenset[str], snapshot: Snapshot) -> bool:
     """A key for a model may name its deployments too."""
     if route.name in allowed:
         return True

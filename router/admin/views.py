@@ -15,7 +15,7 @@ from router.edge.headers import Headers
 from router.fleet import Fleet
 from router.ports import Books
 from router.reservation import NO_KEY, NO_TEAM
-from router.routing import find_route
+from router.routing import find_route, may_ask
 from router.snapshot import Route, Snapshot
 
 
@@ -39,11 +39,10 @@ class View:
 
     def routes_for(self, principal: Principal) -> list[Route]:
         """What the key may ask for: routes first, then models, then deployments."""
-        routes = [route for route in self.snapshot.routes.values() if self._may(principal, route)]
+        routes = [
+            route for route in self.snapshot.routes.values() if principal.models is None or may_ask(route, principal.models, self.snapshot)
+        ]
         return sorted(routes, key=lambda route: (route.aliases_model, "/" in route.name, route.name))
-
-    def _may(self, principal: Principal, route: Route) -> bool:
-        return principal.models is None or route.name in principal.models
 
     def route_for(self, principal: Principal, name: str) -> Route:
         """One of them. Raises `RouterError` 404 or 403."""

@@ -79,10 +79,27 @@ def hostile(url: str) -> dict[str, Any]:
 
 
 HOSTILE_HEADERS = (
-    "x-litellm-api-base", "x-api-base", "x-base-url", "x-litellm-timeout", "x-litellm-num-retries", "x-portkey-custom-host",
-    "x-portkey-provider", "x-portkey-config", "helicone-target-url", "helicone-openai-api-base", "x-forwarded-host", "x-target-url", "x-stainless-retry-count",
-    "openai-organization", "openai-project", "x-faregate-deployment", "x-faregate-api-key", "x-original-url", "x-rewrite-url", "forwarded",
-)  # fmt: skip
+    "x-litellm-api-base",
+    "x-api-base",
+    "x-base-url",
+    "x-litellm-timeout",
+    "x-litellm-num-retries",
+    "x-portkey-custom-host",
+    "x-portkey-provider",
+    "x-portkey-config",
+    "helicone-target-url",
+    "helicone-openai-api-base",
+    "x-forwarded-host",
+    "x-target-url",
+    "x-stainless-retry-count",
+    "openai-organization",
+    "openai-project",
+    "x-faregate-deployment",
+    "x-faregate-api-key",
+    "x-original-url",
+    "x-rewrite-url",
+    "forwarded",
+)
 
 
 async def test_no_field_or_header_of_a_request_moves_it_elsewhere(app: Running) -> None:
@@ -146,11 +163,23 @@ async def test_a_model_name_is_looked_up_and_nothing_else(app: Running, model: s
 async def test_only_named_headers_reach_the_provider(app: Running) -> None:
     """Cookies, keys and addresses of clients are none of the provider's business; hop-by-hop headers end here."""
     sent = {
-        "cookie": "session=1", "x-forwarded-for": "10.0.0.1", "x-real-ip": "10.0.0.1", "user-agent": "spy/1", "referer": "http://intra/",
-        "proxy-authorization": "Basic eA==", "te": "trailers", "keep-alive": "timeout=5", "x-api-key": KEY, "x-custom": "1",
+        "cookie": "session=1",
+        "x-forwarded-for": "10.0.0.1",
+        "x-real-ip": "10.0.0.1",
+        "user-agent": "spy/1",
+        "referer": "http://intra/",
+        "proxy-authorization": "Basic eA==",
+        "te": "trailers",
+        "keep-alive": "timeout=5",
+        "x-api-key": KEY,
+        "x-custom": "1",
         "origin": "http://a",
-        "openai-organization": "org-client", "accept-language": "ko", "accept-encoding": "br", "x-faregate-tags": "a=b", "x-request-id": "r-1",
-    }  # fmt: skip
+        "openai-organization": "org-client",
+        "accept-language": "ko",
+        "accept-encoding": "br",
+        "x-faregate-tags": "a=b",
+        "x-request-id": "r-1",
+    }
     passed = {"traceparent": "00-ab-cd-01", "tracestate": "a=b", "idempotency-key": "k-1", "openai-beta": "x=v2"}
     assert (await app.ask(headers={**sent, **passed})).status_code == 200
     (seen,) = app.up.requests
@@ -165,11 +194,21 @@ async def test_only_named_headers_reach_the_provider(app: Running) -> None:
 async def test_only_named_headers_reach_the_client(app: Running, status: int) -> None:
     """Our account's organisation, the provider's cookies and infrastructure stay inside."""
     theirs = {
-        "set-cookie": "__cf_bm=1", "openai-organization": "org-ours", "openai-project": "proj-ours", "server": "cloudflare", "cf-ray": "1",
-        "x-ms-region": "East", "via": "1.1 x", "x-internal-url": "http://10.0.0.1", "alt-svc": "h3",
+        "set-cookie": "__cf_bm=1",
+        "openai-organization": "org-ours",
+        "openai-project": "proj-ours",
+        "server": "cloudflare",
+        "cf-ray": "1",
+        "x-ms-region": "East",
+        "via": "1.1 x",
+        "x-internal-url": "http://10.0.0.1",
+        "alt-svc": "h3",
         "strict-transport-security": "max-age=1",
-        "www-authenticate": "Bearer", "trailer": "x", "content-location": "/x", "refresh": "0",
-    }  # fmt: skip
+        "www-authenticate": "Bearer",
+        "trailer": "x",
+        "content-location": "/x",
+        "refresh": "0",
+    }
     kept = {"openai-processing-ms": "5", "x-ratelimit-remaining-tokens": "9", "x-request-id": "req_theirs"}
     error = {"error": {"message": "m", "type": "t", "param": None, "code": "c"}}
     app.up.on("m", Json(status=status, body=None if status == 200 else error, headers={**theirs, **kept}))
