@@ -60,19 +60,21 @@ class Admission:
         seen = self._seen.get(headers.get(AUTHORIZATION, b""))
         if seen is not None and seen[1] > (now := self._clock()):
             return _fresh(seen[0], now)
-        credential = _credential(headers)
-        if credential is None:
-            if self._required:
-                raise _refused("No API key was sent. Send 'Authorization: Bearer <key>'.")
-            return _ANYONE
         if not self._required:
             return _ANYONE
+        credential = _credential(headers)
+        if credential is None:
+            raise _refused("No API key was sent. Send 'Authorization: Bearer <key>'.")
         digest = hashlib.sha256(credential).digest()
-        known = self._known.get(digest)
         now = self._clock()
+        known = self._known.get(digest)
         if known is not None and known[1] > now:
             self._see(headers, known)
             return _fresh(known[0], now)
+        return self._look_up(credential, digest, now)
+
+    def _look_up(self, credential: bytes, digest: bytes, now: float) -> Principal | None:
+        """Among the keys of the configuration; None if only the store can know."""
         entry = self._by_digest.get(digest)
         if entry is not None and entry.secret_digest is not None and hmac.compare_digest(entry.secret_digest, digest):
             return self._remember(digest, principal_of_entry(entry, self._snapshot.teams), float("inf"), now)
