@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import itertools
 import os
 import random
@@ -301,6 +302,10 @@ def _is_file(store: str) -> bool:
 
 
 def _outbox_path(store: str, worker: int) -> str:
-    """The outbox lies beside the ledger's file, or in the state folder if the ledger is on a server."""
-    folder = Path(store.removeprefix("sqlite://")).parent if _is_file(store) else state_folder()
-    return str(folder / f"outbox-{worker}.log")
+    """The outbox lies beside the ledger's file, or in the state folder if the ledger is on a server: one for each server,
+    so that no settlement is delivered to another one's books. A changed password does not change the name.
+    """
+    if _is_file(store):
+        return str(Path(store.removeprefix("sqlite://")).parent / f"outbox-{worker}.log")
+    server = hashlib.sha256(store.rpartition("://")[2].rpartition("@")[2].encode()).hexdigest()[:8]
+    return str(state_folder() / f"outbox-{server}-{worker}.log")
