@@ -1,0 +1,192 @@
+"""From a request to an order of deployments, and to an error that names every reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from router.admission import Admission
+from router.call import Call, Principal
+from router.domain.request import parse_request
+from router.errors import RouterError
+from router.fleet import Fleet
+from router.routing import candidate_of, find_route, nothing_left, read_labels, route_call
+from router.settings.load import load_text, price_book
+from router.snapshot import Snapshot
+
+CONFIG = """
+version: 1
+providers:
+  one: {kind: openai, base_url: "http://127.0.0.1:1/v1", api_key: k}
+models:
+  small: {at: one/small, price: {input: 1, output: 1}, context: 5000, size: small}
+  large: {at: one/large, price: {input: 100, output: 100}, size: large, capabilities: [chat, stream]}
+routes:
+  auto: [small, large]
+  strict:
+    rules:
+      - {name: tools-at-large, when: {tools: true}, use: [large], otherwise: refuse}
+    default: {use: [small], by: fixed}
+  capped: {default: {use: [large], by: fixed}, max_cost: $0.000001}
+  by-header:
+    rules:
+      - {name: beta, when: {header: {x-stage: beta}}, use: [large]}
+    default: {use: [small], by: fixed}
+"""
+
+
+def snapshot() -> Snapshot:
+    return load_text(CONFIG, source="test.yaml", environ={}, price_book=price_book()).snapshot
+
+
+def call_of(model: str = "auto", *, headers: dict[bytes, bytes] | None = None, principal: Principal | None = None, **more: object) -> Call:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **more}
+    call = Call(request_id="r", operation="chat", headers=headers or {}, snapshot=snapshot(), began=0.0)
+    call.request = parse_request(msgspec.json.encode(body), "chat")
+    call.principal = principal or Principal()
+    return call
+
+
+def fleet() -> Fleet:
+    return Fleet(lambda: 1000.0)
+
+
+def refused(call: Call, state: Fleet | None = None) -> RouterError:
+    with pytest.raises(RouterError) as caught:
+        route_call(call, state or fleet(), 0.0)
+    return caught.value
+
+
+def test_a_model_that_does_not_exist_is_told_with_those_that_do() -> None:
+    """A typing error is found without asking anybody."""
+    error = refused(call_of("smal"))
+    assert (error.spec.code, error.param) == ("model_not_found", "model")
+    assert "auto, by-header, capped, large, small, strict" in error.message
+
+
+def test_a_long_list_of_models_is_shortened() -> None:
+    """An error is not a catalogue."""
+    config = snapshot()
+    routes = {f"r{n:02}": replace(config.routes["auto"], name=f"r{n:02}") for n in range(30)}
+    with pytest.raises(RouterError, match=r"r19, \.\.\."):
+        find_route(replace(config, routes=routes), "nope", None)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "model", "may"),
+    [
+        ({"auto"}, "auto", True),
+        ({"small"}, "small", True),
+        ({"small"}, "one/small", True),
+        ({"small"}, "large", False),
+        (set(), "auto", False),
+    ],
+)
+def test_a_key_may_ask_for_its_models_and_their_deployments(allowed: set[str], model: str, may: bool) -> None:
+    """By any of their names, and for nothing else."""
+    call = call_of(model, principal=Principal(models=frozenset(allowed)))
+    if may:
+        assert route_call(call, fleet(), 0.0).order
+    else:
+        assert refused(call).spec.code == "model_not_allowed"
+
+
+def test_labels_come_from_body_headers_and_key_and_the_key_wins() -> None:
+    """A client may say more of itself, never something else than its key."""
+    headers = {
+        b"x-faregate-tags": b"stage=beta,team=fake",
+        b"x-faregate-session": b"s-1",
+        b"x-faregate-use": b"small, one/large",
+        b"x-faregate-max-cost-usd": b"0.5",
+    }
+    call = call_of(
+        headers=headers, principal=Principal(tags={"team": "real"}), user="u-1", faregate={"max_cost_usd": 0.25, "use": ["small"]}
+    )
+    restrict = read_labels(call)
+    assert restrict is not None
+    assert restrict.only == frozenset({"small"})
+    assert restrict.max_cost_nusd == 250_000_000
+    assert dict(call.tags) == {"stage": "beta", "team": "real"}
+    assert (call.user, call.session) == ("u-1", "s-1")
+
+
+def test_a_request_that_asks_for_nothing_is_not_restricted() -> None:
+    """The usual case costs nothing."""
+    assert read_labels(call_of()) is None
+    call = call_of(headers={b"x-faregate-session": b"s"}, principal=Principal(tags={"a": "b"}))
+    assert read_labels(call) is None
+    assert dict(call.tags) == {"a": "b"}
+
+
+@pytest.mark.parametrize("header", [None, b"0.4", b"0.0000001"])
+def test_the_route_s_own_limit_is_never_loosened(header: bytes | None) -> None:
+    """A request may ask for less."""
+    headers = {b"x-faregate-max-cost-usd": header} if header is not None else {}
+    error = refused(call_of("capped", headers=headers))
+    assert error.spec.code == "max_cost_exceeded"
+    assert error.details is not None
+    assert error.details["rejected"] == [{"deployment": "one/large", "reason": "too_expensive"}]
+
+
+@pytest.mark.parametrize(("stage", "deployment"), [(b"beta", "one/large"), (b"other", "one/small"), (None, "one/small")])
+def test_a_rule_may_read_a_header(stage: bytes | None, deployment: str) -> None:
+    """Only those that a rule names are looked at."""
+    call = call_of("by-header", headers={b"x-stage": stage} if stage is not None else {})
+    assert route_call(call, fleet(), 0.0).order[0].deployment == deployment
+    assert set(call.facts.headers) <= {"x-stage"}
+
+
+def test_a_rule_that_refuses_is_not_fallen_back_from() -> None:
+    """403: waiting does not help, and no other model may take it."""
+    error = refused(call_of("strict", tools=[{"type": "function", "function": {"name": "f"}}]))
+    assert error.spec.code == "policy_refused"
+    assert "tools-at-large" in error.message
+
+
+def test_nothing_that_can_serve_is_told_with_every_reason() -> None:
+    """Whoever wonders why sees all candidates at once."""
+    error = refused(call_of("auto", max_tokens=9000, tools=[{"type": "function", "function": {"name": "f"}}]))
+    assert error.spec.code == "no_deployment_available"
+    assert "one/small: context_too_long" in error.message
+    assert "one/large: missing_capability" in error.message
+    assert error.retry_after_seconds is None
+
+
+def test_a_cooldown_says_when_to_come_back() -> None:
+    """The shortest of all waits, so that nobody waits for the longest."""
+    state = fleet()
+    state.failed("one/small", cause="429", retry_after_seconds=20)
+    state.failed("one/large", cause="429", retry_after_seconds=7)
+    error = refused(call_of("auto"), state)
+    assert error.retry_after_seconds == pytest.approx(7)
+    call = call_of("small")
+    candidate, _ = candidate_of(call.snapshot.deployments["one/small"], call.request, call.snapshot, state)
+    assert candidate.available_in_seconds == pytest.approx(20)
+
+
+def test_a_refusing_rule_whose_deployments_rest_is_waited_for() -> None:
+    """503, not 403: it will be possible again."""
+    state = fleet()
+    state.failed("one/large", cause="429", retry_after_seconds=7)
+    call = call_of("strict", tools=[{"type": "function", "function": {"name": "f"}}])
+    call.snapshot.deployments["one/large"] = replace(  # type: ignore[index]  # a plain dict behind a Mapping
+        call.snapshot.deployments["one/large"], traits=call.snapshot.deployments["one/small"].traits
+    )
+    error = refused(call_of("large"), state)
+    assert error.spec.code == "no_deployment_available"
+    assert error.retry_after_seconds == pytest.approx(7)
+
+
+def test_a_branch_without_deployments_says_so() -> None:
+    """A selector may match nothing."""
+    call = call_of()
+    decision = route_call(call, fleet(), 0.0)
+    empty = msgspec.structs.replace(decision, order=(), rejected=())
+    assert "the rule selects no deployment" in nothing_left(call, empty, fleet()).message
+
+
+def test_admission_is_another_stage() -> None:
+    """Routing never looks at credentials."""
+    assert Admission.__module__ == "router.admission"
