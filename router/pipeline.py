@@ -106,7 +106,8 @@ class Pipeline:
 
     async def _run(self, call: Call, exchange: Exchange) -> None:
         call.principal = await self.admission.admit(exchange.headers)
-        call.request = request = parse_request(await exchange.body(), call.operation)  # type: ignore[arg-type]  # the edge knows no other
+        # The edge knows no other.
+        call.request = request = parse_request(await exchange.body(), call.operation)  # type: ignore[arg-type]
         call.stream = request.stream
         before = self._clock()
         try:
@@ -136,7 +137,8 @@ class Pipeline:
     async def _try_in_order(self, call: Call, exchange: Exchange) -> Failure | None:
         """Call one candidate after the other until one answers. None: the client has its answer."""
         decision = call.decision
-        assert decision is not None  # noqa: S101  # set by routing, or routing has raised
+        # Set by routing, or routing has raised.
+        assert decision is not None  # noqa: S101
         failure: Failure | None = None
         refusals: list[Refusal] = []
         reason, last = decision.kind, len(decision.order) - 1
@@ -377,7 +379,8 @@ class Pipeline:
                 error.retry_after_seconds = failure.retry_after_seconds
             raise error
         reply = failure.reply
-        assert reply is not None  # noqa: S101  # a failure has one of the two
+        # A failure has one of the two.
+        assert reply is not None  # noqa: S101
         call.outcome, call.status, call.error_code = "upstream_error", reply.status, failure.cause
         if not exchange.started:
             headers = with_ids(call, [*reply.headers, *failure.headers], failure.upstream_id)

@@ -98,6 +98,7 @@ class RunningApp:
     @property
     def base_url(self) -> str:
         """Where OpenAI's clients point: ends in `/v1`."""
+        # An address to connect to, not to listen on.
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)  # noqa: S104
         return f"http://{host}:{self._port}/v1"
 
@@ -168,7 +169,8 @@ def run(main: object) -> None:
     """Run a coroutine on uvloop."""
     import uvloop
 
-    uvloop.run(main)  # type: ignore[arg-type]  # a coroutine
+    # A coroutine.
+    uvloop.run(main)  # type: ignore[arg-type]
 
 
 class Supervisor:

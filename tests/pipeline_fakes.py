@@ -431,4 +431,5 @@ def failing(status: int = 500, **headers: str) -> Script:
 
 def lost(fault: str = "reset", *, sent: bool = True) -> UpstreamError:
     """A call that failed below HTTP."""
-    return UpstreamError(fault, f"made up: {fault}", sent=sent)  # type: ignore[arg-type]  # one of UpstreamFault
+    # One of UpstreamFault.
+    return UpstreamError(fault, f"made up: {fault}", sent=sent)  # type: ignore[arg-type]

@@ -40,13 +40,13 @@ def command(
 
 def _require_fast_parts() -> None:
     """Without uvloop and httptools the service would be many times slower without a word."""
+    from importlib.util import find_spec
+
     from router.errors import ConfigError
 
-    try:
-        import httptools  # noqa: F401
-        import uvloop  # noqa: F401
-    except ImportError as exc:
-        raise ConfigError(f"{exc.name} is missing; install Faregate again with its dependencies.") from exc
+    missing = [name for name in ("uvloop", "httptools") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} missing: install Faregate again with its dependencies.")
 
 
 def _refuse_open_door(snapshot: Snapshot, host: str) -> None:

@@ -46,11 +46,13 @@ class GateProtocol(asyncio.Protocol):
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
-        self.gate: Gate = config.app  # type: ignore[assignment]  # uvicorn types it as ASGI; we start it with a Gate
+        # Uvicorn types it as ASGI; we start it with a Gate.
+        self.gate: Gate = config.app  # type: ignore[assignment]
         self.loop = _loop or asyncio.get_event_loop()
         self.state = server_state
         self.parser = httptools.HttpRequestParser(self)
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
+        # Set before any other callback.
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.active: WireExchange | None = None
         self.waiting: deque[WireExchange] = deque()
         self.draining = False
@@ -71,10 +73,12 @@ class GateProtocol(asyncio.Protocol):
     # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # a stream transport, as for every TCP server
+        # A stream transport, as for every TCP server.
+        self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
         self.since = self.loop.time()
-        self.state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes only
+        # Uvicorn lists its own classes only.
+        self.state.connections.add(self)  # type: ignore[arg-type]
         if len(self.state.connections) > self.gate.max_connections:
             self.refuse(self.gate.overloaded, "Too many connections are open.")
 

@@ -143,7 +143,8 @@ def test_the_simulator_serves_on_a_port_of_its_own() -> None:
         base_url = process.stdout.readline().split()[3].removesuffix(":")
         with openai.OpenAI(base_url=base_url, api_key="none") as client:
             ask = [{"role": "user", "content": "hello"}]
-            answer = client.chat.completions.create(model="small-edge", messages=ask)  # type: ignore[arg-type]  # plain dicts do
+            # Plain dicts do.
+            answer = client.chat.completions.create(model="small-edge", messages=ask)  # type: ignore[arg-type]
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()
     assert answer.usage is not None

@@ -138,8 +138,10 @@ async def sweep_when(app: Running, phase: str) -> None:
     async with asyncio.timeout(20):
         while True:
             for connection in list(app.app._server.server_state.connections):
-                if connection.phase == phase:  # type: ignore[union-attr]  # uvicorn lists its own classes only
-                    connection.sweep(now + 3600)  # type: ignore[union-attr]  # as above
+                # Uvicorn lists its own classes only.
+                if connection.phase == phase:  # type: ignore[union-attr]
+                    # As above.
+                    connection.sweep(now + 3600)  # type: ignore[union-attr]
                     return
             await asyncio.sleep(0.001)
 
@@ -366,7 +368,8 @@ async def test_a_providers_refusal_of_our_key_never_looks_like_the_clients_fault
 )
 async def test_what_is_no_answer_becomes_an_error_of_ours(app: Running, behaviour: object, status: int, code: str) -> None:
     """Whatever comes from the other side, the client gets JSON in the shape it can read, and never a broken connection."""
-    app.up.on("m", behaviour)  # type: ignore[arg-type]  # each is a Behaviour
+    # Each is a Behaviour.
+    app.up.on("m", behaviour)  # type: ignore[arg-type]
     answer = await app.ask("plain")
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["code"] == code

@@ -234,7 +234,8 @@ async def test_a_json_answer_ten_times_its_cap_is_booked_in_full_as_debt(tmp_pat
 @pytest.mark.parametrize("end", ["reset", "truncate", "error_event"])
 async def test_a_stream_lost_half_way_is_booked_by_what_was_relayed(tmp_path: Path, upstream: ScriptedUpstream, end: str) -> None:
     """The client sees an error, never a clean end; the words it got and the prompt are paid for."""
-    upstream.on("m", Stream(tokens=100, end=end))  # type: ignore[arg-type]  # one of End
+    # One of End.
+    upstream.on("m", Stream(tokens=100, end=end))  # type: ignore[arg-type]
     config = CONFIG.format(url=upstream.base_url, budgets=ONE).replace("{input: 0, output: 10}", "{input: 10, output: 10}")
     async with Gateway(tmp_path, config) as gateway, gateway.client() as client:
         answer = await client.post("/chat/completions", json=ask(True, max_tokens=1000))

@@ -128,7 +128,8 @@ async def test_a_stream_that_begins_with_an_error_event_falls_back(app: Running)
 @pytest.mark.parametrize("end", ["reset", "truncate", "error_event", "hang"])
 async def test_after_the_first_byte_nobody_else_is_asked(app: Running, end: str) -> None:
     """Two halves of two answers are no answer; the client must see that this one is broken."""
-    app.up.on("a", Stream(end=end))  # type: ignore[arg-type]  # one of End
+    # One of End.
+    app.up.on("a", Stream(end=end))  # type: ignore[arg-type]
     answer = await app.ask("pair", stream=True)
     assert asked(app.up) == ["a"]
     assert '"error"' in answer.text
@@ -328,7 +329,8 @@ async def test_a_request_may_narrow_the_choice(app: Running, wish: object) -> No
     """An application that trusts one model only can say so without a route of its own."""
     answer = await app.ask("cheap", faregate={"use": wish})
     assert answer.headers["x-faregate-model"] == "b"
-    header = wish if isinstance(wish, str) else ", ".join(str(name) for name in wish)  # type: ignore[attr-defined]  # the third is a list
+    # The third is a list.
+    header = wish if isinstance(wish, str) else ", ".join(str(name) for name in wish)  # type: ignore[attr-defined]
     answer = await app.ask("cheap", headers={"x-faregate-use": header})
     assert answer.headers["x-faregate-model"] == "b"
     assert all("faregate" not in seen.body for seen in app.up.requests)

@@ -54,7 +54,8 @@ async def test_a_redis_is_waited_for_as_long_as_the_configuration_says(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     text = config(own_redis.url, **{"log_requests: false": "log_requests: false, store_timeout: 123ms"})
     async with Service(compiled(text)) as service:
-        assert service.ledger._timeout_seconds == 0.123  # type: ignore[attr-defined]  # a RedisLedger
+        # A RedisLedger.
+        assert service.ledger._timeout_seconds == 0.123  # type: ignore[attr-defined]
     assert len(list((tmp_path / "state" / "faregate").glob("outbox-*-0.log"))) == 1
     async with Service(compiled(config(tmp_path / "l.sqlite"))) as service:
         assert isinstance(service.ledger, SqliteLedger)
@@ -137,7 +138,8 @@ async def test_a_heartbeat_tells_what_each_stream_has_burnt(tmp_path: Path) -> N
         async def heartbeat(progress: dict[str, int]) -> None:
             told.append(dict(progress))
 
-        service.ledger.heartbeat = heartbeat  # type: ignore[method-assign, assignment]  # to read what is said
+        # To read what is said.
+        service.ledger.heartbeat = heartbeat  # type: ignore[method-assign, assignment]
         for model in ("m", "free"):
             async with run.client.stream("POST", "/chat/completions", json=chat(model, stream=True)) as answer:
                 pace.step(50)

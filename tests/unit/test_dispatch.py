@@ -229,7 +229,8 @@ async def test_a_provider_with_a_wire_of_its_own_goes_over_the_adapter(installed
     world.pipeline._dispatcher = Dispatcher(wire=world.upstream, adapter=adapter if installed else None)
     for name, deployment in list(world.snapshot.deployments.items()):
         changed = replace(deployment, provider=replace(deployment.provider, lane="litellm"))
-        world.snapshot.deployments[name] = changed  # type: ignore[index]  # a plain dict behind a Mapping
+        # A plain dict behind a Mapping.
+        world.snapshot.deployments[name] = changed  # type: ignore[index]
     exchange = await world.ask(ask())
     assert exchange.status == (200 if installed else 502)
     assert len(adapter.bodies) == int(installed)

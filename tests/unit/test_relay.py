@@ -115,16 +115,20 @@ async def test_a_live_stream_goes_on_while_the_store_is_away_as_far_as_its_hold(
 
     async def away(held: object, *, by_nusd: int) -> object:
         world.ledger.away = True
-        return await extend(held, by_nusd=by_nusd)  # type: ignore[arg-type]  # as it came
+        # As it came.
+        return await extend(held, by_nusd=by_nusd)  # type: ignore[arg-type]
 
-    world.ledger.extend = away  # type: ignore[method-assign, assignment]  # the store goes away at the first slice
+    # The store goes away at the first slice.
+    world.ledger.extend = away  # type: ignore[method-assign, assignment]
     settle = world.ledger.settle
 
     async def back(held: object, *, charge_nusd: int, record: bytes) -> bool:
         world.ledger.away = False
-        return await settle(held, charge_nusd=charge_nusd, record=record)  # type: ignore[arg-type]  # as it came
+        # As it came.
+        return await settle(held, charge_nusd=charge_nusd, record=record)  # type: ignore[arg-type]
 
-    world.ledger.settle = back  # type: ignore[method-assign]  # and is back for the settlement
+    # And is back for the settlement.
+    world.ledger.settle = back  # type: ignore[method-assign]
     exchange = await world.ask(ask(stream=True))
     assert exchange.sent.count(b"twenty-six") >= 2
     assert b'"finish_reason":"length"' in exchange.sent

@@ -39,10 +39,12 @@ async def test_sets_that_are_not_used_any_more_are_let_go() -> None:
     world = World(snapshot(), *(json_answer() for _ in range(4)))
     reservations = world.pipeline.reservations
     reservations._dimensions = ("session",)
-    kept, module.MOST_CACHED_SETS = module.MOST_CACHED_SETS, 2  # type: ignore[misc]  # small enough for a test
+    # Small enough for a test.
+    kept, module.MOST_CACHED_SETS = module.MOST_CACHED_SETS, 2  # type: ignore[misc]
     try:
         for number in range(4):
             assert (await world.ask(ask(metadata={"session_id": f"s{number}"}))).status == 200
     finally:
-        module.MOST_CACHED_SETS = kept  # type: ignore[misc]  # put back
+        # Put back.
+        module.MOST_CACHED_SETS = kept  # type: ignore[misc]
     assert len(reservations._sets) <= 2

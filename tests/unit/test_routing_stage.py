@@ -171,7 +171,8 @@ def test_a_refusing_rule_whose_deployments_rest_is_waited_for() -> None:
     state = fleet()
     state.failed("one/large", cause="429", retry_after_seconds=7)
     call = call_of("strict", tools=[{"type": "function", "function": {"name": "f"}}])
-    call.snapshot.deployments["one/large"] = replace(  # type: ignore[index]  # a plain dict behind a Mapping
+    # A plain dict behind a Mapping.
+    call.snapshot.deployments["one/large"] = replace(  # type: ignore[index]
         call.snapshot.deployments["one/large"], traits=call.snapshot.deployments["one/small"].traits
     )
     error = refused(call_of("large"), state)

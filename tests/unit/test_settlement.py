@@ -22,11 +22,14 @@ async def held(world: World) -> Attempt:
 
     def spy(attempt: Attempt, **more: object) -> None:
         found.append(attempt)
-        settle(attempt, **more)  # type: ignore[arg-type]  # passed on as it came
+        # Passed on as it came.
+        settle(attempt, **more)  # type: ignore[arg-type]
 
-    world.pipeline._settlements.book = spy  # type: ignore[method-assign]  # to get hold of the attempt
+    # To get hold of the attempt.
+    world.pipeline._settlements.book = spy  # type: ignore[method-assign]
     await world.ask(ask())
-    world.pipeline._settlements.book = settle  # type: ignore[method-assign]  # put back
+    # Put back.
+    world.pipeline._settlements.book = settle  # type: ignore[method-assign]
     attempt = found[0]
     attempt.state = "held"
     hold = world.ledger.holds[attempt.attempt_id]
@@ -123,9 +126,11 @@ async def test_a_charge_above_its_hold_is_booked_in_full_with_its_cause() -> Non
 async def test_missing_usage_may_cost_the_whole_hold(policy: str, evidence: str, whole: bool) -> None:
     """For those who would rather pay too much than be told a guess."""
     config = snapshot()
-    world = World(replace(config, server=replace(config.server, on_missing_usage=policy)), json_answer())  # type: ignore[arg-type]  # one of two words
+    # One of two words.
+    world = World(replace(config, server=replace(config.server, on_missing_usage=policy)), json_answer())  # type: ignore[arg-type]
     attempt = await held(world)
-    usage = Usage(input_tokens=7, output_tokens=5, evidence=evidence)  # type: ignore[arg-type]  # one of three words
+    # One of three words.
+    usage = Usage(input_tokens=7, output_tokens=5, evidence=evidence)  # type: ignore[arg-type]
     await world.pipeline._settlements.settle(attempt, usage=usage, outcome="ok")
     (record,) = world.ledger.records
     assert record.charge_nusd == (record.hold_nusd if whole else 12 * PRICE)

@@ -77,6 +77,7 @@ async def test_a_stream_says_the_same_as_a_json_answer(client: openai.AsyncOpenA
     assert text == whole.choices[0].message.content
     assert chunks[-1].usage == whole.usage
     assert chunks[-1].choices == []
+    # The SDK types usage as optional.
     assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) == whole.usage.completion_tokens  # type: ignore[union-attr]
 
 
@@ -91,6 +92,7 @@ async def test_a_stream_without_include_usage_has_no_usage_chunk(client: openai.
 @pytest.mark.parametrize("cap", [{"max_tokens": 5}, {"max_completion_tokens": 5}])
 async def test_the_output_cap_binds(client: openai.AsyncOpenAI, cap: dict[str, int]) -> None:
     """Holds rest on the cap that is forwarded, so the provider must honour it."""
+    # The SDK has overloads per streaming mode; a mapping fits none.
     answer = await client.chat.completions.create(model="frontier-closed", messages=HELLO, n=2, **cap)  # type: ignore[call-overload]
     assert answer.usage.completion_tokens == 10
     assert {choice.finish_reason for choice in answer.choices} == {"length"}
@@ -110,6 +112,7 @@ async def test_tools_are_called_when_the_text_asks(client: openai.AsyncOpenAI) -
     ask: Any = [{"role": "user", "content": "Use get_weather for Seoul"}]
     first = await client.chat.completions.create(model="large-open-local", messages=ask, tools=[WEATHER])
     assert first.choices[0].finish_reason == "tool_calls"
+    # The SDK types tool calls as optional.
     call: Any = first.choices[0].message.tool_calls[0]  # type: ignore[index]
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments) == {"city": "text", "days": 1, "unit": "C"}
@@ -124,6 +127,7 @@ async def test_a_tool_call_is_streamed_in_parts(client: openai.AsyncOpenAI) -> N
     ask: Any = [{"role": "user", "content": "hello"}]
     async with client.chat.completions.stream(model="mid-closed", messages=ask, tools=[WEATHER], tool_choice="required") as stream:
         final = await stream.get_final_completion()
+    # The SDK types tool calls as optional.
     call: Any = final.choices[0].message.tool_calls[0]  # type: ignore[index]
     assert json.loads(call.function.arguments)["days"] == 1
 
