@@ -83,7 +83,8 @@ class Gate:
             return
         exchange = AsgiExchange(scope, receive, send, max_body_bytes=self.max_body_bytes)
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # a coroutine that runs has a task
+        # A coroutine that runs has a task.
+        assert task is not None  # noqa: S101
         exchange.task = task
         try:
             await self.serve(exchange, operation)

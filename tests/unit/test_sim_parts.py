@@ -244,6 +244,7 @@ def _chat(messages: list[dict[str, Any]]) -> int:
 
 
 async def _never() -> MutableMapping[str, Any]:
+    # A future that never gets a result has none to type.
     return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
 
