@@ -34,6 +34,16 @@ class StreamHead(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
 
 
+def iter_events(data: bytes) -> Iterator[bytes]:
+    """The same as `split_events`, one after the other: for who needs only the first."""
+    start = 0
+    for boundary in BOUNDARY.finditer(data):
+        yield data[start : boundary.end()]
+        start = boundary.end()
+    if start < len(data):
+        yield data[start:]
+
+
 def split_events(data: bytes) -> list[bytes]:
     """Cut a piece of a stream into its events, terminators included; an unfinished rest is the last item."""
     if b"\r" not in data:

@@ -12,7 +12,7 @@ from router.domain import stream_reading as reading
 from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, resolve
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
-from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, split_events
+from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, iter_events, split_events
 from router.domain.usage import Evidence
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -21,6 +21,8 @@ MAX_JSON_BYTES: Final = 16 * MAX_EVENT_BYTES
 """A longer JSON body in place of a stream is passed on but not looked into."""
 
 _WHOLE: Final = (b"\n\n", b"\r\n\r\n")
+_NEAR_BYTES: Final = 2048
+"""The end of a stream, its usage and its last finish reason are almost always within so many bytes."""
 _RECENT_EVENTS: Final = 8
 _LATE_EVENTS: Final = 2
 """Events that may follow the one with the usage (a finish event, an empty one) without making it old."""
@@ -284,7 +286,7 @@ class StreamMeter:
             self._first = piece
         if not self._content and _CONTENT.search(piece) is not None:
             self._content = piece
-            first = next((event for event in split_events(piece) if _CONTENT.search(event) is not None), piece)
+            first = next((event for event in iter_events(piece) if _CONTENT.search(event) is not None), piece)
             self._envelope, self._envelope_likely = reading.envelope_bytes(first)
             self._fast = self._choices == 1
         if self._choices > 1 and _ENDED_CHOICE.search(piece) is not None:
@@ -306,6 +308,18 @@ class StreamMeter:
                 self._fold_at = self.total_bytes + _FOLD_BYTES
             self._counted = len(pieces)
 
+    def _near_tail(self) -> reading.Tail | None:
+        """What the very last events say, if that is everything one wants to know: spares splitting a long piece."""
+        last = self._pieces[-1] if self._pieces else b""
+        if len(last) <= _NEAR_BYTES:
+            return None
+        near = last[-_NEAR_BYTES:]
+        start = near.find(b"\n\n")
+        if start < 0 or b"\r" in near:
+            return None
+        tail = reading.read_tail(split_events(near[start + 2 :]))
+        return tail if tail.done and tail.usages and tail.finish_reason is not None else None
+
     def _recent(self) -> list[bytes]:
         """The last events that carry data."""
         return _last_with_payload(split_events(b"".join(_last_with_payload(self._pieces))))
@@ -313,7 +327,7 @@ class StreamMeter:
     def _read_tail(self) -> reading.Tail:
         """The last events, decoded; again only if more has come."""
         if self._tail is None or self._tail[0] != self.total_bytes:
-            self._tail = (self.total_bytes, reading.read_tail(self._recent()))
+            self._tail = (self.total_bytes, self._near_tail() or reading.read_tail(self._recent()))
         return self._tail[1]
 
     def _drain(self) -> bytes:

@@ -9,7 +9,7 @@ import msgspec
 
 from router.domain.counting import choice_list, text_bytes
 from router.domain.openai_usage import Counts, decode_usage, to_counts
-from router.domain.sse import StreamHead, event_data, payloads, split_events
+from router.domain.sse import StreamHead, event_data, iter_events, payloads, split_events
 
 _NULL: Final = msgspec.Raw(b"null")
 
@@ -73,7 +73,7 @@ _decode_any: Final = msgspec.json.Decoder().decode
 
 def read_head(piece: bytes) -> StreamHead:
     """Identity of the stream, from a piece that begins with one of its events."""
-    for data in payloads(split_events(piece)):
+    for data in payloads(iter_events(piece)):
         event = _event(data)
         if event is not None and event.choices is not None:
             return StreamHead(
@@ -142,7 +142,7 @@ def survey(events: Iterable[bytes]) -> Survey:
 
 def first_with_choices(piece: bytes) -> bytes:
     """The stream's first event with choices: most often it only names the role."""
-    return next((event for event in split_events(piece) if b'"choices":' in event), b"")
+    return next((event for event in iter_events(piece) if b'"choices":' in event), b"")
 
 
 def is_readable(event: bytes) -> bool:
