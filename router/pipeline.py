@@ -93,6 +93,8 @@ class Pipeline:
         finally:
             self._metrics.in_flight(-1)
             self._report(call)
+            # Attempts point back at their call: a cycle would keep the body until the garbage collector comes by.
+            call.winner = None
 
     async def _cancelled(self, call: Call, exchange: Exchange) -> None:
         """The client has left, or the service ends: then a client whose answer has not begun is told to come back."""

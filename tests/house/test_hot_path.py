@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from benchmarks.overhead import machine, programs
 from tests.gateway import KEY, Gateway
 from tests.house.source import ROOT
 from tests.running import running
-from tests.scripted_upstream import Gate, Json, ScriptedUpstream, Stream
+from tests.scripted_upstream import Behaviour, Fail, Gate, Json, ScriptedUpstream, Stream
 
 CONCURRENT: Final = 64
 REQUESTS: Final = 40
@@ -334,3 +335,33 @@ async def test_a_guarded_request_costs_a_few_hello_worlds(tmp_path: Path, redis_
             finally:
                 program.stop()
     assert min(ratios) <= HELLO_RATIO
+
+
+LEFTOVERS: Final[dict[str, tuple[str, bool, Behaviour, int]]] = {
+    "json": ("auto", False, Json(), 200),
+    "stream": ("auto", True, Stream(), 200),
+    "refused upstream": ("auto", False, Fail(status=400), 400),
+    "unknown route": ("nothing", False, Json(), 404),
+}
+
+
+@pytest.mark.parametrize("case", LEFTOVERS)
+async def test_a_request_leaves_nothing_for_the_garbage_collector(tmp_path: Path, case: str) -> None:
+    """A cycle keeps the request's body in memory until the collector comes by, tens of thousands of requests later."""
+    model, stream, behaviour, status = LEFTOVERS[case]
+    async with running(tmp_path, CONFIG, up=ScriptedUpstream(default=behaviour)) as live:
+        for _ in range(2):
+            gc.collect()
+            gc.disable()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.garbage.clear()
+            try:
+                assert (await live.ask(model, stream=stream)).status_code == status
+                await live.settled()
+                gc.collect()
+                left = [kind for kind in map(type, gc.garbage) if kind.__module__.startswith("router.")]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+        assert left == [], left
