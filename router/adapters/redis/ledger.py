@@ -127,7 +127,14 @@ class RedisLedger:
 
     async def _run(self, call: Call, encoded: bytes) -> Any:
         wire = self._open_wire(self._wire)
+        protocol = wire.protocol
+        if protocol is not None:
+            # The way of nearly every call, with one coroutine less to wake.
+            reply = await protocol.send(encoded)
+            if type(reply) is not hiredis.ReplyError:
+                return reply
         try:
+            # Sent again where the server answered an error: it has done nothing, and a second delivery is harmless.
             return await wire.call(encoded)
         except hiredis.ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):

@@ -207,7 +207,7 @@ class Wire:
         self._patient = patient
         self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
-        self._protocol: _Protocol | None = None
+        self.protocol: _Protocol | None = None
         self._up = asyncio.Event()
         self._connecting: asyncio.Future[None] | None = None
         """The first attempt after a loss: worth waiting for."""
@@ -223,17 +223,17 @@ class Wire:
             StoreUnavailable: nobody answers.
             ConfigError: the server refuses our credentials.
         """
-        self._protocol = await self._connect()
+        self.protocol = await self._connect()
 
     @property
     def connected(self) -> bool:
         """Whether a call would be sent now."""
-        return self._protocol is not None
+        return self.protocol is not None
 
     @property
     def writes(self) -> int:
         """Writes on the present connection."""
-        return 0 if self._protocol is None else self._protocol.writes
+        return 0 if self.protocol is None else self.protocol.writes
 
     async def call(self, data: bytes) -> Any:
         """Send one encoded command and wait for its reply.
@@ -242,7 +242,7 @@ class Wire:
             StoreUnavailable: no connection, no answer in time, or the server says that it cannot serve.
             hiredis.ReplyError: any other error of the server.
         """
-        protocol = self._protocol
+        protocol = self.protocol
         if protocol is None:
             protocol = await self._wait()
         reply = await protocol.send(data)
@@ -252,8 +252,8 @@ class Wire:
 
     def post(self, data: bytes) -> None:
         """Send a command behind all others, if there is a connection; nobody waits for its reply."""
-        if self._protocol is not None:
-            self._protocol.send(data).add_done_callback(_ignore)
+        if self.protocol is not None:
+            self.protocol.send(data).add_done_callback(_ignore)
 
     def _raise(self, reply: hiredis.ReplyError, protocol: _Protocol) -> None:
         kind = str(reply).split(" ", 1)[0].lstrip("-")
@@ -266,12 +266,12 @@ class Wire:
     async def _wait(self) -> _Protocol:
         if self._connecting is not None:
             await asyncio.shield(self._connecting)
-        if self._protocol is None and self._patient:
+        if self.protocol is None and self._patient:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._up.wait(), self._timeout_seconds)
-        if self._protocol is None:
+        if self.protocol is None:
             raise NotSent(f"Redis at {self._address.shown} cannot be reached")
-        return self._protocol
+        return self.protocol
 
     async def _connect(self) -> _Protocol:
         try:
@@ -320,8 +320,8 @@ class Wire:
         return protocol
 
     def _on_lost(self, protocol: _Protocol) -> None:
-        if protocol is self._protocol:
-            self._protocol = None
+        if protocol is self.protocol:
+            self.protocol = None
             self._up.clear()
             if not self._closed:
                 self._connecting = self._loop.create_future()
@@ -332,7 +332,7 @@ class Wire:
         pause = FIRST_BACKOFF_SECONDS
         while not self._closed:
             try:
-                self._protocol = await self._connect()
+                self.protocol = await self._connect()
             except (StoreUnavailable, ConfigError):
                 self._first_attempt_over()
                 # Spread out: replicas should not all come back in the same instant.
@@ -356,9 +356,9 @@ class Wire:
             keeper.cancel()
             await asyncio.wait([keeper])
         self._first_attempt_over()
-        if self._protocol is not None:
-            self._protocol.drop("the ledger is closed")
-            self._protocol = None
+        if self.protocol is not None:
+            self.protocol.drop("the ledger is closed")
+            self.protocol = None
 
 
 def _ignore(future: asyncio.Future[Any]) -> None:
