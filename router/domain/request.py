@@ -26,7 +26,8 @@ Fields = dict[str, msgspec.Raw]
 _INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
 _CAPS: Final = frozenset({"max_tokens", "max_completion_tokens", "n_predict"})
 """Names of the cap on output. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
-_COUNTED_AS_TEXT: Final = ("tools", "functions", "response_format")
+_COUNTED_AS_TEXT: Final = ("tools", "functions", "response_format", "prediction", "documents")
+"""Members besides the messages that become input tokens."""
 _RARE: Final = frozenset({"n", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
 _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
 _TRUE: Final = msgspec.Raw(b"true")
@@ -154,7 +155,7 @@ def _read_input(fields: Fields, operation: Operation, body: bytes) -> InputShape
         except (msgspec.MsgspecError, ValueError) as exc:
             raise invalid(f"'messages' must be a list of objects with at least one element: {exc}", "messages") from None
     try:
-        return shape_of_input(raw)
+        return shape_of_input(raw, extra_bytes=len(fields.get("suffix", b"")))
     except (msgspec.MsgspecError, ValueError) as exc:
         raise invalid(f"'{name}' must be a string or a list of strings or tokens: {exc}", name) from None
 

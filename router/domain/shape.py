@@ -20,9 +20,13 @@ IMAGE_TOKENS_BOUND: Final = 6_240
 AUDIO_BYTES_PER_TOKEN_BOUND: Final = 50
 """Base64 bytes per audio token at least: 10 tokens a second (OpenAI), 8 kbit/s mp3 is 1.3 kB of base64 a second."""
 FILE_BYTES_PER_TOKEN: Final = 1
+UNSEEN_TOKENS_BOUND: Final = 1_000_000
+"""For what is known by its address only and may be of any length."""
 
 _OPENS_LIST_OF_OBJECTS: Final = re.compile(rb"\[\s*\{")
+_ADDRESSES: Final = ("image_url", "video_url", "audio_url")
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
+_AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
 
 
 class InputShape(msgspec.Struct, frozen=True, gc=False):
@@ -50,16 +54,16 @@ def depth_exceeds(body: bytes, most: int) -> bool:
     """Whether JSON nests deeper than `most` levels. Brackets inside strings may cost time, never a wrong yes."""
     if body.count(b"{") + body.count(b"[") <= most:
         return False
-    if _levels_exceed(body.translate(None, _BRACKETS), most) is False:
+    if _levels_exceed(body.translate(_AS_BRACES, _BRACKETS), most) is False:
         return False
     outside_strings = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    return _levels_exceed(outside_strings.translate(None, _BRACKETS), most) is True
+    return _levels_exceed(outside_strings.translate(_AS_BRACES, _BRACKETS), most) is True
 
 
 def _levels_exceed(skeleton: bytes, most: int) -> bool | None:
-    """Peel innermost pairs off; None if the brackets do not pair up."""
+    """Peel the innermost pairs off, one level at a time; None if the brackets do not pair up."""
     for _ in range(most):
-        smaller = skeleton.replace(b"{}", b"").replace(b"[]", b"")
+        smaller = skeleton.replace(b"{}", b"")
         if not smaller:
             return False
         if len(smaller) == len(skeleton):
@@ -69,8 +73,10 @@ def _levels_exceed(skeleton: bytes, most: int) -> bool | None:
 
 
 def may_hold_parts(body: bytes) -> bool:
-    """Whether a message could hold anything but text: content in parts names its `type`, or an escape hides that word."""
-    return b'"type"' in body or b"\\u00" in body
+    """Whether a message could hold anything but text: content in parts names its `type` or, where a server guesses
+    that, an address; or an escape hides the word.
+    """
+    return b'"type"' in body or b"\\u00" in body or b'_url"' in body
 
 
 def shape_of_messages(raw: msgspec.Raw, *, extra_bytes: int = 0, parts: bool = True) -> InputShape:
@@ -116,7 +122,8 @@ class _Tally:
     def add(self, part: object) -> None:
         if not isinstance(part, dict):
             return
-        kind = part.get("type")
+        # vLLM reads a part without a type by its address (chat_utils.py, read 2026-11).
+        kind = part.get("type") or next((name for name in _ADDRESSES if name in part), None)
         if kind in ("image_url", "input_image", "image"):
             self.images += 1
             self.modalities.add("image")
@@ -139,35 +146,45 @@ class _Tally:
             self.file_tokens += max(size // FILE_BYTES_PER_TOKEN, IMAGE_TOKENS_BOUND)
         elif kind in ("video_url", "video"):
             self.modalities.add("video")
-            self.file_tokens += 1_000_000
+            self.file_tokens += UNSEEN_TOKENS_BOUND
+        elif kind == "audio_url":
+            self.modalities.add("audio")
+            self.file_tokens += UNSEEN_TOKENS_BOUND
 
 
 def _inline_bytes(url: object) -> int:
     return len(url) if isinstance(url, str) and url.startswith("data:") else 0
 
 
-def shape_of_input(raw: msgspec.Raw) -> InputShape:
+def shape_of_input(raw: msgspec.Raw, *, extra_bytes: int = 0) -> InputShape:
     """Measure `prompt` or `input`: a string, strings, tokens, or lists of tokens.
+
+    `extra_bytes` are those of a suffix: each prompt is completed with it.
 
     Raises:
         msgspec.MsgspecError, ValueError: anything else, or empty.
     """
     text = bytes(raw)
-    size = len(text)
-    if text[:1] == b'"':
-        return InputShape(tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1, tokens_bound=size + TOKENS_PER_PROMPT)
-    if text[:1] != b"[":
-        raise ValueError("it is neither")
-    items = _decode_any(text)
-    if not items:
-        raise ValueError("it is empty")
-    if all(isinstance(item, int) for item in items):
-        return InputShape(tokens_likely=len(items), tokens_bound=len(items) + TOKENS_PER_PROMPT)
-    if all(isinstance(item, list) for item in items):
-        count = sum(len(item) for item in items)
-        return InputShape(tokens_likely=count, tokens_bound=count + TOKENS_PER_PROMPT * len(items), prompts=len(items))
-    if not all(isinstance(item, str) for item in items):
-        raise ValueError("its elements are of different kinds")
+    likely = len(text) // BYTES_PER_TOKEN_LIKELY + 1
+    bound = len(text)
+    prompts = 1
+    if text[:1] != b'"':
+        if text[:1] != b"[":
+            raise ValueError("it is neither")
+        items = _decode_any(text)
+        if not items:
+            raise ValueError("it is empty")
+        if all(isinstance(item, int) for item in items):
+            likely = bound = len(items)
+        elif all(isinstance(item, list) for item in items):
+            likely = bound = sum(len(item) for item in items)
+            prompts = len(items)
+        elif all(isinstance(item, str) for item in items):
+            prompts = len(items)
+        else:
+            raise ValueError("its elements are of different kinds")
     return InputShape(
-        tokens_likely=size // BYTES_PER_TOKEN_LIKELY + 1, tokens_bound=size + TOKENS_PER_PROMPT * len(items), prompts=len(items)
+        tokens_likely=likely + prompts * (extra_bytes // BYTES_PER_TOKEN_LIKELY),
+        tokens_bound=bound + prompts * (extra_bytes + TOKENS_PER_PROMPT),
+        prompts=prompts,
     )

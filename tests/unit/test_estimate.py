@@ -1,0 +1,157 @@
+"""What a request could cost: the worst case is held, and nothing a client writes can make it too small."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from router.domain.estimate import LIKELY_OUTPUT_TOKENS, Estimate, estimate, worst_of
+from router.domain.money import MAX_NUSD
+from router.domain.request import Operation, ParsedRequest, parse_request
+from router.snapshot import Deployment, Snapshot
+from tests.running import compiled
+
+CONFIG = """
+version: 1
+server: {unpriced: refuse}
+providers:
+  one: {kind: openai, base_url: "http://127.0.0.1:1/v1", api_key: $PROVIDER_KEY}
+models:
+  plain: {at: one/unheard-of, price: {input: 1, output: 10}, default_max_output: 500}
+  media: {at: one/media, price: {input: 1, output: 10, audio_input: 100, per_image: $0.01}}
+  hourly: {at: one/hourly, price: {per_hour: $3.60}}
+  unpriced: {at: one/never-heard-of-it}
+  dear: {at: one/dear, price: {input: 900000, output: 900000}}
+"""
+
+
+@pytest.fixture(scope="module")
+def snapshot() -> Snapshot:
+    return compiled(CONFIG)
+
+
+def request(operation: Operation = "chat", **more: object) -> ParsedRequest:
+    given: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "input": "Hello", "prompt": "Hello"}
+    name = {"chat": "messages", "completions": "prompt", "embeddings": "input"}[operation]
+    return parse_request(json.dumps({"model": "m", name: given[name], **more}).encode(), operation)
+
+
+def priced(snapshot: Snapshot, model: str, asked: ParsedRequest, likely: float | None = None) -> Estimate:
+    (name,) = snapshot.routes[model].deployments
+    return estimate(asked, snapshot.deployments[name], snapshot.server, likely)
+
+
+def test_the_worst_case_is_the_whole_cap_for_every_choice(snapshot: Snapshot) -> None:
+    """Eight answers of a hundred tokens are eight hundred tokens."""
+    one, eight = priced(snapshot, "plain", request(max_tokens=100)), priced(snapshot, "plain", request(max_tokens=100, n=8))
+    assert (one.output_cap, one.output_tokens) == (100, 100)
+    assert (eight.output_cap, eight.output_tokens) == (100, 800)
+    assert one.worst_nusd is not None
+    assert eight.worst_nusd is not None
+    assert 7 * 100 * 10_000 <= eight.worst_nusd - one.worst_nusd <= 7 * 100 * 10_000 + 10_000
+    assert eight.hold_nusd == eight.worst_nusd
+
+
+def test_without_a_cap_the_configured_one_is_held_and_sent(snapshot: Snapshot) -> None:
+    """A hold without a cap behind it is a guess."""
+    assert priced(snapshot, "plain", request()).output_cap == 500
+    assert priced(snapshot, "plain", request()).output_tokens == 500
+
+
+def test_a_cap_of_zero_is_sent_as_it_is_but_not_trusted(snapshot: Snapshot) -> None:
+    """Scoring a prompt needs it; a server that reads it as "no cap" must not write for free."""
+    found = priced(snapshot, "plain", request(max_tokens=0))
+    assert (found.output_cap, found.output_tokens) == (0, 500)
+
+
+def test_embeddings_have_no_output(snapshot: Snapshot) -> None:
+    """And no cap to send."""
+    found = priced(snapshot, "plain", request("embeddings"))
+    assert (found.output_cap, found.output_tokens) == (None, 0)
+    assert found.worst_nusd is not None
+    assert found.worst_nusd > 0
+
+
+def test_a_stream_holds_a_slice_first(snapshot: Snapshot) -> None:
+    """A cap of a hundred thousand tokens must not lock a budget that a short answer will leave almost untouched."""
+    found = priced(snapshot, "plain", request(stream=True, max_tokens=100_000))
+    assert found.worst_nusd is not None
+    assert found.held_output_tokens == snapshot.server.slice_tokens
+    assert found.hold_nusd < found.worst_nusd / 10
+    whole = priced(snapshot, "plain", request(stream=False, max_tokens=100_000))
+    assert whole.hold_nusd == whole.worst_nusd
+
+
+def thinker(snapshot: Snapshot, *, beyond_cap: bool) -> Deployment:
+    """A deployment known to reason, inside its cap or beside it."""
+    plain = snapshot.deployments["one/unheard-of"]
+    traits = msgspec.structs.replace(plain.traits, capabilities=plain.traits.capabilities | {"reasoning"})
+    provider = replace(plain.provider, quirks=replace(plain.provider.quirks, cap_includes_reasoning=not beyond_cap))
+    return replace(plain, traits=traits, provider=provider)
+
+
+def test_output_that_a_stream_hides_is_held_whole(snapshot: Snapshot) -> None:
+    """Slices are counted by what is seen; thoughts are not."""
+    asked = request(stream=True, max_tokens=100_000)
+    known = estimate(asked, thinker(snapshot, beyond_cap=False), snapshot.server, None)
+    assert known.hold_nusd == known.worst_nusd
+    told = priced(snapshot, "plain", request("chat", stream=True, max_tokens=100_000, reasoning_effort="high"))
+    assert told.hold_nusd == told.worst_nusd
+
+
+def test_thoughts_beside_the_cap_double_what_may_come(snapshot: Snapshot) -> None:
+    """Some providers bound only what they show."""
+    found = estimate(request(max_tokens=100), thinker(snapshot, beyond_cap=True), snapshot.server, None)
+    assert (found.output_cap, found.output_tokens) == (100, 200)
+
+
+def test_what_is_likely_is_never_more_than_the_cap(snapshot: Snapshot) -> None:
+    """The cheapest model is chosen by it."""
+    short = priced(snapshot, "plain", request(max_tokens=10))
+    usual = priced(snapshot, "plain", request(max_tokens=10_000))
+    learned = priced(snapshot, "plain", request(max_tokens=10_000), likely=2000.0)
+    assert short.expected_nusd is not None
+    assert usual.expected_nusd is not None
+    assert learned.expected_nusd is not None
+    assert usual.expected_nusd - short.expected_nusd == (LIKELY_OUTPUT_TOKENS - 10) * 10_000
+    assert learned.expected_nusd - usual.expected_nusd == (2000 - LIKELY_OUTPUT_TOKENS) * 10_000
+    assert short.worst_nusd is not None
+    assert short.expected_nusd <= short.worst_nusd
+
+
+def test_media_are_priced_as_media(snapshot: Snapshot) -> None:
+    """A fee per picture and a rate for sound."""
+    image = request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a"}}] * 2}])
+    sound = request(messages=[{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "A" * 50_000}}]}])
+    text = priced(snapshot, "media", request())
+    assert text.worst_nusd is not None
+    for asked, least in ((image, 20_000_000), (sound, 1000 * 100_000)):
+        found = priced(snapshot, "media", asked)
+        assert found.worst_nusd is not None
+        assert found.worst_nusd - text.worst_nusd >= least
+
+
+def test_a_machine_by_the_hour_is_held_for_the_longest_call(snapshot: Snapshot) -> None:
+    """A dollar is reserved for every thousand seconds that the call may last."""
+    (name,) = snapshot.routes["hourly"].deployments
+    deployment = snapshot.deployments[name]
+    found = priced(snapshot, "hourly", request())
+    assert found.worst_nusd == int(deployment.timeouts.total_seconds * 1_000_000)
+
+
+def test_without_a_price_nothing_is_promised(snapshot: Snapshot) -> None:
+    """Unknown is not zero."""
+    found = priced(snapshot, "unpriced", request(max_tokens=5))
+    assert (found.worst_nusd, found.expected_nusd, found.output_tokens) == (None, None, 5)
+    (name,) = snapshot.routes["unpriced"].deployments
+    with pytest.raises(ValueError, match="no price"):
+        worst_of(request(), snapshot.deployments[name], 5)
+
+
+def test_no_hold_is_larger_than_a_counter_can_hold(snapshot: Snapshot) -> None:
+    """Absurd caps times absurd prices end at the most that is counted exactly."""
+    assert priced(snapshot, "dear", request(max_tokens=10_000_000, n=128)).worst_nusd == MAX_NUSD

@@ -1,0 +1,277 @@
+"""Reading a body: the few fields that matter, the same for us as for the provider."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.domain.request import MAX_LABEL_LENGTH, MAX_TAGS, Operation, ParsedRequest, parse_request, upstream_body
+from router.errors import RouterError
+
+MESSAGES = [{"role": "user", "content": "Hello"}]
+
+
+KNOWN: frozenset[str] = frozenset(
+    {
+        "model",
+        "messages",
+        "stream",
+        "max_tokens",
+        "max_completion_tokens",
+        "n_predict",
+        "n",
+        "tools",
+        "functions",
+        "response_format",
+        "reasoning_effort",
+        "reasoning",
+        "thinking",
+        "user",
+        "safety_identifier",
+        "metadata",
+        "faregate",
+        "provider",
+        "stream_options",
+    }
+)
+
+
+def parsed(operation: Operation = "chat", **more: object) -> ParsedRequest:
+    inputs: dict[str, dict[str, Any]] = {
+        "chat": {"messages": MESSAGES},
+        "completions": {"prompt": "Hello"},
+        "embeddings": {"input": "Hello"},
+    }
+    return parse_request(json.dumps({"model": "m", **inputs[operation], **more}).encode(), operation)
+
+
+def refused(body: bytes, operation: Operation = "chat") -> RouterError:
+    with pytest.raises(RouterError) as caught:
+        parse_request(body, operation)
+    return caught.value
+
+
+def sent(request: ParsedRequest, *, cap: int | None = None, field: str = "max_tokens", usage: bool = True) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(upstream_body(request, upstream_id="theirs", output_cap=cap, cap_field=field, stream_usage=usage))
+    return body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"5", b'"x"', b"null", b"{", b"{} {}", b"\xff{}", b'{"a":NaN}', b'{"model":"\\ud800"}', b"{'a':1}", b"[" * 65 + b"]" * 65],
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    """With the place of the fault, before anything is looked up."""
+    error = refused(body)
+    assert (error.spec.http_status, error.spec.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("body", "operation", "param"),
+    [
+        (b"{}", "chat", "model"),
+        (b'{"model":5}', "chat", "model"),
+        (b'{"model":null,"messages":[{}]}', "chat", "model"),
+        (b'{"model":"m"}', "chat", "messages"),
+        (b'{"model":"m","messages":[]}', "chat", "messages"),
+        (b'{"model":"m","messages":"x"}', "chat", "messages"),
+        (b'{"model":"m"}', "completions", "prompt"),
+        (b'{"model":"m","prompt":[]}', "completions", "prompt"),
+        (b'{"model":"m","input":{}}', "embeddings", "input"),
+        (b'{"model":"m","messages":[{}],"stream":1}', "chat", "stream"),
+        (b'{"model":"m","messages":[{}],"stream":"true"}', "chat", "stream"),
+        (b'{"model":"m","messages":[{}],"stream":true,"stream_options":5}', "chat", "stream_options"),
+        (b'{"model":"m","messages":[{}],"max_tokens":-1}', "chat", "max_tokens"),
+        (b'{"model":"m","messages":[{}],"max_tokens":10000001}', "chat", "max_tokens"),
+        (b'{"model":"m","messages":[{}],"max_completion_tokens":1.0}', "chat", "max_completion_tokens"),
+        (b'{"model":"m","messages":[{}],"n_predict":-1}', "chat", "n_predict"),
+        (b'{"model":"m","messages":[{}],"n":0}', "chat", "n"),
+        (b'{"model":"m","messages":[{}],"n":129}', "chat", "n"),
+        (b'{"model":"m","prompt":"x","best_of":-1}', "completions", "best_of"),
+        (b'{"model":"m","messages":[{}],"user":1e999}', "chat", "user"),
+    ],
+)
+def test_a_field_that_cannot_be_served_is_named(body: bytes, operation: Operation, param: str) -> None:
+    """Whoever wrote the client needs the name of the field, not a traceback."""
+    error = refused(body, operation)
+    assert error.spec.http_status == 400
+    assert error.param == param
+    assert param in error.message
+
+
+def test_the_defaults() -> None:
+    """What is absent or null is not set."""
+    for request in (parsed(), parsed(stream=None, max_tokens=None, n=None, tools=None, tool_choice=None)):
+        assert (request.stream, request.output_cap, request.choices, request.tools, request.json_schema) == (False, None, 1, False, False)
+        assert (request.user, request.session, dict(request.tags), request.only, request.max_cost_nusd) == ("", "", {}, None, None)
+        assert request.modalities == {"text"}
+        assert request.input_tokens_likely <= request.input_tokens_bound
+
+
+@pytest.mark.parametrize(
+    ("more", "cap"),
+    [
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, 5),
+        ({"max_tokens": 7, "max_completion_tokens": 6}, 6),
+        ({"max_tokens": None, "max_completion_tokens": 6}, 6),
+        ({"max_tokens": 0}, 0),
+        ({"n_predict": 4, "max_tokens": 9}, 4),
+    ],
+)
+def test_the_lowest_cap_counts(more: dict[str, object], cap: int) -> None:
+    """Of several the strictest was meant, or is safe to assume."""
+    assert parsed(**more).output_cap == cap  # type: ignore[arg-type]  # none of them is the operation
+
+
+def test_choices_multiply() -> None:
+    """Every prompt is answered so many times, and tried so often for each."""
+    assert parsed(n=8).choices == 8
+    assert parsed("completions", n=2, best_of=5).choices == 5
+    assert parsed("completions", n=5, best_of=2).choices == 5
+    assert parsed("completions", best_of=0).choices == 1
+    assert parsed("completions", prompt=["a", "b", "c"], n=2).choices == 6
+
+
+def test_features_are_recognised() -> None:
+    """Models without them are left out."""
+    assert parsed(tools=[{}]).tools
+    assert parsed(functions=[{}]).tools
+    assert not parsed(tools=[]).tools
+    assert parsed(response_format={"type": "json_schema"}).json_schema
+    assert not parsed(response_format={"type": "json_object"}).json_schema
+    for name in ("reasoning_effort", "reasoning", "thinking"):
+        assert parsed(**{name: "low"}).reasoning  # type: ignore[arg-type]  # none of them is the operation
+
+
+@pytest.mark.parametrize(
+    ("options", "wants"), [({"include_usage": True}, True), ({"include_usage": False}, False), ({}, False), (None, False)]
+)
+def test_whether_usage_is_wanted(options: object, wants: bool) -> None:
+    """Only `true` is a wish."""
+    assert parsed(stream=True, stream_options=options).wants_usage is wants
+    assert parsed(stream=False, stream_options=options).wants_usage is False
+
+
+def test_who_asks() -> None:
+    """The newer field wins; what is no text is not a name; names are cut."""
+    assert parsed(user="a").user == "a"
+    assert parsed(user="a", safety_identifier="b").user == "b"
+    assert parsed(user=5).user == ""
+    assert parsed(user="x" * 1000).user == "x" * MAX_LABEL_LENGTH
+    assert parsed(metadata={"session_id": "s" * 1000}).session == "s" * MAX_LABEL_LENGTH
+    assert parsed(metadata={"session_id": 5, "tags": "x"}).session == ""
+    assert parsed(metadata="text").session == ""
+    assert parsed(metadata=None).session == ""
+
+
+def test_tags_are_bounded_text() -> None:
+    """They become keys of budgets: neither many nor long, and of one kind."""
+    tags = {f"t{number}": "v" * 1000 for number in range(100)} | {"number": 5}
+    request = parsed(metadata={"tags": tags})
+    assert len(request.tags) == MAX_TAGS
+    assert all(len(value) == MAX_LABEL_LENGTH for value in request.tags.values())
+    assert "number" not in parsed(metadata={"tags": {"number": 5}}).tags
+
+
+def test_our_own_member_is_read_and_taken_out() -> None:
+    """It tightens what else was said."""
+    request = parsed(
+        metadata={"tags": {"a": "1", "b": "1"}, "session_id": "old"},
+        faregate={"use": ["x", "y"], "max_cost_usd": 0.05, "tags": {"b": "2"}, "session": "new", "explain": True},
+        provider={"only": ["y", "z"]},
+    )
+    assert request.only == frozenset({"y"})
+    assert request.max_cost_nusd == 50_000_000
+    assert dict(request.tags) == {"a": "1", "b": "2"}
+    assert request.session == "new"
+    assert request.explain
+    assert "faregate" not in request.fields
+    assert parsed(faregate={"use": "x"}).only == frozenset({"x"})
+    assert parsed(faregate={"max_cost_usd": "0.000000001"}).max_cost_nusd == 1
+    assert parsed(faregate={}).only is None
+
+
+@pytest.mark.parametrize("amount", [-1, "-0.01", "NaN", "Infinity", "x", "", 1e300])
+def test_a_limit_that_is_no_amount_is_refused(amount: object) -> None:
+    """A limit that is misread is no limit."""
+    error = refused(json.dumps({"model": "m", "messages": MESSAGES, "faregate": {"max_cost_usd": amount}}).encode())
+    assert "faregate.max_cost_usd" in error.message
+
+
+@pytest.mark.parametrize("own", ["x", 5, [], {"typo": 1}, {"use": 5}, {"tags": {"a": 5}}])
+def test_our_own_member_must_be_right(own: object) -> None:
+    """A wish with a typing error must not be dropped without a word."""
+    assert refused(json.dumps({"model": "m", "messages": MESSAGES, "faregate": own}).encode()).param == "faregate"
+
+
+def test_preferences_of_openrouter() -> None:
+    """Known parts are obeyed, all of it is passed on, odd forms are the provider's to refuse."""
+    request = parsed(provider={"only": ["a", 5], "ignore": ["b"], "order": ["c", "a"], "sort": "price"})
+    assert (request.only, request.ignore, request.order) == (frozenset({"a"}), frozenset({"b"}), ("c", "a"))
+    assert parsed(provider={"only": "a"}).only is None
+    assert parsed(provider="x").only is None
+    assert sent(request)["provider"]["sort"] == "price"
+
+
+def test_what_becomes_input_is_counted() -> None:
+    """Tools, schemas, documents, predictions and suffixes are billed like the prompt."""
+    plain = parsed().input_tokens_bound
+    for name in ("tools", "functions", "response_format", "prediction", "documents"):
+        assert parsed(**{name: ["x" * 1000]}).input_tokens_bound >= plain + 1000, name  # type: ignore[arg-type]  # none is the operation
+    assert parsed("completions", suffix="x" * 1000).input_tokens_bound >= 1000
+
+
+# What leaves
+
+
+def test_the_body_that_leaves() -> None:
+    """The provider's name for the model, one cap, the wish for usage; the rest in its order."""
+    request = parsed(stream=True, temperature=0.5, max_tokens=9, max_completion_tokens=8)
+    body = sent(request, cap=8)
+    assert list(body) == ["model", "messages", "stream", "temperature", "max_completion_tokens", "stream_options"]
+    assert (body["model"], body["max_completion_tokens"], body["stream_options"]) == ("theirs", 8, {"include_usage": True})
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "expected"),
+    [
+        ({}, "max_tokens", {"max_tokens": 3}),
+        ({}, "max_completion_tokens", {"max_completion_tokens": 3}),
+        ({"max_tokens": 9}, "max_completion_tokens", {"max_tokens": 3}),
+        ({"max_completion_tokens": 9}, "max_tokens", {"max_completion_tokens": 3}),
+        ({"n_predict": 9}, "max_tokens", {"max_tokens": 3, "n_predict": 3}),
+    ],
+)
+def test_the_cap_leaves_under_the_name_it_came_with(more: dict[str, object], field: str, expected: dict[str, int]) -> None:
+    """A provider that knows only one of the names was chosen by a client that knows it."""
+    body = sent(parsed(**more), cap=3, field=field)  # type: ignore[arg-type]  # none of them is the operation
+    assert {name: body[name] for name in body if name in ("max_tokens", "max_completion_tokens", "n_predict")} == expected
+
+
+def test_what_needs_no_change_is_not_changed() -> None:
+    """No cap for embeddings, no wish where the provider does not understand it or the client has it already."""
+    assert set(sent(parsed("embeddings"))) == {"model", "input"}
+    assert "stream_options" not in sent(parsed(stream=True), usage=False)
+    asked = {"include_usage": True, "x": 1}
+    assert sent(parsed(stream=True, stream_options=asked))["stream_options"] == asked
+    assert sent(parsed(stream=True, stream_options=None))["stream_options"] == {"include_usage": True}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(min_size=1).filter(lambda name: name not in KNOWN), VALUES, max_size=5))
+def test_unknown_members_leave_as_they_came(more: dict[str, object]) -> None:
+    """Whatever a provider invents next."""
+    body = sent(parse_request(json.dumps({"model": "m", "messages": MESSAGES, **more}).encode(), "chat"))
+    assert {name: body[name] for name in more} == more

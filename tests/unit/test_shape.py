@@ -1,0 +1,172 @@
+"""The size of an input: never counted too low, whatever it hides in."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.domain.shape import (
+    AUDIO_BYTES_PER_TOKEN_BOUND,
+    IMAGE_TOKENS_BOUND,
+    UNSEEN_TOKENS_BOUND,
+    InputShape,
+    depth_exceeds,
+    may_hold_parts,
+    shape_of_input,
+    shape_of_messages,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
+
+
+def depth_of(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max((depth_of(item) for item in value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max((depth_of(item) for item in value), default=0)
+    return 0
+
+
+@given(JSON, st.integers(0, 6))
+def test_depth_is_found_as_a_reader_finds_it(value: object, most: int) -> None:
+    """Text full of brackets is no depth, and depth is not hidden by text."""
+    body = json.dumps(value).encode()
+    assert depth_exceeds(body, most) is (depth_of(value) > most)
+
+
+@pytest.mark.parametrize(
+    ("body", "exceeds"),
+    [
+        (b"[" * 100 + b"]" * 100, True),
+        (b"[" * 65 + b"]" * 65, True),
+        (b"[" * 64 + b"]" * 64, False),
+        (b'{"a":"' + b"[{" * 100 + b'"}', False),
+        (b'{"a":"' + b'\\"[' * 100 + b'"}', False),
+        (b'{"a":"\\\\",' + b'"b":[' * 70 + b'"["' + b"]" * 70 + b"}", True),
+        (b"[]" * 100, False),
+        (b"[" * 1000, False),
+    ],
+    ids=["deep", "just too deep", "just not", "in text", "behind quotes", "behind a backslash", "flat", "never closed"],
+)
+def test_depth_of_odd_bodies(body: bytes, exceeds: bool) -> None:
+    """What is not JSON at all is the parser's to refuse; it does not recurse."""
+    assert depth_exceeds(body, 64) is exceeds
+
+
+def messages(*contents: object) -> InputShape:
+    raw = json.dumps([{"role": "user", "content": content} for content in contents]).encode()
+    return shape_of_messages(msgspec.Raw(raw), parts=may_hold_parts(raw))
+
+
+def test_text_is_bounded_by_its_bytes() -> None:
+    """A byte-level tokenizer makes at most one token of a byte."""
+    shape = messages("x" * 1000)
+    assert 1000 < shape.tokens_bound < 1100
+    assert 250 <= shape.tokens_likely < 270
+    assert shape.modalities == {"text"}
+
+
+def test_the_quick_way_counts_no_less_than_the_careful_one() -> None:
+    """A shortcut for plain text must not be a shortcut around the budget."""
+    raw = msgspec.Raw(json.dumps([{"role": "user", "content": "hello"}] * 3).encode())
+    assert shape_of_messages(raw, parts=False) == shape_of_messages(raw, parts=True)
+
+
+def test_tools_and_schemas_count_as_text() -> None:
+    """They become tokens of the prompt."""
+    raw = msgspec.Raw(b'[{"role":"user","content":"x"}]')
+    assert shape_of_messages(raw, extra_bytes=400).tokens_bound == shape_of_messages(raw).tokens_bound + 400
+
+
+@pytest.mark.parametrize(
+    ("part", "modality", "tokens"),
+    [
+        ({"type": "image_url", "image_url": {"url": "https://a/b.png"}}, "image", IMAGE_TOKENS_BOUND),
+        ({"type": "image_url", "image_url": "https://a/b.png"}, "image", IMAGE_TOKENS_BOUND),
+        ({"type": "image", "source": {"data": "AAAA"}}, "image", IMAGE_TOKENS_BOUND),
+        ({"image_url": {"url": "https://a/b.png"}}, "image", IMAGE_TOKENS_BOUND),
+        ({"type": "input_audio", "input_audio": {"data": "A" * 5000}}, "audio", 5000 // AUDIO_BYTES_PER_TOKEN_BOUND + 1),
+        ({"type": "input_audio", "input_audio": 5}, "audio", 1),
+        ({"type": "input_audio", "input_audio": {"data": 5}}, "audio", 1),
+        ({"type": "file", "file": {"file_id": "f"}}, "file", IMAGE_TOKENS_BOUND),
+        ({"type": "file", "file": "x"}, "file", IMAGE_TOKENS_BOUND),
+        ({"type": "file", "file": {"file_data": "A" * 20_000}}, "file", 20_000),
+        ({"type": "video_url", "video_url": {"url": "https://a"}}, "video", UNSEEN_TOKENS_BOUND),
+        ({"video_url": {"url": "https://a"}}, "video", UNSEEN_TOKENS_BOUND),
+        ({"type": "audio_url", "audio_url": {"url": "https://a"}}, "audio", UNSEEN_TOKENS_BOUND),
+    ],
+)
+def test_media_are_seen_and_counted(part: object, modality: str, tokens: int) -> None:
+    """A model that cannot see must not be asked, and a picture costs more than its address."""
+    shape = messages([{"type": "text", "text": "Look"}, part])
+    assert modality in shape.modalities
+    assert shape.tokens_bound >= tokens
+    assert shape.tokens_bound <= tokens + 400
+
+
+def test_an_inline_picture_is_counted_as_a_picture_not_as_text() -> None:
+    """A megabyte of base64 is not a million tokens."""
+    shape = messages([{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}])
+    assert shape.tokens_bound < IMAGE_TOKENS_BOUND + 200
+    assert shape.images == 1
+
+
+def test_odd_parts_are_text() -> None:
+    """What we do not know is at least counted by its bytes."""
+    shape = messages(["just text", 5, None, {"type": "novelty", "a": "x" * 100}])
+    assert shape.modalities == {"text"}
+    assert shape.tokens_bound > 100
+
+
+def test_a_hidden_type_is_found() -> None:
+    """An escape inside the word must not hide an image."""
+    raw = b'[{"role":"user","content":[{"t\\u0079pe":"im\\u0061ge_url","image_\\u0075rl":{"url":"https://a"}}]}]'
+    assert may_hold_parts(raw)
+    assert shape_of_messages(msgspec.Raw(raw)).images == 1
+
+
+@pytest.mark.parametrize("raw", [b"[]", b'"text"', b"{}", b"[5]", b"5", b"[[]]"])
+def test_messages_must_be_objects(raw: bytes) -> None:
+    """The message of the error is the client's to read."""
+    with pytest.raises((msgspec.MsgspecError, ValueError)):
+        shape_of_messages(msgspec.Raw(raw))
+    with pytest.raises((msgspec.MsgspecError, ValueError)):
+        shape_of_messages(msgspec.Raw(raw), parts=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "prompts", "least", "most"),
+    [
+        ("x" * 100, 1, 100, 120),
+        (["x" * 100, "y" * 50], 2, 150, 190),
+        (list(range(100)), 1, 100, 110),
+        ([[1] * 100, [2] * 50], 2, 150, 170),
+    ],
+    ids=["text", "texts", "tokens", "lists of tokens"],
+)
+def test_prompts_and_inputs(value: object, prompts: int, least: int, most: int) -> None:
+    """Tokens are counted, text is bounded; each prompt of a list is answered for itself."""
+    shape = shape_of_input(msgspec.Raw(json.dumps(value).encode()))
+    assert shape.prompts == prompts
+    assert least <= shape.tokens_bound <= most
+
+
+def test_a_suffix_is_part_of_every_prompt() -> None:
+    """It is sent, read and billed once for each of them."""
+    raw = msgspec.Raw(b'["a","b"]')
+    with_suffix, without = shape_of_input(raw, extra_bytes=1000), shape_of_input(raw)
+    assert with_suffix.tokens_bound == without.tokens_bound + 2000
+    assert with_suffix.tokens_likely == without.tokens_likely + 500
+
+
+@pytest.mark.parametrize("raw", [b"5", b"{}", b"null", b"[]", b'["a", 5]', b'["a", [1]]', b"[1, [2]]", b"[1.5]"])
+def test_other_inputs_are_refused(raw: bytes) -> None:
+    """Nothing is counted that is not understood."""
+    with pytest.raises((msgspec.MsgspecError, ValueError)):
+        shape_of_input(msgspec.Raw(raw))
