@@ -26,8 +26,6 @@ from router.call import Attempt
 from router.dispatch import AdapterLane, Dispatcher
 from router.domain.budgets import BucketState
 from router.domain.pricing import expected
-from router.domain.request import Operation
-from router.edge.exchange import Exchange
 from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import RouterError, StoreUnavailable
@@ -117,7 +115,8 @@ class Service:
         view = View(
             snapshot=snapshot, admission=self.admission, books=self.ledger, fleet=self.fleet, clock_ms=wall_clock_ms, started=self.started
         )
-        self.gate = Gate(caller=self, asgi=make_app(view, metrics=self.scrape, ready=self.missing), settings=server)
+        asgi = make_app(view, metrics=self.scrape, ready=self.missing)
+        self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=asgi, settings=server)
         self._configure_metrics(snapshot)
         await self._siblings.start()
         self._stack.push_async_callback(self._siblings.close)
@@ -190,10 +189,6 @@ class Service:
         )
 
     # What the gate asks
-
-    async def serve(self, exchange: Exchange, operation: Operation) -> None:
-        """See `Pipeline.serve`."""
-        await self.pipeline.serve(exchange, operation)
 
     def refuses_early(self, headers: Headers) -> bool:
         """Whether the key is certainly wrong."""

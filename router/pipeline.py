@@ -9,10 +9,9 @@ from typing import Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from router.admission import Admission
-from router.call import Attempt, Call, Way
+from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation
-from router.domain.estimate import Estimate
 from router.domain.metering import Metered
 from router.domain.request import Operation, parse_request
 from router.domain.usage import Usage
@@ -209,17 +208,29 @@ class Pipeline:
 
     async def _try(self, call: Call, exchange: Exchange, deployment: Deployment, reason: str) -> Failure | Refusal | None:
         """One attempt: hold, call, relay, settle. None: the client has its answer."""
-        priced = call.estimates[deployment.name]
         number = call.attempts + 1
         attempt_id = f"{call.request_id}.{number}"
         way = self._ways.of(call, deployment, reason)
-        held = await self._hold(call, deployment, priced, attempt_id, way)
+        held: Reservation | Refusal | None = None
+        try:
+            held = await self.reservations.hold(call, deployment, call.estimates[deployment.name], attempt_id, way)
+        finally:
+            # If that leads to no call, the next request may probe the deployment.
+            if not isinstance(held, Reservation):
+                self._fleet.release_probe(deployment.name)
         if isinstance(held, Refusal):
             return held
         call.attempts = number
         call.budget_left_nusd = held.tightest_left_nusd
         attempt = Attempt(
-            call=call, attempt_id=attempt_id, number=number, deployment=deployment, estimate=priced, held=held, reason=reason, way=way
+            call=call,
+            attempt_id=attempt_id,
+            number=number,
+            deployment=deployment,
+            estimate=call.estimates[deployment.name],
+            held=held,
+            reason=reason,
+            way=way,
         )
         fleet, name = self._fleet, deployment.name
         self._live[attempt_id] = attempt
@@ -233,13 +244,17 @@ class Pipeline:
                 await self._abandon(attempt, exchange)
             finally:
                 del self._live[attempt_id]
+        self._learn(name, failure)
+        return failure
+
+    def _learn(self, name: str, failure: Failure | None) -> None:
+        """Remember what the attempt says of its deployment."""
         if failure is None:
             self._limited.pop(name, None)
-        else:
-            if failure.cause == "429" and failure.reply is not None:
-                self._limited[name] = failure
-            fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
-        return failure
+            return
+        if failure.cause == "429" and failure.reply is not None:
+            self._limited[name] = failure
+        self._fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
 
     async def _abandon(self, attempt: Attempt, exchange: Exchange) -> None:
         """Settle what nothing else has settled: the client left, the service ends, or a bug. Never 0 for what was sent."""
@@ -249,16 +264,6 @@ class Pipeline:
         if attempt.state == "held":
             attempt.call.winner, attempt.call.usage = attempt, usage
         await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
-
-    async def _hold(self, call: Call, deployment: Deployment, priced: Estimate, attempt_id: str, way: Way) -> Reservation | Refusal:
-        """Reserve. If that leads to no call, the next request may probe the deployment."""
-        held: Reservation | Refusal | None = None
-        try:
-            held = await self.reservations.hold(call, deployment, priced, attempt_id, way)
-            return held
-        finally:
-            if not isinstance(held, Reservation):
-                self._fleet.release_probe(deployment.name)
 
     async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
         call = attempt.call

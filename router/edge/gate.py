@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import structlog
 
@@ -22,14 +22,8 @@ log = structlog.get_logger("faregate.edge")
 ENCODINGS: Final = frozenset({b"identity", b""})
 
 
-class Caller(Protocol):
-    """The pipeline, as the edge knows it."""
-
-    async def serve(self, exchange: Exchange, operation: Operation) -> None: ...
-
-    def refuses_early(self, headers: Headers) -> bool:
-        """Whether it is certain from the headers alone that the request will be refused."""
-        ...
+Serve = Callable[[Exchange, Operation], Awaitable[None]]
+"""The pipeline, as the edge knows it."""
 
 
 class Gate:
@@ -37,9 +31,10 @@ class Gate:
 
     overloaded: ErrorSpec = OVERLOADED
 
-    def __init__(self, *, caller: Caller, asgi: AsgiApp, settings: ServerSettings) -> None:
-        self.caller = caller
-        self._call = caller.serve
+    def __init__(self, *, call: Serve, refuses_early: Callable[[Headers], bool], asgi: AsgiApp, settings: ServerSettings) -> None:
+        """`refuses_early` tells from the headers alone whether a request will certainly be refused."""
+        self._call = call
+        self.refuses_early = refuses_early
         self.asgi = asgi
         self.operations: Mapping[bytes, Operation] = OPERATIONS
         self.max_body_bytes = settings.max_body_bytes
@@ -64,10 +59,6 @@ class Gate:
                 exchange.abort()
             else:
                 await _reply(exchange, RouterError(INTERNAL, "The router failed to serve this request; its log says why."))
-
-    def refuses_early(self, headers: Headers) -> bool:
-        """Whether a large body is not worth reading."""
-        return self.caller.refuses_early(headers)
 
     def report(self, problem: BaseException) -> None:
         """Log a bug, without anything of the request."""
