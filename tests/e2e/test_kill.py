@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx2 as httpx
@@ -175,7 +176,7 @@ async def test_calls_of_a_process_that_was_only_asleep_are_corrected(tmp_path: P
         up.on("m", Json(before=hold, usage=usage(completion=60)))
         call = asyncio.create_task(client.post("/chat/completions", json=chat()))
         await up.until_seen(1)
-        os.kill(gateway.pid, signal.SIGSTOP)
+        await put_to_sleep(gateway, store)
         (tmp_path / "second").mkdir()
         async with Gateway(tmp_path / "second", config(up), store=store) as second:
             await swept(second)
@@ -190,6 +191,20 @@ async def test_calls_of_a_process_that_was_only_asleep_are_corrected(tmp_path: P
         assert sum(record.charge_nusd for record in records) == (11 + 60) * PRICE
         assert {bucket.spent_nusd for bucket in (await gateway.buckets()).values()} == {(11 + 60) * PRICE}
         assert await gateway.drifts() == []
+
+
+async def put_to_sleep(gateway: Gateway, store: str) -> None:
+    """Stop the process, but not in the middle of a write to the file: nobody else could write."""
+    while True:
+        os.kill(gateway.pid, signal.SIGSTOP)
+        if "://" in store:
+            return
+        with closing(sqlite3.connect(store, timeout=0.1, isolation_level=None)) as file, suppress(sqlite3.OperationalError):
+            file.execute("BEGIN IMMEDIATE")
+            file.execute("ROLLBACK")
+            return
+        os.kill(gateway.pid, signal.SIGCONT)
+        await asyncio.sleep(0.01)
 
 
 async def one(gateway: Gateway) -> httpx.Response:

@@ -19,7 +19,7 @@ CONFIG = """
 version: 1
 server: {store: STORE, slice_tokens: 16}
 providers:
-  up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY, timeouts: {idle: 500ms}}
+  up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY, timeouts: {idle: 60s}}
 models:
   m: {at: up/m, price: {input: 10, output: 10}, default_max_output: 4000}
   spare: {at: up/spare, price: {input: 10, output: 10}}
@@ -93,7 +93,9 @@ async def test_a_long_stream_holds_its_next_slice_before_it_is_produced(tmp_path
         pace.step(99)
         seen = await read_until(parts, 100, seen)
         # The bound is a token per byte, so that no tokenizer can count more than is held.
-        assert attempt.held.amount_nusd >= first + 400 * PRICE
+        async with asyncio.timeout(30):
+            while attempt.held.amount_nusd < first + 400 * PRICE:
+                await asyncio.sleep(0.005)
         pace.open()
         seen += b"".join([part async for part in parts])
         await run.settled()
@@ -103,39 +105,59 @@ async def test_a_long_stream_holds_its_next_slice_before_it_is_produced(tmp_path
     assert record.overrun_nusd == 0
 
 
-async def two_choices(exchange: Exchange) -> None:
+class TwoChoices:
     """Two choices word by word; the first one ends early."""
-    await exchange.head(200, {"content-type": "text/event-stream"}, length=None)
-    for count in range(400):
-        for index in (0, 1) if count < 3 else (1,):
+
+    def __init__(self, pace: Gate) -> None:
+        self._pace = pace
+
+    async def __call__(self, exchange: Exchange) -> None:
+        await exchange.head(200, {"content-type": "text/event-stream"}, length=None)
+        for count in range(400):
+            await self._write(exchange, (0, 1) if count < 3 else (1,))
+            if count == 2:
+                await exchange.write(sse({**frame(exchange.seen), "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+        await exchange.finish("hang")
+
+    async def _write(self, exchange: Exchange, choices: tuple[int, ...]) -> None:
+        for index in choices:
+            await self._pace.wait()
             delta = {"index": index, "delta": {"content": " word"}, "finish_reason": None}
             await exchange.write(sse({**frame(exchange.seen), "choices": [delta]}))
-        if count == 2:
-            await exchange.write(sse({**frame(exchange.seen), "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
-    await exchange.finish("hang")
+
+
+async def read_paced(run: Running, pace: Gate, body: dict[str, object]) -> str:
+    """Read a stream whose provider writes the next word when the last one was read: no two of them in one piece."""
+    seen = b""
+    pace.step()
+    async with run.client.stream("POST", "/chat/completions", json=body) as answer:
+        assert answer.status_code == 200
+        async for part in answer.aiter_raw():
+            pace.step(part.count(b" word"))
+            seen += part
+    return seen.decode()
 
 
 @pytest.mark.parametrize("wants_usage", [False, True], ids=["plain", "usage-asked"])
 @pytest.mark.parametrize("choices", [1, 2])
 async def test_a_stream_whose_money_ends_is_cut_cleanly(tmp_path: Path, choices: int, wants_usage: bool) -> None:
     """The client gets a whole, valid, shorter answer; the provider is told to stop; the budget is kept."""
-    up = ScriptedUpstream()
-    up.on("m", Stream(tokens=400, end="hang") if choices == 1 else two_choices)
-    more = {"n": choices, "stream_options": {"include_usage": True}} if wants_usage else {"n": choices}
+    up, pace = ScriptedUpstream(), Gate()
+    up.on("m", Stream(tokens=400, pacer=pace, end="hang") if choices == 1 else TwoChoices(pace))
+    more: dict[str, Any] = {"n": choices, "stream_options": {"include_usage": True}} if wants_usage else {"n": choices}
     async with running(tmp_path, config("0.003"), up=up) as run:
-        answer = await run.ask(stream=True, **more)
+        text = await read_paced(run, pace, chat(stream=True, **more))
         await asyncio.wait_for(up.requests[0].gone.wait(), 10)
         state = (await run.settled())["everyone|"]
         (record,) = typed(await run.records())
-    assert answer.status_code == 200
-    assert answer.text.endswith("data: [DONE]\n\n")
-    assert finish_reasons(answer.text) == ({0: "length"} if choices == 1 else {0: "stop", 1: "length"})
-    told = [event["usage"] for event in events(answer.text) if isinstance(event, dict) and event.get("usage")]
+    assert text.endswith("data: [DONE]\n\n")
+    assert finish_reasons(text) == ({0: "length"} if choices == 1 else {0: "stop", 1: "length"})
+    told = [event["usage"] for event in events(text) if isinstance(event, dict) and event.get("usage")]
     assert [counts["completion_tokens"] for counts in told] == ([record.output_tokens] if wants_usage else [])
     assert (record.outcome, record.evidence) == ("cut", "partial")
     assert state.spent_nusd == record.charge_nusd <= 3_000_000
     assert (state.held_nusd, state.debt_nusd) == (0, 0)
-    assert record.output_tokens >= answer.text.count(" word") > 20
+    assert record.output_tokens >= text.count(" word") > 20
     assert run.log_lines()[0]["outcome"] == "cut"
 
 
@@ -209,7 +231,8 @@ async def test_a_stream_that_dies_ends_with_an_error_and_never_cleanly(tmp_path:
     """Half an answer that looks like a whole one is worse than none."""
     up = ScriptedUpstream()
     up.on("m", Stream(tokens=4, end=end))
-    async with running(tmp_path, config(), up=up) as run:
+    text = config().replace("idle: 60s", "idle: 500ms") if end == "hang" else config()
+    async with running(tmp_path, text, up=up) as run:
         answer = await run.ask(stream=True)
         state = (await run.settled())["everyone|"]
         (record,) = typed(await run.records())
