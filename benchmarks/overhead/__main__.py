@@ -32,8 +32,7 @@ END: Final = "<!-- figures: end -->"
 class Run:
     """One run: its programs, its targets and what was measured."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
-        self.options = options
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         usable = machine.cpus()
         self.proxy_cpus, self.other_cpus = (usable[:1], usable[1:]) if len(usable) > 1 else ([], [])
@@ -151,7 +150,7 @@ def footing(result: dict[str, Any], rounds: int) -> str:
     """Where and when; and how much of the machine others used meanwhile."""
     foreign = [one["foreign"] for phases in result["rounds"].values() for figures in phases.values() for one in figures]
     return (
-        f"{result['date']}; {result['machine']}; Python {result['python']}; {rounds} rounds. "
+        f"{result['date']}; {result['machine']}; Python {result['python']}; {rounds} round{'s' * (rounds > 1)}. "
         f"Other programs used {median(foreign) or 0:.2f} cores meanwhile (median; worst {max(foreign, default=0):.2f})."
     )
 
@@ -170,7 +169,7 @@ def two_workers(run: Run, rounds: int, seconds: float, warm: float) -> str:
         for workers, cpus in layouts:
             folder = run.folder / f"{workers}-{number}"
             folder.mkdir()
-            part = Run(folder, run.options)
+            part = Run(folder)
             part.load = Load(compile_client(folder), cpus, [part.provider, part.store])
             part.provider.cpus = part.store.cpus = cpus
             try:
@@ -227,7 +226,7 @@ def main() -> None:
     phases = [phase for phase in PHASES if not chosen or phase.name in chosen]
     soak = options.soak if options.soak is not None else (0 if options.quick else SOAK_REQUESTS)
     with tempfile.TemporaryDirectory(prefix="faregate-bench-") as folder:
-        run = Run(Path(folder), options)
+        run = Run(Path(folder))
         if options.two_workers:
             print(two_workers(run, rounds, seconds or PHASES[0].seconds, warm))
             return
