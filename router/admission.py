@@ -48,8 +48,9 @@ class Admission:
 
     async def refresh(self) -> None:
         """Look whether keys were minted. To be called at start and every few seconds."""
-        if not self._snapshot.keys:
-            self._required = any(key.revoked_ms is None for key in await self._store.list_keys())
+        if not self._required:
+            # A revoked key counts: the door must not open because the last key was taken away, or the store emptied.
+            self._required = bool(await self._store.list_keys())
 
     def identify(self, headers: Headers) -> Principal | None:
         """The principal if it is known without asking the store, else None.

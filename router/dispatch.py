@@ -33,6 +33,7 @@ TIMEOUT_FAULTS: Final = frozenset({"connect_timeout", "first_byte_timeout", "idl
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 """About the proxy's own account at the provider, not about the client."""
 MAX_MESSAGE: Final = 2000
+MIN_SECRET_BYTES: Final = 8
 SHORTEST_SECRET: Final = 8
 """Shorter parts of a header's value, such as `Bearer`, are no secret."""
 _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai)[-_][\w.-]{12,}", re.IGNORECASE)
@@ -53,6 +54,8 @@ class Failure(msgspec.Struct, kw_only=True):
     reply: Reply | None = None
     """The provider's own error, to be passed on if nothing else works."""
     status: int = 0
+    body: bytes = b""
+    """What came instead of an answer; never shown to the client."""
     upstream_id: bytes | None = None
     """The provider's id of the request."""
     headers: list[tuple[bytes, bytes]] = []
@@ -112,11 +115,12 @@ def of_upstream_error(error: UpstreamError, attempt: Attempt, fallback: Fallback
     )
 
 
-def invalid_answer(attempt: Attempt, what: str) -> Failure:
-    """A 200 that is no answer."""
+def invalid_answer(attempt: Attempt, what: str, body: bytes = b"") -> Failure:
+    """A success that is no answer; `body` is kept, because it may be billed all the same."""
     return Failure(
         cause="invalid",
         error=RouterError(UPSTREAM_INVALID, f"Deployment '{attempt.deployment.name}' answered 200 with {what}."),
+        body=body,
         retry_same=True,
     )
 
@@ -130,7 +134,7 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
         response.abort()
         body = b""
     attempt.status = status
-    shown, code = _error_body(body)
+    shown, code = _error_body(_without_secrets(body, attempt))
     too_long = code == "context_length_exceeded"
     fall_back = status in fallback.statuses or status in CREDENTIAL_STATUSES or (too_long and fallback.on_context_length)
     failure = Failure(
@@ -155,6 +159,15 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
         failure.headers = passed_from_upstream(response.headers)
         failure.upstream_id = find(response.headers, REQUEST_ID)
     return failure
+
+
+def _without_secrets(body: bytes, attempt: Attempt) -> bytes:
+    """The body without the credentials that were sent with the call: some providers quote them."""
+    for _, value in attempt.deployment.provider.endpoint.headers:
+        secret = value.rpartition(" ")[2].encode()
+        if len(secret) >= MIN_SECRET_BYTES:
+            body = body.replace(secret, b"[key]")
+    return body
 
 
 def _spec_for(status: int) -> ErrorSpec:

@@ -12,6 +12,7 @@ from router.admission import Admission
 from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation
+from router.domain.estimate import LIKELY_OUTPUT_TOKENS
 from router.domain.metering import Metered
 from router.domain.request import Operation, parse_request
 from router.domain.usage import Usage
@@ -272,7 +273,7 @@ class Pipeline:
         try:
             response = await self._dispatcher.send(attempt, passed_to_upstream(call.headers))
             attempt.status = response.status
-            if response.status != 200:
+            if not 200 <= response.status < 300:
                 failure = await of_status(response, attempt, fallback)
                 await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
                 return self._waited(attempt, failure)
@@ -299,18 +300,31 @@ class Pipeline:
         return failure
 
     def _unanswered(self, attempt: Attempt, doubt: str) -> Usage:
-        """What a call without an answer is charged for: the prompt; and if the provider may have gone on writing
-        an answer that nobody reads, the likely length of one.
+        """What a call without an answer is charged for: the prompt, and what may have been written.
+
+        A stream stops where it is left: what came of it counts. A JSON answer is written to its end by many providers,
+        whether the client waits or not: all that the cap allows counts if the client left, or hanging up would be a
+        way to spend unseen; the likely length of an answer counts if the provider was too slow.
         """
         meter = attempt.meter
         if meter is not None:
             return meter.finish(complete=False).usage
         request, priced = attempt.call.request, attempt.estimate
         output = 0
-        if not request.stream and doubt not in ("reset", "truncated"):
+        if doubt == "client_left" and not request.stream:
+            output = priced.output_tokens
+        elif not request.stream:
             view = self._fleet.view(attempt.deployment.name, input_tokens=request.shape.tokens_likely)
-            output = min(int(view.expected_output_tokens or 0) * request.choices, priced.output_tokens)
+            output = min(int(view.expected_output_tokens or LIKELY_OUTPUT_TOKENS) * request.choices, priced.output_tokens)
         return Usage(input_tokens=request.shape.tokens_likely, output_tokens=output, evidence="partial", doubt="truncated")
+
+    def _of_no_answer(self, attempt: Attempt, failure: Failure) -> Usage:
+        """What a success without an answer is charged for: what it says itself, or what may have been written."""
+        if failure.body:
+            told = meter_body(attempt, failure.body).usage
+            if told.evidence == "exact" or b"data:" in failure.body:
+                return told
+        return self._unanswered(attempt, "invalid")
 
     async def _relay_body(self, attempt: Attempt, response: UpstreamResponse, exchange: Exchange) -> Failure | None:
         call = attempt.call
@@ -318,7 +332,7 @@ class Pipeline:
         arrived = self._clock()
         call.upstream_seconds += arrived - attempt.began
         if isinstance(body, Failure):
-            await self._settlements.settle(attempt, usage=self._unanswered(attempt, "invalid"), outcome="upstream_error")
+            await self._settlements.settle(attempt, usage=self._of_no_answer(attempt, body), outcome="upstream_error")
             return body
         metered = meter_body(attempt, body)
         self._won(attempt, metered, arrived)
@@ -338,7 +352,7 @@ class Pipeline:
         arrived = self._clock()
         call.upstream_seconds += arrived - attempt.began
         if isinstance(shown, Failure):
-            await self._settlements.settle(attempt, usage=self._unanswered(attempt, "invalid"), outcome="upstream_error")
+            await self._settlements.settle(attempt, usage=self._of_no_answer(attempt, shown), outcome="upstream_error")
             return shown
         call.first_byte_at = arrived
         call.status = 200

@@ -10,9 +10,9 @@ import msgspec
 from router.call import Attempt
 from router.dispatch import Failure, invalid_answer, is_event_stream, says_error
 from router.domain.budgets import Refusal, Reservation
+from router.domain.estimate import worst_of
 from router.domain.json_metering import meter_json
 from router.domain.metering import Metered
-from router.domain.pricing import worst_case
 from router.domain.sse import BOUNDARY, clean_cut_events, error_event, payloads, split_events
 from router.domain.stream_metering import StreamMeter
 from router.edge.exchange import Exchange
@@ -79,8 +79,8 @@ async def read_answer(attempt: Attempt, response: UpstreamResponse) -> bytes | F
         return invalid_answer(attempt, "an empty body")
     if body.lstrip()[:1] != b"{":
         kind = (find(response.headers, b"content-type") or b"no content type").decode("latin-1")[:60]
-        return invalid_answer(attempt, f"a body that is not a JSON object ({kind})")
-    return invalid_answer(attempt, "an error object") if says_error(body) else body
+        return invalid_answer(attempt, f"a body that is not a JSON object ({kind})", body)
+    return invalid_answer(attempt, "an error object", body) if says_error(body) else body
 
 
 class Stream:
@@ -114,7 +114,7 @@ class Stream:
         attempt = self.attempt
         if not is_event_stream(self._response.headers):
             body = await read_answer(attempt, self._response)
-            return body if isinstance(body, Failure) else invalid_answer(attempt, "a JSON body where a stream was asked for")
+            return body if isinstance(body, Failure) else invalid_answer(attempt, "a JSON body where a stream was asked for", body)
         chunk = await self._response.chunk()
         attempt.first_byte_at = self._clock()
         if not chunk:
@@ -137,9 +137,12 @@ class Stream:
         await exchange.write(shown)
         feed, write, chunk_of = meter.feed, exchange.write, response.chunk
         try:
+            look_at = 0
             while True:
-                if meter.output_tokens_bound >= self._check_at and not await self._may_go_on():
-                    return await self._cut()
+                if meter.total_bytes >= look_at:
+                    if meter.output_tokens_bound >= self._check_at and not await self._may_go_on():
+                        return await self._cut()
+                    look_at = meter.safe_bytes(self._check_at)
                 chunk = await chunk_of()
                 if not chunk:
                     break
@@ -202,15 +205,14 @@ class Stream:
 
     async def _extend_to(self, output_tokens: int) -> Reservation | Refusal:
         attempt = self.attempt
-        price, shape = attempt.deployment.price, attempt.call.request.shape
-        if price is None:
+        if attempt.deployment.price is None:
             return attempt.held
-        needed = worst_case(
-            price,
-            input_tokens=shape.tokens_bound,
-            output_tokens=output_tokens,
-            audio_input_tokens=shape.audio_tokens_bound,
-            images=shape.images,
+        timeouts = attempt.call.route.timeouts
+        needed = worst_of(
+            attempt.call.request,
+            attempt.deployment,
+            output_tokens,
+            total_seconds=None if timeouts is None else timeouts.total_seconds,
         )
         by = needed - attempt.held.amount_nusd
         if by <= 0:
@@ -228,7 +230,8 @@ class Stream:
         """
         self._check_at = max(self._check_at, self.meter.output_tokens_bound + 1)
         allowed = self.attempt.estimate.output_tokens * SPARE_SHARE + SPARE_EVENTS * self.attempt.call.request.choices
-        return self.meter.events > allowed
+        meter = self.meter
+        return (meter.events or meter.output_tokens_likely) > allowed
 
     async def _cut(self) -> Answer:
         """End the stream cleanly: the client sees `finish_reason: length`, and usage if it asked."""

@@ -13,6 +13,7 @@ from router.domain.request import MAX_LABEL_LENGTH, ParsedRequest, clean_tags, r
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
 from router.errors import MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
 from router.fleet import Fleet
+from router.ports import Timeouts
 from router.snapshot import Deployment, Route, Snapshot
 
 LISTED_NAMES: Final = 20
@@ -103,10 +104,13 @@ def _headers_read(call: Call, route: Route) -> Mapping[str, str]:
     return {name: value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH] for name, value in found.items() if value is not None}
 
 
-def candidate_of(deployment: Deployment, request: ParsedRequest, snapshot: Snapshot, fleet: Fleet) -> tuple[Candidate, Estimate]:
+def candidate_of(
+    deployment: Deployment, request: ParsedRequest, snapshot: Snapshot, fleet: Fleet, timeouts: Timeouts | None = None
+) -> tuple[Candidate, Estimate]:
     """A deployment as the policy sees it now, and its price for this request."""
     view = fleet.view(deployment.name, deployment.max_in_flight, input_tokens=request.shape.tokens_likely)
-    priced = estimate(request, deployment, snapshot.server, view.expected_output_tokens)
+    total_seconds = None if timeouts is None else timeouts.total_seconds
+    priced = estimate(request, deployment, snapshot.server, view.expected_output_tokens, total_seconds=total_seconds)
     return (
         Candidate(
             deployment.traits,
@@ -144,7 +148,7 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     call.routed = True
     candidates = []
     for name in branch.deployments:
-        candidate, call.estimates[name] = candidate_of(snapshot.deployments[name], request, snapshot, fleet)
+        candidate, call.estimates[name] = candidate_of(snapshot.deployments[name], request, snapshot, fleet, route.timeouts)
         candidates.append(candidate)
     decision = call.decision = decide(branch, facts, candidates, draw, restrict=restrict)
     if not decision.order:

@@ -31,8 +31,19 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
     """Output tokens that the first hold covers."""
 
 
-def estimate(request: ParsedRequest, deployment: Deployment, server: ServerSettings, likely_output: float | None) -> Estimate:
-    """Price the request on the deployment. `likely_output`: learned length of an answer in tokens, if any."""
+def estimate(
+    request: ParsedRequest,
+    deployment: Deployment,
+    server: ServerSettings,
+    likely_output: float | None,
+    *,
+    total_seconds: float | None = None,
+) -> Estimate:
+    """Price the request on the deployment.
+
+    `likely_output`: learned length of an answer in tokens, if any. `total_seconds`: how long the call may take; None: as
+    long as the deployment's own limit says.
+    """
     shape = request.shape
     price = deployment.price
     cap: int | None = None
@@ -49,34 +60,35 @@ def estimate(request: ParsedRequest, deployment: Deployment, server: ServerSetti
     likely = int(likely_output or LIKELY_OUTPUT_TOKENS) * request.choices
     if likely > total:
         likely = total
-    worst = worst_of(request, deployment, total)
+    worst = worst_of(request, deployment, total, total_seconds=total_seconds)
     tariff = deployment.tariff
     if tariff is None:
         likely_nusd = int(expected(price, input_tokens=shape.tokens_likely, output_tokens=likely))
     else:
         likely_nusd = tariff.fixed - (-(shape.tokens_likely * tariff.input + likely * tariff.output) // 1_000_000)
     if request.stream and total > server.slice_tokens and not _hides_output(request, deployment):
-        return Estimate(cap, total, worst, likely_nusd, worst_of(request, deployment, server.slice_tokens), server.slice_tokens)
+        first = worst_of(request, deployment, server.slice_tokens, total_seconds=total_seconds)
+        return Estimate(cap, total, worst, likely_nusd, first, server.slice_tokens)
     return Estimate(cap, total, worst, likely_nusd, worst, total)
 
 
-def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int) -> int:
+def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int, *, total_seconds: float | None = None) -> int:
     """The most that this request can cost with so much output, nano-USD. The deployment must have a price."""
     shape, tariff = request.shape, deployment.tariff
+    # No provider reads more than fits into the model's context.
+    bound = min(shape.tokens_bound, deployment.traits.context_tokens or shape.tokens_bound)
     if tariff is not None and not shape.images and not shape.audio_tokens_bound:
-        return min(
-            tariff.fixed - (-(shape.tokens_bound * tariff.dearest_input + output_tokens * tariff.dearest_output) // 1_000_000), MAX_NUSD
-        )
+        return min(tariff.fixed - (-(bound * tariff.dearest_input + output_tokens * tariff.dearest_output) // 1_000_000), MAX_NUSD)
     price = deployment.price
     if price is None:
         raise ValueError(f"{deployment.name} has no price")
     most = worst_case(
         price,
-        input_tokens=shape.tokens_bound,
+        input_tokens=bound,
         output_tokens=output_tokens,
         audio_input_tokens=shape.audio_tokens_bound,
         images=shape.images,
-        seconds=deployment.timeouts.total_seconds if price.per_hour_nusd else 0.0,
+        seconds=(total_seconds or deployment.timeouts.total_seconds) if price.per_hour_nusd else 0.0,
     )
     return min(most, MAX_NUSD)
 

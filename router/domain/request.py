@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,13 +20,14 @@ MAX_OUTPUT_CAP: Final = 10_000_000
 MAX_CHOICES: Final = 128
 MAX_LABEL_LENGTH: Final = 256
 MAX_TAGS: Final = 32
+MAX_OPTION_BYTES: Final = 64 * 1024
+"""Of one member that is read whole: metadata, user, provider, stream_options."""
 
 Fields = dict[str, msgspec.Raw]
 
 _INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
 _CAPS: Final = frozenset({"max_tokens", "max_completion_tokens", "n_predict"})
 """Names of the cap on output. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
-_COUNTED_AS_TEXT: Final = ("tools", "functions", "response_format", "prediction", "documents")
 """Members besides the messages that become input tokens."""
 _RARE: Final = frozenset({"n", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
 _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
@@ -130,8 +131,11 @@ def _read_object(body: bytes) -> Fields:
             body.decode()
         except UnicodeDecodeError as exc:
             raise RouterError(INVALID_JSON, f"The request body is not UTF-8 at byte {exc.start}.") from None
-    if depth_exceeds(body, MAX_JSON_DEPTH):
-        raise RouterError(INVALID_JSON, f"The request body nests deeper than {MAX_JSON_DEPTH} levels.")
+    try:
+        if depth_exceeds(body, MAX_JSON_DEPTH):
+            raise RouterError(INVALID_JSON, f"The request body nests deeper than {MAX_JSON_DEPTH} levels.")
+    except ValueError as exc:
+        raise RouterError(INVALID_JSON, f"The request body cannot be read: {exc}.") from None
     try:
         return _decode_fields(body)
     except msgspec.ValidationError:
@@ -145,17 +149,15 @@ def _read_input(fields: Fields, operation: Operation, body: bytes) -> InputShape
     raw = fields.get(name)
     if raw is None:
         raise invalid(f"'{name}' is missing.", name)
+    # Every other member may be input to some provider (tools, documents, predictions): all bytes count.
+    extra = len(body) - len(raw)
     if operation == "chat":
-        extra = 0
-        for also in _COUNTED_AS_TEXT:
-            if also in fields:
-                extra += len(fields[also])
         try:
             return shape_of_messages(raw, extra_bytes=extra, parts=may_hold_parts(body))
         except (msgspec.MsgspecError, ValueError) as exc:
             raise invalid(f"'messages' must be a list of objects with at least one element: {exc}", "messages") from None
     try:
-        return shape_of_input(raw, extra_bytes=len(fields.get("suffix", b"")))
+        return shape_of_input(raw, extra_bytes=extra)
     except (msgspec.MsgspecError, ValueError) as exc:
         raise invalid(f"'{name}' must be a string or a list of strings or tokens: {exc}", name) from None
 
@@ -219,6 +221,8 @@ def _wants_usage(raw: msgspec.Raw) -> bool:
 
 
 def _any(raw: msgspec.Raw, name: str) -> Any:
+    if len(raw) > MAX_OPTION_BYTES:
+        raise invalid(f"'{name}' must not be longer than {MAX_OPTION_BYTES:,} bytes.", name)
     try:
         return _decode_any(raw)
     except msgspec.MsgspecError as exc:
@@ -274,7 +278,7 @@ def read_max_cost(text: str, where: str) -> int:
         if value < 0:
             raise ValueError("it is negative")
         return from_usd(value)
-    except (InvalidOperation, ValueError):
+    except (ArithmeticError, ValueError):
         raise invalid(f"'{where}' must be an amount in USD from 0 to 9,007,199, for example 0.05.", where) from None
 
 
@@ -301,11 +305,8 @@ def upstream_body(parsed: ParsedRequest, *, upstream_id: str, output_cap: int | 
     fields = dict(parsed.fields)
     fields["model"] = msgspec.Raw(_encode(upstream_id))
     if output_cap is not None:
-        if "max_completion_tokens" in fields:
-            cap_field = "max_completion_tokens"
-            fields.pop("max_tokens", None)
-        elif "max_tokens" in fields:
-            cap_field = "max_tokens"
+        # Under the name that the provider obeys: a cap that it does not know would bound nothing.
+        fields.pop("max_tokens" if cap_field == "max_completion_tokens" else "max_completion_tokens", None)
         cap = fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
         if "n_predict" in fields:
             fields["n_predict"] = cap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +21,11 @@ IMAGE_TOKENS_BOUND: Final = 6_240
 AUDIO_BYTES_PER_TOKEN_BOUND: Final = 50
 """Base64 bytes per audio token at least: 10 tokens a second (OpenAI), 8 kbit/s mp3 is 1.3 kB of base64 a second."""
 FILE_BYTES_PER_TOKEN: Final = 1
+MAX_BRACKETS: Final = 200_000
+"""A conversation of 10,000 messages in parts has about 60,000."""
+MAX_ITEMS: Final = 1_000_000
+"""Tokens or texts in one `prompt` or `input`."""
+COMMON_DEPTH: Final = 8
 UNSEEN_TOKENS_BOUND: Final = 1_000_000
 """For what is known by its address only and may be of any length."""
 
@@ -27,6 +33,7 @@ _OPENS_LIST_OF_OBJECTS: Final = re.compile(rb"\[\s*\{")
 _ADDRESSES: Final = ("image_url", "video_url", "audio_url")
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
+_STEPS: Final = {ord("{"): 1, ord("}"): -1}
 
 
 class InputShape(msgspec.Struct, frozen=True, gc=False):
@@ -51,25 +58,28 @@ _decode_any = msgspec.json.Decoder().decode
 
 
 def depth_exceeds(body: bytes, most: int) -> bool:
-    """Whether JSON nests deeper than `most` levels. Brackets inside strings may cost time, never a wrong yes."""
+    """Whether JSON nests deeper than `most` levels. Brackets inside strings may cost time, never a wrong yes.
+
+    Raises:
+        ValueError: there are more objects and lists than anybody needs; reading them would take the loop's time.
+    """
     if body.count(b"{") + body.count(b"[") <= most:
         return False
-    if _levels_exceed(body.translate(_AS_BRACES, _BRACKETS), most) is False:
+    skeleton = body.translate(_AS_BRACES, _BRACKETS)
+    if len(skeleton) <= MAX_BRACKETS and _peels_off(skeleton):
         return False
     outside_strings = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    return _levels_exceed(outside_strings.translate(_AS_BRACES, _BRACKETS), most) is True
+    skeleton = outside_strings.translate(_AS_BRACES, _BRACKETS)
+    if len(skeleton) > MAX_BRACKETS:
+        raise ValueError(f"it holds more than {MAX_BRACKETS // 2:,} objects and lists")
+    return any(depth > most for depth in accumulate(_STEPS[byte] for byte in skeleton))
 
 
-def _levels_exceed(skeleton: bytes, most: int) -> bool | None:
-    """Peel the innermost pairs off, one level at a time; None if the brackets do not pair up."""
-    for _ in range(most):
-        smaller = skeleton.replace(b"{}", b"")
-        if not smaller:
-            return False
-        if len(smaller) == len(skeleton):
-            return None
-        skeleton = smaller
-    return True
+def _peels_off(skeleton: bytes) -> bool:
+    """Whether nothing is left after the innermost pairs were taken off a few times."""
+    for _ in range(COMMON_DEPTH):
+        skeleton = skeleton.replace(b"{}", b"")
+    return not skeleton
 
 
 def may_hold_parts(body: bytes) -> bool:
@@ -143,7 +153,7 @@ class _Tally:
             data = file.get("file_data") if isinstance(file, dict) else None
             size = len(data) if isinstance(data, str) else 0
             self.media_bytes += size
-            self.file_tokens += max(size // FILE_BYTES_PER_TOKEN, IMAGE_TOKENS_BOUND)
+            self.file_tokens += max(size // FILE_BYTES_PER_TOKEN, IMAGE_TOKENS_BOUND) if size else UNSEEN_TOKENS_BOUND
         elif kind in ("video_url", "video"):
             self.modalities.add("video")
             self.file_tokens += UNSEEN_TOKENS_BOUND
@@ -171,12 +181,16 @@ def shape_of_input(raw: msgspec.Raw, *, extra_bytes: int = 0) -> InputShape:
     if text[:1] != b'"':
         if text[:1] != b"[":
             raise ValueError("it is neither")
+        if text.count(b",") >= MAX_ITEMS:
+            raise ValueError(f"it holds more than {MAX_ITEMS:,} items")
         items = _decode_any(text)
         if not items:
             raise ValueError("it is empty")
         if all(isinstance(item, int) for item in items):
             likely = bound = len(items)
         elif all(isinstance(item, list) for item in items):
+            if not all(isinstance(token, int) for item in items for token in item):
+                raise ValueError("its lists hold something else than tokens")
             likely = bound = sum(len(item) for item in items)
             prompts = len(items)
         elif all(isinstance(item, str) for item in items):

@@ -24,6 +24,8 @@ _WHOLE: Final = (b"\n\n", b"\r\n\r\n")
 _NEAR_BYTES: Final = 2048
 """The end of a stream, its usage and its last finish reason are almost always within so many bytes."""
 _RECENT_EVENTS: Final = 8
+_ENOUGH_EVENTS: Final = 16
+"""So many events have an average: the first few may be shorter than those with text."""
 _LATE_EVENTS: Final = 2
 """Events that may follow the one with the usage (a finish event, an empty one) without making it old."""
 _FOLD_BYTES: Final = 64 * 1024
@@ -187,9 +189,12 @@ class StreamMeter:
     @property
     def output_tokens_likely(self) -> int:
         """Our own count of the output so far, for what was received: at least one token per event with choices."""
+        events = self.events
+        if not events:
+            # Nothing of the form we know: count the bytes rather than nothing.
+            return estimate_tokens(self.total_bytes)
         if not self._content:
             return 0
-        events = self.events
         return max(events - 1, estimate_tokens(max(0, self.total_bytes - events * self._envelope_likely)))
 
     @property
@@ -200,7 +205,9 @@ class StreamMeter:
         not in it; the forwarded cap bounds that.
         """
         events = self.events
-        return max(events, self.total_bytes - events * self._envelope)
+        # An envelope larger than the average event is none: the first text came with more around it than the others.
+        beyond = self.total_bytes - events * self._envelope
+        return max(events, beyond) if beyond >= 0 or events < _ENOUGH_EVENTS else self.total_bytes
 
     def open_choices(self) -> tuple[int, ...]:
         """Indices of the choices that have not ended."""
@@ -385,7 +392,7 @@ class StreamMeter:
             recent.append(reading.first_with_choices(self._first))
         seen = reading.survey(recent)
         if not events:
-            return estimate_tokens(self.total_bytes) if seen.unknown or self._oversized else 0
+            return estimate_tokens(self.total_bytes) if seen.unknown or seen.texts or self._oversized else 0
         with_text = max(0, events - seen.empty)
         written = self.total_bytes - seen.empty_bytes - with_text * self._envelope_likely if self._content or self._oversized else 0
         return own_output_tokens(max(0, written), at_least=with_text, cap_total=self._limits.output_cap_total)

@@ -121,6 +121,8 @@ class Survey(msgspec.Struct):
     """Their size, and that of all other known events without text."""
     unknown: bool = False
     """There is a payload that is no event we know."""
+    texts: int = 0
+    """Events with text."""
 
 
 def survey(events: Iterable[bytes]) -> Survey:
@@ -131,6 +133,7 @@ def survey(events: Iterable[bytes]) -> Survey:
         event = _event(data)
         if event is not None and event.choices is not None:
             if _relays_text(event.choices):
+                seen.texts += 1
                 continue
             seen.empty += 1
         elif data != b"[DONE]" and (event is None or (event.error is None and event.usage == _NULL)):

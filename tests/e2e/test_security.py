@@ -234,17 +234,17 @@ async def test_a_number_that_is_not_a_count_is_refused(app: Running, name: str, 
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"),
+    ("body", "cap"),
     [
-        ('"max_tokens": 5, "max_tokens": 100000', {"max_tokens": 100000}),
-        ('"max_tokens": 100000, "max_tokens": 5', {"max_tokens": 5}),
-        ('"max_tok\\u0065ns": 7', {"max_tokens": 7}),
-        ('"max_tokens": 7, "max_tok\\u0065ns": 9', {"max_tokens": 9}),
-        ('"max_tokens": null, "n": null', {"n": None}),
-        ('"max_completion_tokens": 6, "max_tokens": 9', {"max_completion_tokens": 6}),
+        ('"max_tokens": 5, "max_tokens": 100000', 100000),
+        ('"max_tokens": 100000, "max_tokens": 5', 5),
+        ('"max_tok\\u0065ns": 7', 7),
+        ('"max_tokens": 7, "max_tok\\u0065ns": 9', 9),
+        ('"max_tokens": null, "n": null', 100),
+        ('"max_completion_tokens": 6, "max_tokens": 9', 6),
     ],
 )
-async def test_what_is_said_twice_is_forwarded_once_as_it_was_read(app: Running, body: str, expected: dict[str, Any]) -> None:
+async def test_what_is_said_twice_is_forwarded_once_as_it_was_read(app: Running, body: str, cap: int) -> None:
     """Which of two equal names counts differs between parsers: only one may leave us."""
     raw = r'{"model":"b","mod\u0065l":"m","messages":[{"role":"user","content":"x"}],' + body + "}"
     answer = await app.client.post("/chat/completions", content=raw.encode())
@@ -254,8 +254,7 @@ async def test_what_is_said_twice_is_forwarded_once_as_it_was_read(app: Running,
     names = [name for name, _ in pairs]
     assert len(names) == len(set(names))
     assert seen.body["model"] == answer.headers["x-faregate-model"] == "m"
-    caps = {name: value for name, value in seen.body.items() if name in ("max_tokens", "max_completion_tokens", "n") and name in expected}
-    assert caps == expected
+    assert [value for name, value in seen.body.items() if name in ("max_tokens", "max_completion_tokens")] == [cap]
 
 
 @pytest.mark.parametrize("text", [b'"\\ud800"', b'"\xff"', b'"\xed\xa0\x80"', b'"a\x00b"', b'"a\nb"'])
@@ -315,7 +314,7 @@ async def test_metrics_do_not_grow_with_what_clients_invent(app: Running) -> Non
     await some(range(3))
     await app.client.get("/invented-path")
     before = await series()
-    await asyncio.gather(*(some(range(start, 1000, 8)) for start in range(8)))
+    await asyncio.gather(*(some(range(start, 500, 8)) for start in range(8)))
     for number in range(20):
         await app.client.get(f"/invented-{number}")
         await app.client.request("BREW" if number % 2 else "PUT", f"/chat/completions?invented={number}")

@@ -203,15 +203,15 @@ async def test_a_bug_after_the_call_still_settles_it() -> None:
     assert not world.upstream.responses[0].open
 
 
-async def test_a_client_that_left_before_the_answer_pays_for_what_is_likely() -> None:
-    """A provider that goes on writing bills it; one that reset the connection does not."""
+async def test_a_call_that_was_lost_before_its_answer_is_charged_for_what_is_likely() -> None:
+    """The provider may have written the answer that never came, and bill it."""
     world = World(snapshot(), json_answer(completion=40), Script(fault=lost("total_timeout")), Script(fault=lost("reset")), json_answer())
     await world.ask(ask())
     await world.ask(ask())
     timed_out = world.ledger.records[1]
     assert (timed_out.outcome, timed_out.output_tokens) == ("upstream_lost", 40)
     reset = world.ledger.records[2]
-    assert (reset.outcome, reset.output_tokens) == ("upstream_lost", 0)
+    assert (reset.outcome, reset.output_tokens) == ("upstream_lost", 40)
 
 
 async def test_overruns_name_their_cause() -> None:

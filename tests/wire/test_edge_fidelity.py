@@ -44,7 +44,8 @@ MESSAGES = (
 async def test_members_arrive_byte_for_byte_and_in_their_order(app: Running) -> None:
     """Providers cache prompts by their bytes, and a number that is written anew is another number."""
     body = (
-        b'{"temperature":0.10,"model":"m","messages":%b,"logit_bias":{"1":-100},"max_tokens":5,"zz":[1.50, null ,{"b":1,"a":2}]}' % MESSAGES
+        b'{"temperature":0.10,"model":"m","messages":%b,"logit_bias":{"1":-100},"max_completion_tokens":5,"zz":[1.50, null ,{"b":1,"a":2}]}'
+        % MESSAGES
     )
     assert (await post(app, body)).status_code == 200
     raw = app.up.requests[0].raw
@@ -87,13 +88,15 @@ async def test_a_mistake_in_our_own_member_is_named(app: Running, bad: object) -
     [
         ("m", {}, {"max_completion_tokens": 100}),
         ("box", {}, {"max_tokens": 100}),
-        ("m", {"max_tokens": 7}, {"max_tokens": 7}),
-        ("m", {"max_tokens": 0}, {"max_tokens": 0}),
+        ("m", {"max_tokens": 7}, {"max_completion_tokens": 7}),
+        ("box", {"max_tokens": 7}, {"max_tokens": 7}),
+        ("box", {"max_tokens": 0}, {"max_tokens": 0}),
         ("m", {"max_completion_tokens": 8}, {"max_completion_tokens": 8}),
+        ("box", {"max_completion_tokens": 8}, {"max_tokens": 8}),
         ("m", {"max_tokens": 9, "max_completion_tokens": 8}, {"max_completion_tokens": 8}),
         ("m", {"max_tokens": 7, "max_completion_tokens": 8}, {"max_completion_tokens": 7}),
-        ("m", {"max_tokens": None}, {"max_tokens": 100}),
-        ("m", {"max_tokens": 500, "n_predict": 6}, {"max_tokens": 6, "n_predict": 6}),
+        ("box", {"max_tokens": None}, {"max_tokens": 100}),
+        ("box", {"max_tokens": 500, "n_predict": 6}, {"max_tokens": 6, "n_predict": 6}),
         ("box", {"n_predict": 6}, {"max_tokens": 6, "n_predict": 6}),
     ],
 )

@@ -340,6 +340,59 @@ async def test_head_requests_have_no_body(app: Running) -> None:
     assert said.endswith(b"\r\n\r\n")
 
 
+async def test_pages_may_come_in_parts(app: Running) -> None:
+    """An ASGI application that streams keeps its own headers but for those that frame the body."""
+
+    async def streaming(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"asked"
+        headers = [(b"X-Own", b"1"), (b"Transfer-Encoding", b"gzip"), (b"Content-Length", b"99")]
+        await send({"type": "http.response.start", "status": 201, "headers": headers})
+        for part in (b"a", b"", b"bc"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    app.app.service.gate.asgi = streaming
+    said = await talk(app, head(b"content-length: 5", b"connection: close", start=b"POST /page HTTP/1.1") + b"asked")
+    assert said.startswith(b"HTTP/1.1 201 ")
+    assert b"x-own: 1\r\n" in said
+    assert b"gzip" not in said
+    assert b"99" not in said
+    assert said.endswith(b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n")
+
+
+async def test_a_page_whose_reader_left_is_cancelled(app: Running) -> None:
+    """`receive` never says so twice: the task ends."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        began.set()
+        try:
+            await receive()
+        finally:
+            ended.set()
+
+    app.app.service.gate.asgi = waiting
+    _, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    writer.write(head(start=b"GET /page HTTP/1.1"))
+    async with asyncio.timeout(30):
+        await began.wait()
+        writer.close()
+        await ended.wait()
+
+
+async def test_a_page_that_fails_closes_its_connection_only(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the log says why."""
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError
+
+    app.app.service.gate.asgi = broken
+    assert await talk(app, head(start=b"GET /page HTTP/1.1")) == b""
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    assert (await app.ask()).status_code == 200
+
+
 async def test_a_client_that_reads_slowly_slows_the_provider(app: Running) -> None:
     """What a client does not read stays with the provider, not in our memory; and nothing is lost."""
     app.up.on("m", Stream(tokens=3000, text="x" * 2000, pieces="events"))
