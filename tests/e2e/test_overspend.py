@@ -251,3 +251,25 @@ async def test_a_stream_lost_half_way_is_booked_by_what_was_relayed(tmp_path: Pa
     state = (await gateway.settled())["everyone|"]
     assert state.spent_nusd == record["charge_nusd"] == (record["input_tokens"] + record["output_tokens"]) * 10_000
     assert state.held_nusd == 0
+
+
+async def test_hanging_up_is_no_way_to_spend_unseen(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Many providers finish a JSON answer and bill it though nobody waits: what the cap allows is booked."""
+    upstream.on("m", Json(usage=usage(completion=ANSWER_TOKENS), before=Gate()))
+    config = CONFIG.format(url=upstream.base_url, budgets="  everyone: {limit: $0.05}\n")
+    body = ask(False, max_tokens=ANSWER_TOKENS)
+    async with Gateway(tmp_path, config) as gateway, gateway.client() as client:
+        calls = [asyncio.ensure_future(client.post("/chat/completions", json=body)) for _ in range(20)]
+        await upstream.until_seen(5)
+        done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        while len(done) < 15:
+            more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            done |= more
+        for call in waiting:
+            call.cancel()
+        await asyncio.wait(waiting)
+        assert (await gateway.settled())["everyone|"].spent_nusd == 5 * CENT
+        again = await client.post("/chat/completions", json=body)
+        assert again.status_code == 402
+        assert len(upstream.requests) == 5
+        assert {record["outcome"] for record in await gateway.records()} == {"client_left"}
