@@ -1,0 +1,47 @@
+"""How a refusal for money reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.call import Call
+from router.domain.budgets import NEVER_MS, Bucket, Refusal
+from router.errors import RouterError
+from router.outcome import budget_error
+from tests.running import compiled
+
+CONFIG = """
+version: 1
+providers:
+  one: {kind: openai, base_url: "http://127.0.0.1:1/v1", api_key: $PROVIDER_KEY}
+models:
+  m: {at: one/m, price: {input: 1, output: 1}}
+"""
+
+
+def error_of(*, ends_ms: int, scope: str = "", held_nusd: int = 0) -> RouterError:
+    call = Call(request_id="fg-1", operation="chat", headers={}, snapshot=compiled(CONFIG), began=0.0)
+    bucket = Bucket(budget="team", scope=scope, window="w", limit_nusd=2_000_000_000, hard=True, starts_ms=0, ends_ms=ends_ms)
+    refusal = Refusal(bucket=bucket, limit_nusd=2_000_000_000, spent_nusd=1_500_000_000, held_nusd=held_nusd, needed_nusd=600_000_000)
+    return budget_error(call, refusal)
+
+
+@pytest.mark.parametrize(
+    ("ends_ms", "resets_at", "said"),
+    [(1_800_000_000_000, "2027-01-15T08:00:00Z", "It resets at 2027-01-15T08:00:00Z"), (NEVER_MS, None, "It does not reset")],
+)
+def test_it_says_when_there_is_money_again(ends_ms: int, resets_at: str | None, said: str) -> None:
+    """Or that only its owner can help."""
+    error = error_of(ends_ms=ends_ms)
+    assert error.details is not None
+    assert error.details["resets_at"] == resets_at
+    assert said in error.message
+
+
+def test_it_names_whose_money_and_what_others_hold() -> None:
+    """A budget that looks unspent is full of calls under way."""
+    error = error_of(ends_ms=NEVER_MS, scope="team=search", held_nusd=100_000_000)
+    for part in ("'team' (team=search)", "limit 2.00 USD", "spent 1.50 USD", "0.10 USD held", "could cost 0.60 USD", "fg-1"):
+        assert part in error.message
+    assert "held" not in error_of(ends_ms=NEVER_MS).message
+    assert "(" not in error_of(ends_ms=NEVER_MS).message
