@@ -86,7 +86,10 @@ def may_hold_parts(body: bytes) -> bool:
     """Whether a message could hold anything but text: content in parts names its `type` or, where a server guesses
     that, an address; or an escape hides the word.
     """
-    return b'"type"' in body or b"\\u00" in body or b'_url"' in body
+    if body.find(b"[", body.find(b"[") + 1) < 0:
+        # Parts stand in a list of their own, within the list of messages.
+        return False
+    return b'"type"' in body or (b"\\" in body and b"\\u00" in body) or b'_url"' in body
 
 
 def shape_of_messages(raw: msgspec.Raw, *, extra_bytes: int = 0, parts: bool = True) -> InputShape:
