@@ -352,7 +352,7 @@ async def test_a_providers_refusal_of_our_key_never_looks_like_the_clients_fault
         (Json(status=503, body=b""), 503, "upstream_failed"),
         (Json(status=504, body=b"[]"), 504, "upstream_failed"),
         (Json(status=418, body=b"<html>"), 418, "upstream_refused"),
-        (Json(status=204, body=b""), 502, "upstream_failed"),
+        (Json(status=204, body=b""), 502, "upstream_invalid_response"),
         (Json(status=302, body=b"", headers={"location": "http://127.0.0.1:9/"}), 502, "upstream_failed"),
         (Fail(status=799), 502, "upstream_failed"),
         (Fail(status=600), 502, "upstream_failed"),
