@@ -28,7 +28,7 @@ from router.domain.budgets import BucketState
 from router.domain.pricing import expected
 from router.edge.gate import Gate
 from router.edge.headers import Headers
-from router.errors import RouterError, StoreUnavailable
+from router.errors import ConfigError, RouterError, StoreUnavailable
 from router.fleet import Fleet
 from router.logs import RequestLog
 from router.metrics import Metrics
@@ -51,6 +51,8 @@ READY_SECONDS: Final = 1.0
 BUDGETS_SECONDS: Final = 5.0
 """How often the budgets are read for metrics."""
 KEYS_SECONDS: Final = 10.0
+SIMULATED: Final = "simulated"
+"""`Snapshot.source` where nothing but simulated providers was found."""
 STORE_START_SECONDS: Final = 15.0
 """How long a store that does not answer is waited for at the start."""
 GC_THRESHOLD: Final = 50_000
@@ -95,7 +97,7 @@ class Service:
         snapshot = await self._with_simulator(self.snapshot)
         self.snapshot = snapshot
         server = snapshot.server
-        store = server.store or default_store()
+        store = self.store = server.store or self._default_store()
         # A file has a limit of its own: it waits for other processes, not for a server.
         self.ledger: Ledger = open_ledger(store, timeout_seconds=None if _is_file(store) else server.store_timeout_seconds)
         await self._open_ledger(server.lease_seconds)
@@ -131,9 +133,23 @@ class Service:
         trying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable), stop=stop_after_delay(STORE_START_SECONDS), wait=wait_fixed(0.5), reraise=True
         )
-        async for attempt in trying:
-            with attempt:
-                await self.ledger.open(replica_id=replica, lease_seconds=lease_seconds)
+        try:
+            async for attempt in trying:
+                with attempt:
+                    await self._open_once(replica, lease_seconds)
+        except StoreUnavailable as exc:
+            raise ConfigError(f"store: {exc}; given up after {STORE_START_SECONDS:.0f} s. Start it, or correct server.store.") from exc
+
+    async def _open_once(self, replica: str, lease_seconds: float) -> None:
+        try:
+            await self.ledger.open(replica_id=replica, lease_seconds=lease_seconds)
+        except StoreUnavailable as exc:
+            log.warning("waiting for the budget store", reason=str(exc), at_most_seconds=STORE_START_SECONDS)
+            raise
+
+    def _default_store(self) -> str:
+        """Where the books are if nothing is said. Simulated money has books of its own: it must not use up real budgets."""
+        return str(state_folder() / "simulated.sqlite") if self.snapshot.source == SIMULATED else default_store()
 
     async def _with_simulator(self, snapshot: Snapshot) -> Snapshot:
         """Start the simulated providers that a configuration names without an address."""

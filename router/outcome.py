@@ -85,7 +85,8 @@ def budget_error(call: Call, refusal: Refusal) -> RouterError:
     held = f" and {format_usd(refusal.held_nusd)} USD held by calls under way" if refusal.held_nusd else ""
     message = (
         f"Budget '{bucket.budget}'{whose} has no room for this request: limit {format_usd(refusal.limit_nusd)} USD, "
-        f"spent {format_usd(refusal.spent_nusd)} USD{held}, this request could cost {format_usd(refusal.needed_nusd)} USD. "
+        f"spent {format_usd(refusal.spent_nusd)} USD{held}, {format_usd(refusal.left_nusd)} USD left; "
+        f"this request could cost {format_usd(refusal.needed_nusd)} USD. "
         f"{when}. A smaller max_tokens needs less. Request {call.request_id}."
     )
     return RouterError(
@@ -97,6 +98,7 @@ def budget_error(call: Call, refusal: Refusal) -> RouterError:
             "limit_usd": format_usd(refusal.limit_nusd),
             "spent_usd": format_usd(refusal.spent_nusd),
             "held_usd": format_usd(refusal.held_nusd),
+            "left_usd": format_usd(refusal.left_nusd),
             "needed_usd": format_usd(refusal.needed_nusd),
             "resets_at": None if resets == "never" else resets,
             "request_id": call.request_id,

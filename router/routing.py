@@ -11,7 +11,7 @@ from router.call import Call
 from router.domain.estimate import Estimate, estimate
 from router.domain.request import MAX_LABEL_LENGTH, ParsedRequest, clean_tags, read_max_cost
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
-from router.errors import MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
+from router.errors import INVALID_REQUEST, MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
 from router.fleet import Fleet
 from router.ports import Timeouts
 from router.snapshot import Deployment, Route, Snapshot
@@ -169,6 +169,8 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     message = f"No deployment of '{call.route.name}' (rule '{decision.rule}') can serve this request: {listed}."
     if causes == {"too_expensive"}:
         return RouterError(MAX_COST_EXCEEDED, message, details=details)
+    if causes == {"excluded_by_request"}:
+        return RouterError(INVALID_REQUEST, f"{message} Name deployments, models or providers of this route.", details=details)
     passing = causes & {"cooldown", "unhealthy"}
     if call.branch.refuse and not passing:
         return RouterError(POLICY_REFUSED, message, details=details)

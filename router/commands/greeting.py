@@ -12,17 +12,18 @@ def first_name(snapshot: Snapshot) -> str:
     return "auto" if "auto" in own else next(iter(own or snapshot.routes), "auto")
 
 
-def greeting(snapshot: Snapshot, base_url: str) -> str:
-    """Two ways to try the service, ready to be pasted."""
+def greeting(snapshot: Snapshot, base_url: str, *, store: str, keys: bool) -> str:
+    """What is served, from which books, and two ways to try it, ready to be pasted. `keys`: clients need one."""
     model = first_name(snapshot)
-    key = "" if not snapshot.keys else " -H 'Authorization: Bearer YOUR_KEY'"
-    sdk_key = "unused" if not snapshot.keys else "YOUR_KEY"
+    key = "" if not keys else " -H 'Authorization: Bearer YOUR_KEY'"
+    sdk_key = "YOUR_KEY" if keys else "unused"
     budgets = ", ".join(f"{b.name} {format_usd(b.limit_nusd)} USD/{b.window}" for b in snapshot.budgets) or "none"
     lines = [
         "",
         f"Faregate serves {base_url} from {snapshot.source} (version {snapshot.version})",
         f"  models   {', '.join(sorted({d.model for d in snapshot.deployments.values()}))}",
         f"  budgets  {budgets}",
+        f"  ledger   {store.rpartition('@')[2]}",
         *(f"  warning  {warning}" for warning in snapshot.warnings),
         "",
         "Try it:",

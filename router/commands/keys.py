@@ -90,19 +90,24 @@ def new(
         created_ms=int(now.timestamp() * 1000),
         expires_ms=expires_ms,
     )
-    asyncio.run(_hash_and_keep(choose_store(store, config), stored, minted.text, keep=not as_yaml))
+    first = asyncio.run(_hash_and_keep(choose_store(store, config), stored, minted.text, keep=not as_yaml))
     if as_yaml:
         print(yaml_entry(stored), end="")
     # Apart from the entry, which is meant for a file.
     print(minted.text, file=sys.stderr if as_yaml else sys.stdout)
     print("This is the only time that the key is shown.", file=sys.stderr)
+    if first:
+        print("It is the first key in this ledger: from now on, every request to a router on it needs one.", file=sys.stderr)
 
 
-async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -> None:
+async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -> bool:
+    """Whether it is the first key that is kept there."""
     async with visiting(store) as ledger:
+        first = keep and not await ledger.list_keys()
         key.secret_hmac = keys.digest(await ledger.pepper(), text)
         if keep:
             await ledger.put_key(key)
+    return first
 
 
 def yaml_entry(key: StoredKey) -> str:

@@ -55,8 +55,8 @@ def _refuse_open_door(snapshot: Snapshot, host: str) -> None:
     if snapshot.keys or snapshot.server.allow_anonymous or host in ("127.0.0.1", "::1", "localhost"):
         return
     raise ConfigError(
-        f"server: without keys, everybody who reaches {host} could spend your money. Make keys (`faregate keys new NAME` and `keys:`), "
-        "listen on 127.0.0.1, or set server.allow_anonymous: true."
+        f"server: without keys, everybody who reaches {host} could spend your money. Put keys into the configuration "
+        "(`faregate keys new NAME --yaml` prints an entry), listen on 127.0.0.1, or set server.allow_anonymous: true."
     )
 
 
@@ -68,7 +68,7 @@ def _serve(snapshot: Snapshot, host: str, port: int | None, worker: int | None, 
         app.catch_signals()
         async with app:
             if not worker:
-                greet(snapshot, app.base_url)
+                greet(snapshot, app.base_url, store=app.service.store, keys=app.service.admission.required)
             await app.until_signal()
 
     run(main())
@@ -87,8 +87,8 @@ def _supervise(snapshot: Snapshot, host: str, port: int, workers: int) -> int:
         return uvloop.run(Supervisor(command_line, workers=workers, drain_seconds=snapshot.server.drain_seconds).supervise())
 
 
-def greet(snapshot: Snapshot, base_url: str) -> None:
+def greet(snapshot: Snapshot, base_url: str, *, store: str, keys: bool) -> None:
     """Say what is served and how to try it."""
     from router.commands.greeting import greeting
 
-    print(greeting(snapshot, base_url), file=sys.stderr, flush=True)
+    print(greeting(snapshot, base_url, store=store, keys=keys), file=sys.stderr, flush=True)

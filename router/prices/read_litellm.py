@@ -70,6 +70,7 @@ FEATURES: Final = {
     "supports_vision": "image",
     "supports_audio_input": "audio",
     "supports_pdf_input": "file",
+    "supports_reasoning": "reasoning",
 }
 
 _TIER: Final = re.compile(r"(?P<field>.+)_above_(?P<thousands>\d+)k_tokens$")

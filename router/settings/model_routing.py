@@ -34,7 +34,7 @@ else:
     KindOptions = Union[tuple(kind.options for kind in KINDS.values())]  # noqa: UP007
 
 DEFAULT_KIND: Final = "cost"
-Capability = Literal["chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file"]
+Capability = Literal["chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file", "reasoning"]
 
 
 class PriceSettings(Section):
@@ -105,7 +105,8 @@ class CallSettings(Section):
     capabilities: (
         Annotated[tuple[Capability, ...], BeforeValidator(one_or_many, json_schema_input_type=Capability | list[Capability])] | None
     ) = None
-    """Operations, features and input modalities that it serves. Default: the price book's, else all."""
+    """Operations, features and input modalities that it serves. `reasoning`: it may bill output that a stream does not
+    show, so that its streams hold their whole cap. Default: the price book's, else all but reasoning."""
     weight: Annotated[Share, Field(ge=0, le=1_000_000)] | None = None
     """Share of traffic relative to others, for `by: weighted` and `by: least_busy`. Default: 1."""
     max_in_flight: Annotated[Count, Field(ge=1)] | None = None

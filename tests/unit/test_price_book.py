@@ -359,3 +359,12 @@ def test_a_fee_per_request_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_section_without_a_row_for_an_id_is_silent() -> None:
     """Asking for a provider that the book does not have lists nothing."""
     assert list(prices.entries("nobody")) == []
+
+
+def test_models_that_reason_unseen_are_known() -> None:
+    """Their streams do not show all that is billed, so they must hold their whole cap."""
+    reasoning, plain = lookup("openai", "o3"), lookup("openai", "gpt-4o")
+    assert reasoning is not None
+    assert "reasoning" in (reasoning.capabilities or ())
+    assert plain is not None
+    assert "reasoning" not in (plain.capabilities or ())
