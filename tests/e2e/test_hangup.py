@@ -125,8 +125,8 @@ async def test_a_client_that_leaves_in_mid_stream_pays_for_what_was_produced(tmp
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
-async def test_a_client_that_leaves_before_the_answer_pays_for_its_prompt(tmp_path: Path, stream: bool) -> None:
-    """The provider has read the prompt; how much it wrote nobody knows, so it is called partial."""
+async def test_a_client_that_leaves_before_the_answer_pays_for_what_may_have_been_written(tmp_path: Path, stream: bool) -> None:
+    """A stream stops where it is left; a JSON answer may be written to its end, so all that the cap allows counts."""
     up, never = ScriptedUpstream(), Gate()
     up.on("m", Hang(gate=never))
     async with running(tmp_path, CONFIG, up=up) as run:
@@ -137,13 +137,14 @@ async def test_a_client_that_leaves_before_the_answer_pays_for_its_prompt(tmp_pa
         await asyncio.wait_for(up.requests[0].gone.wait(), 10)
         (record,) = await all_quiet(run)
     assert (record.outcome, record.evidence, record.http_status) == ("client_left", "partial", 0)
-    assert record.charge_nusd == record.input_tokens * PRICE > 0
+    assert record.output_tokens == (0 if stream else 1000)
+    assert record.charge_nusd == (record.input_tokens + record.output_tokens) * PRICE > 0
     (line,) = run.log_lines()
     assert (line["status"], line["outcome"]) == (499, "client_left")
 
 
-async def test_a_client_that_leaves_in_mid_json_pays_as_much_as_others_did(tmp_path: Path) -> None:
-    """A whole answer was probably written: what answers were like so far is what this one is taken for."""
+async def test_a_client_that_leaves_in_mid_json_pays_for_all_that_the_cap_allows(tmp_path: Path) -> None:
+    """A whole answer was probably written, and hanging up must not be a way to spend unseen."""
     up, gate = ScriptedUpstream(), Gate()
 
     async def half(exchange: Exchange) -> None:
@@ -161,7 +162,7 @@ async def test_a_client_that_leaves_in_mid_json_pays_as_much_as_others_did(tmp_p
         await client.leave(reset=False)
         await asyncio.wait_for(up.requests[1].gone.wait(), 10)
         _, record = await all_quiet(run)
-    assert (record.outcome, record.evidence, record.output_tokens) == ("client_left", "partial", 3)
+    assert (record.outcome, record.evidence, record.output_tokens) == ("client_left", "partial", 1000)
 
 
 async def test_a_client_that_leaves_while_it_uploads_costs_nothing(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ async def test_a_request_may_narrow_the_choice(app: Running, wish: object) -> No
 async def test_a_request_cannot_widen_the_choice(app: Running) -> None:
     """A wish names what is left of the route, never something beside it."""
     answer = await app.ask("pair", faregate={"use": ["c"]})
-    assert answer.status_code == 503
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (400, "false")
     assert {item["reason"] for item in answer.json()["error"]["rejected"]} == {"excluded_by_request"}
     assert app.up.requests == []
 

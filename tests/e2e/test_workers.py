@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2 as httpx
@@ -67,11 +70,17 @@ async def requests_of(socket: Path) -> float:
     return sum(float(point) for _, point in state.get("faregate_requests_total", []) if isinstance(point, int | float))
 
 
+@asynccontextmanager
+async def short_folder() -> AsyncIterator[Path]:
+    """A folder whose sockets have short addresses: the system allows about a hundred bytes."""
+    with tempfile.TemporaryDirectory(prefix="fg-") as folder:
+        yield Path(folder)
+
+
 async def test_metrics_are_those_of_all_workers_whoever_is_asked(tmp_path: Path) -> None:
     """A scrape reaches one worker; half the truth would halve every graph, and jump from scrape to scrape."""
-    meeting = tmp_path / "m"
-    meeting.mkdir()
     async with (
+        short_folder() as meeting,
         ScriptedUpstream(default=Json()) as up,
         Gateway(tmp_path, CONFIG.replace("UP", up.base_url), workers=2, environment={"TMPDIR": str(meeting)}) as gateway,
     ):

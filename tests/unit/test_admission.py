@@ -74,7 +74,8 @@ class World:
         self.admission = Admission(snapshot, self.store, pepper=PEPPER, clock=lambda: self.now)
 
     async def mint(self, **more: object) -> StoredKey:
-        stored = StoredKey(key_id=MINTED.key_id, secret_hmac=keys.digest(PEPPER, MINTED.text), **more)  # type: ignore[arg-type]  # fields
+        # Any of its fields.
+        stored = StoredKey(key_id=MINTED.key_id, secret_hmac=keys.digest(PEPPER, MINTED.text), **more)  # type: ignore[arg-type]
         await self.store.put_key(stored)
         return stored
 

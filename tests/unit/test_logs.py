@@ -217,6 +217,8 @@ def events() -> Iterator[io.StringIO]:
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
     configure_logging("info", stream)
+    # A server that another test ran in this process may have silenced it.
+    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
     yield stream
     structlog.reset_defaults()
     root.handlers[:] = handlers

@@ -126,7 +126,8 @@ def test_the_defaults() -> None:
 )
 def test_the_lowest_cap_counts(more: dict[str, object], cap: int) -> None:
     """Of several the strictest was meant, or is safe to assume."""
-    assert parsed(**more).output_cap == cap  # type: ignore[arg-type]  # none of them is the operation
+    # None of them is the operation.
+    assert parsed(**more).output_cap == cap  # type: ignore[arg-type]
 
 
 def test_choices_multiply() -> None:
@@ -146,7 +147,8 @@ def test_features_are_recognised() -> None:
     assert parsed(response_format={"type": "json_schema"}).json_schema
     assert not parsed(response_format={"type": "json_object"}).json_schema
     for name in ("reasoning_effort", "reasoning", "thinking"):
-        assert parsed(**{name: "low"}).reasoning  # type: ignore[arg-type]  # none of them is the operation
+        # None of them is the operation.
+        assert parsed(**{name: "low"}).reasoning  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,8 @@ def test_what_becomes_input_is_counted() -> None:
     """Tools, schemas, documents, predictions and suffixes are billed like the prompt."""
     plain = parsed().input_tokens_bound
     for name in ("tools", "functions", "response_format", "prediction", "documents"):
-        assert parsed(**{name: ["x" * 1000]}).input_tokens_bound >= plain + 1000, name  # type: ignore[arg-type]  # none is the operation
+        # None is the operation.
+        assert parsed(**{name: ["x" * 1000]}).input_tokens_bound >= plain + 1000, name  # type: ignore[arg-type]
     assert parsed("completions", suffix="x" * 1000).input_tokens_bound >= 1000
 
 
@@ -259,7 +262,8 @@ def test_the_body_that_leaves() -> None:
 )
 def test_the_cap_leaves_under_the_name_that_the_provider_obeys(more: dict[str, object], field: str, expected: dict[str, int]) -> None:
     """A cap under a name that it does not know would bound nothing."""
-    body = sent(parsed(**more), cap=3, field=field)  # type: ignore[arg-type]  # none of them is the operation
+    # None of them is the operation.
+    body = sent(parsed(**more), cap=3, field=field)  # type: ignore[arg-type]
     assert {name: body[name] for name in body if name in ("max_tokens", "max_completion_tokens", "n_predict")} == expected
 
 
