@@ -29,7 +29,6 @@ SWEEP_SECONDS: Final = 1.0
 FASTEST_RESTART_SECONDS: Final = 1.0
 PARENT_SECONDS: Final = 1.0
 """How often a worker looks whether its supervisor lives."""
-LONGEST_FOLDER: Final = 60
 SPARE_SECONDS: Final = 5.0
 """Beyond the drain time, before a worker that does not end is killed."""
 
@@ -190,7 +189,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        with tempfile.TemporaryDirectory(prefix="faregate-", dir=short_folder()) as folder:
+        with tempfile.TemporaryDirectory(prefix="faregate-") as folder:
             results = await asyncio.gather(*(self._keep(number, folder) for number in range(self._workers)))
         return max(results)
 
@@ -227,14 +226,6 @@ class Supervisor:
 
 
 EXIT_CONFIG: Final = 1
-
-
-def short_folder() -> str | None:
-    """Where the workers meet: the address of a socket is limited to about a hundred bytes. None: the usual place is short enough."""
-    if len(tempfile.gettempdir()) <= LONGEST_FOLDER:
-        return None
-    # A folder of our own is made in it, for this user only.
-    return next((folder for folder in ("/var/tmp", "/dev/shm") if os.access(folder, os.W_OK)), None)  # noqa: S108
 
 
 def worker_command() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Final
 from router.metrics import merge, render
 
 ANSWER_SECONDS: Final = 1.0
+LONGEST_ADDRESS: Final = 100
+"""Bytes of a socket's path: 108 on Linux, 104 on macOS."""
 
 
 class Siblings:
@@ -27,6 +30,7 @@ class Siblings:
         self._dump = dump
         self._server: asyncio.Server | None = None
         self._name = ""
+        self._descriptor = -1
 
     async def start(self) -> None:
         """Listen for siblings that collect metrics."""
@@ -34,7 +38,7 @@ class Siblings:
             return
         generation = 1 + max((int(path.stem.split("-")[2]) for path in self._folder.glob(f"worker-{self._worker}-*")), default=0)
         self._name = f"worker-{self._worker}-{generation}"
-        self._server = await asyncio.start_unix_server(self._answer, str(self._folder / f"{self._name}.sock"))
+        self._server = await asyncio.start_unix_server(self._answer, self._address(self._folder, self._name))
 
     async def close(self) -> None:
         """Leave the last figures behind for the siblings."""
@@ -44,6 +48,18 @@ class Siblings:
         self._server.close()
         with suppress(FileNotFoundError):
             (self._folder / f"{self._name}.sock").unlink()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _address(self, folder: Path, name: str) -> str:
+        """Where a worker listens. A path that is longer than a socket's address may be goes by the folder's descriptor."""
+        path = str(folder / f"{name}.sock")
+        if len(path.encode()) < LONGEST_ADDRESS or not Path("/proc/self/fd").exists():
+            return path
+        if self._descriptor < 0:
+            self._descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        return f"/proc/self/fd/{self._descriptor}/{name}.sock"
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._dump())
@@ -68,7 +84,7 @@ class Siblings:
         """What a worker says, else what it last said; and whether it answered."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(str(folder / f"{name}.sock"))
+                reader, writer = await asyncio.open_unix_connection(self._address(folder, name))
                 try:
                     dump = await reader.read()
                 finally:

@@ -109,3 +109,17 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for(tmp_path: Path, m
     await asyncio.wait_for(left.wait(), 10)
     server.close()
     await worker.siblings.close()
+
+
+async def test_a_long_way_to_the_folder_is_no_hindrance(tmp_path: Path) -> None:
+    """A socket's address is limited to about a hundred bytes, a folder's path is not."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    first, second = (Siblings(str(folder), worker, dump=(metrics := Metrics()).dump, render_alone=metrics.render) for worker in (0, 1))
+    await first.start()
+    await second.start()
+    try:
+        assert b"faregate_workers 2" in await first.render()
+    finally:
+        await second.close()
+        await first.close()
