@@ -15,6 +15,7 @@ from router.domain.request import ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
 from router.edge.headers import Headers
+from router.ports import Timeouts
 from router.snapshot import Deployment, Route, Snapshot
 
 
@@ -34,13 +35,16 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 class Way:
     """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
 
-    __slots__ = ("buckets", "heads", "log", "record")
+    __slots__ = ("buckets", "heads", "log", "record", "tiered", "timeouts")
 
-    def __init__(self, *, record: bytes, log: bytes) -> None:
+    def __init__(self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts) -> None:
         self.record = record
         """The members of a spend record that do not change, as JSON without braces."""
         self.log = log
         """The same of a line of the request log."""
+        self.tiered = tiered
+        """Whether the rates depend on the length of the prompt, so that each record names its own."""
+        self.timeouts = timeouts
         self.heads: dict[bool, bytes] = {}
         """Header lines of an answer: of a stream, and of a JSON body."""
         self.buckets: BucketSet | None = None
@@ -79,6 +83,7 @@ class Call:
 
     def __init__(self, *, request_id: str, operation: str, headers: Headers, snapshot: Snapshot, began: float) -> None:
         self.request_id = request_id
+        self.id_bytes = request_id.encode("ascii")
         self.operation = operation
         self.headers = headers
         self.snapshot = snapshot
@@ -97,6 +102,8 @@ class Attempt:
 
     state: AttemptState = "held"
     began = 0.0
+    held: Reservation
+    """The money, once it is held."""
     first_byte_at: float | None = None
     status = 0
     """HTTP status of the provider; 0 if it gave none."""
@@ -106,24 +113,12 @@ class Attempt:
     record = b""
     """The spend record, once the charge is booked."""
 
-    def __init__(
-        self,
-        *,
-        call: Call,
-        attempt_id: str,
-        number: int,
-        deployment: Deployment,
-        estimate: Estimate,
-        held: Reservation,
-        reason: str,
-        way: Way,
-    ) -> None:
+    def __init__(self, call: Call, deployment: Deployment, reason: str, way: Way) -> None:
+        """`reason` says why this deployment: the policy kind, or `fallback:` and the cause."""
         self.call = call
-        self.attempt_id = attempt_id
-        self.number = number
+        self.number = number = call.attempts + 1
+        self.attempt_id = f"{call.request_id}.{number}"
         self.deployment = deployment
-        self.estimate = estimate
-        self.held = held
+        self.estimate = call.estimates[deployment.name]
         self.reason = reason
-        """Why this deployment: the policy kind, or `fallback:` and the cause."""
         self.way = way

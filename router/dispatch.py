@@ -5,23 +5,22 @@ from __future__ import annotations
 import email.utils
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from router.call import Attempt
 from router.domain.request import upstream_body
-from router.edge.headers import REQUEST_ID, RawHeaders, find, passed_from_upstream
+from router.edge.headers import REQUEST_ID, RawHeaders, find, passed_from_upstream, passed_to_upstream
 from router.edge.replies import JSON, Reply
 from router.errors import (
-    RATE_LIMITED,
     UPSTREAM_AUTH,
     UPSTREAM_FAILED,
     UPSTREAM_INVALID,
     UPSTREAM_TIMEOUT,
-    ErrorSpec,
     RouterError,
+    of_upstream_status,
 )
 from router.fleet import cause_of_status
 from router.ports import Timeouts, Upstream, UpstreamError, UpstreamResponse
@@ -75,31 +74,33 @@ class Dispatcher:
         self._second_wire = second_wire
         self._adapter = adapter
 
-    async def send(self, attempt: Attempt, passed_headers: Sequence[tuple[bytes, bytes]]) -> UpstreamResponse:
-        """Send the request. The answer's head has arrived when this returns.
+    def send(self, attempt: Attempt) -> Awaitable[UpstreamResponse]:
+        """Send the request. The answer's head has arrived when what this returns has been awaited.
 
         Raises:
-            UpstreamError: no answer.
+            UpstreamError: when awaited; no answer.
             RouterError: the request cannot be put into the provider's wire.
         """
         call, deployment = attempt.call, attempt.deployment
-        provider, request = deployment.provider, call.request
-        quirks = provider.quirks
+        provider, operation = deployment.provider, call.operation
+        quirks, timeouts = provider.quirks, attempt.way.timeouts
         body = upstream_body(
-            request,
+            call.request,
             upstream_id=deployment.upstream_id,
             output_cap=attempt.estimate.output_cap,
-            cap_field=quirks.output_cap_field if request.operation == "chat" else "max_tokens",
+            cap_field=quirks.output_cap_field if operation == "chat" else "max_tokens",
             stream_usage=quirks.stream_usage,
         )
-        timeouts = call.route.timeouts or deployment.timeouts
         if provider.lane == "litellm":
-            if self._adapter is None:
-                raise RouterError(UPSTREAM_FAILED, f"Provider '{provider.name}' needs the litellm extra: pip install 'faregate[litellm]'.")
-            return await self._adapter.call(provider, deployment.upstream_id, call.operation, body, timeouts=timeouts)
+            return self._adapted(provider).call(provider, deployment.upstream_id, operation, body, timeouts=timeouts)
         endpoint = provider.endpoint
         wire = self._second_wire if self._second_wire is not None and (endpoint.http2 or endpoint.proxy) else self._wire
-        return await wire.post(endpoint, PATHS[call.operation], body, headers=passed_headers, timeouts=timeouts)
+        return wire.post(endpoint, PATHS[operation], body, headers=passed_to_upstream(call.headers), timeouts=timeouts)
+
+    def _adapted(self, provider: Provider) -> AdapterLane:
+        if self._adapter is None:
+            raise RouterError(UPSTREAM_FAILED, f"Provider '{provider.name}' needs the litellm extra: pip install 'faregate[litellm]'.")
+        return self._adapter
 
 
 def of_upstream_error(error: UpstreamError, attempt: Attempt, fallback: Fallback) -> Failure:
@@ -153,7 +154,7 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
         )
         failure.retry_same = False
     elif shown is None or not 400 <= status < 600:
-        failure.error = RouterError(_spec_for(status), f"Deployment '{name}' answered HTTP {status} without an error object.")
+        failure.error = RouterError(of_upstream_status(status), f"Deployment '{name}' answered HTTP {status} without an error object.")
     else:
         failure.reply = Reply(status, [JSON], shown)
         failure.headers = passed_from_upstream(response.headers)
@@ -168,17 +169,6 @@ def _without_secrets(body: bytes, attempt: Attempt) -> bytes:
         if len(secret) >= MIN_SECRET_BYTES:
             body = body.replace(secret, b"[key]")
     return body
-
-
-def _spec_for(status: int) -> ErrorSpec:
-    """Our own error for a provider's status whose body says nothing."""
-    if status == 429:
-        return RATE_LIMITED
-    if 400 <= status < 500:
-        return ErrorSpec("upstream_refused", status, "invalid_request_error", "upstream", status in (408, 409, 429))
-    if status in (503, 504):
-        return ErrorSpec("upstream_failed", status, "api_error", "upstream", True)
-    return UPSTREAM_FAILED
 
 
 def _error_body(body: bytes) -> tuple[bytes | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Source = Literal["client", "router", "upstream"]
@@ -41,6 +41,8 @@ CLIENT_CLOSED: Final = ErrorSpec("client_closed_request", 499, "invalid_request_
 INTERNAL: Final = ErrorSpec("internal_error", 500, "api_error", "router", True)
 UPSTREAM_FAILED: Final = ErrorSpec("upstream_failed", 502, "api_error", "upstream", True)
 UPSTREAM_INVALID: Final = ErrorSpec("upstream_invalid_response", 502, "api_error", "upstream", True)
+UPSTREAM_REFUSED: Final = ErrorSpec("upstream_refused", 400, "invalid_request_error", "upstream", False)
+UPSTREAM_BUSY: Final = ErrorSpec("upstream_refused", 409, "invalid_request_error", "upstream", True)
 UPSTREAM_AUTH: Final = ErrorSpec("upstream_authentication_failed", 502, "api_error", "upstream", False)
 NO_DEPLOYMENT: Final = ErrorSpec("no_deployment_available", 503, "api_error", "router", True)
 STORE_UNAVAILABLE: Final = ErrorSpec("budget_store_unavailable", 503, "api_error", "router", True)
@@ -49,6 +51,15 @@ OVERLOADED: Final = ErrorSpec("overloaded", 503, "api_error", "router", True)
 UPSTREAM_TIMEOUT: Final = ErrorSpec("upstream_timeout", 504, "api_error", "upstream", True)
 
 ALL: Final[tuple[ErrorSpec, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, ErrorSpec))
+
+
+def of_upstream_status(status: int) -> ErrorSpec:
+    """Our own error for a provider's status whose body says nothing: it keeps the status where clients know it."""
+    if status == 429:
+        return RATE_LIMITED
+    if 400 <= status < 500:
+        return replace(UPSTREAM_BUSY if status in (408, 409) else UPSTREAM_REFUSED, http_status=status)
+    return replace(UPSTREAM_FAILED, http_status=status) if status in (503, 504) else UPSTREAM_FAILED
 
 
 class RouterError(Exception):

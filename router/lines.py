@@ -79,7 +79,12 @@ def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
         if not price.tiers:
             who_and_where |= _rates(deployment, 0)
     shown = {name: who_and_where[name] for name in ("route", "rule", "model", "deployment", "team", "key_id", "operation", "stream")}
-    return Way(record=_inside(who_and_where), log=_inside(shown))
+    return Way(
+        record=_inside(who_and_where),
+        log=_inside(shown),
+        tiered=price is not None and bool(price.tiers),
+        timeouts=call.route.timeouts or deployment.timeouts,
+    )
 
 
 def _rates(deployment: Deployment, input_tokens: int) -> dict[str, int]:
@@ -102,7 +107,7 @@ def _inside(fields: dict[str, Any]) -> bytes:
 
 def note(call: Call, way: Way) -> bytes:
     """What the books say of an attempt whose process dies before it can settle."""
-    return b'{"request_id":"%b",%b}' % (call.request_id.encode("ascii"), way.record)
+    return b'{"request_id":"%b",%b}' % (call.id_bytes, way.record)
 
 
 def spend_record(
@@ -123,7 +128,7 @@ def spend_record(
         b'"hold_nusd":%d,"charge_nusd":%d,"duration_ms":%d'
         % (
             attempt.attempt_id.encode("ascii"),
-            call.request_id.encode("ascii"),
+            call.id_bytes,
             at_ms,
             attempt.way.record,
             outcome.encode("ascii"),
@@ -146,8 +151,22 @@ def spend_record(
         line += b',"served_model":%b' % _encode(served_model[:MAX_SERVED_MODEL])
     if baseline_nusd is not None:
         line += b',"baseline_nusd":%d' % baseline_nusd
+    if attempt.charge_nusd <= held and (usage is None or _is_plain(usage)) and not attempt.way.tiered:
+        return line + b"}"
     rare = _rare(attempt, usage, overrun_cause)
     return line + (b",%b}" % _inside(rare) if rare else b"}")
+
+
+def _is_plain(usage: Usage) -> bool:
+    """Whether nothing is to be said of it but the tokens in and out."""
+    return not (
+        usage.cache_read_tokens
+        or usage.reasoning_tokens
+        or usage.doubt
+        or usage.cache_write_tokens
+        or usage.audio_input_tokens
+        or usage.audio_output_tokens
+    )
 
 
 def _rare(attempt: Attempt, usage: Usage | None, overrun_cause: str) -> dict[str, Any]:
@@ -189,7 +208,7 @@ def log_line(call: Call, *, at_ms: int, overhead_seconds: float, total_seconds: 
         b'"input_tokens":%b,"output_tokens":%b,"cost_nusd":%d,"overhead_ms":%.3f,"total_ms":%.3f}'
         % (
             at_ms,
-            call.request_id.encode("ascii"),
+            call.id_bytes,
             where,
             call.status,
             call.outcome.encode("ascii"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from router.call import Attempt, Call
 from router.domain.budgets import NEVER_MS, Refusal
@@ -13,16 +14,22 @@ from router.errors import BUDGET_EXCEEDED, RouterError
 from router.relay import STREAM_HEADERS
 
 
+_IDS: Final = b"%b: %%b\r\n%b: %%b\r\n" % (h.REQUEST_ID, h.OWN_REQUEST_ID)
+_COST: Final = b"%b: %%d.%%09d\r\n" % h.COST_USD
+_LEFT: Final = b"%b: %%d.%%09d\r\n" % h.BUDGET_REMAINING_USD
+_ANSWER: Final = b"%%b%b: %%d\r\n%b: %%.3f\r\n%%b%%b" % (h.ATTEMPTS, h.OVERHEAD_MS)
+
+
 def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes | None = None) -> bytes:
     """Header lines with the request ids: the client's own first, else the provider's, else ours."""
     return h.encode(headers) + _id_lines(call, upstream_id)
 
 
 def _id_lines(call: Call, upstream_id: bytes | None) -> bytes:
-    own = call.request_id.encode("ascii")
+    own = call.id_bytes
     client = call.headers.get(h.REQUEST_ID)
     shown = client if client is not None and h.safe_id(client) is not None else upstream_id or own
-    return b"%b: %b\r\n%b: %b\r\n" % (h.REQUEST_ID, shown, h.OWN_REQUEST_ID, own)
+    return _IDS % (shown, own)
 
 
 def _where_lines(model: str, deployment: str, route: str, rule: str, reason: str, stream: bool) -> bytes:
@@ -48,26 +55,15 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
         head = way.heads[stream] = _where_lines(
             deployment.model, deployment.name, call.route.name, call.branch.rule, attempt.reason, stream
         )
-    passed = b""
-    upstream_id = None
-    for pair in from_upstream:
-        if pair[0] in h.FROM_UPSTREAM:
-            passed += b"%b: %b\r\n" % pair
-        elif pair[0] == h.REQUEST_ID:
-            upstream_id = pair[1]
+    named = dict(from_upstream)
+    passed = b"" if h.FROM_UPSTREAM.isdisjoint(named) else h.encode(h.passed_from_upstream(from_upstream))
     if not stream:
-        passed += b"%b: %d.%09d\r\n" % (h.COST_USD, *divmod(call.charge_nusd, NUSD_PER_USD))
-    if call.budget_left_nusd is not None:
-        passed += b"%b: %d.%09d\r\n" % (h.BUDGET_REMAINING_USD, *divmod(max(0, call.budget_left_nusd), NUSD_PER_USD))
-    return b"%b%b: %d\r\n%b: %.3f\r\n%b%b" % (
-        head,
-        h.ATTEMPTS,
-        call.attempts,
-        h.OVERHEAD_MS,
-        overhead_seconds * 1000,
-        passed,
-        _id_lines(call, upstream_id),
-    )
+        passed += _COST % divmod(call.charge_nusd, NUSD_PER_USD)
+    left = call.budget_left_nusd
+    if left is not None:
+        passed += _LEFT % divmod(left if left > 0 else 0, NUSD_PER_USD)
+    ids = _id_lines(call, named.get(h.REQUEST_ID))
+    return _ANSWER % (head, call.attempts, overhead_seconds * 1000, passed, ids)
 
 
 def _reset_text(ends_ms: int) -> str:

@@ -11,13 +11,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 from router.admission import Admission
 from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
-from router.domain.budgets import Refusal, Reservation
+from router.domain.budgets import Refusal, Reservation, WindowMoved
 from router.domain.estimate import LIKELY_OUTPUT_TOKENS
 from router.domain.metering import Metered
 from router.domain.request import Operation, parse_request
 from router.domain.usage import Usage
 from router.edge.exchange import Exchange
-from router.edge.headers import passed_to_upstream
 from router.edge.replies import error_reply
 from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.fleet import Fleet
@@ -81,7 +80,10 @@ class Pipeline:
         call = Call(request_id=self._new_id(), operation=operation, headers=exchange.headers, snapshot=self.snapshot, began=self._clock())
         self._metrics.in_flight(1)
         try:
-            await self._run(call, exchange)
+            call.principal = await self.admission.admit(exchange.headers)
+            failure = self._route(call, await exchange.body()) or await self._try_in_order(call, exchange)
+            if failure is not None:
+                await self._give_up(call, exchange, failure)
         except RouterError as error:
             await self._refuse(call, exchange, error)
         except StoreUnavailable as exc:
@@ -106,27 +108,24 @@ class Pipeline:
             await self._refuse(call, exchange, RouterError(DRAINING, message, retry_after_seconds=1.0))
         call.outcome, call.error_code = "cancelled", DRAINING.code
 
-    async def _run(self, call: Call, exchange: Exchange) -> None:
-        call.principal = await self.admission.admit(exchange.headers)
+    def _route(self, call: Call, body: bytes) -> Failure | None:
+        """Decide where the call goes. A failure: nowhere now, and this is what its client is told."""
         # The edge knows no other.
-        call.request = request = parse_request(await exchange.body(), call.operation)  # type: ignore[arg-type]
+        call.request = request = parse_request(body, call.operation)  # type: ignore[arg-type]
         call.stream = request.stream
         before = self._clock()
         try:
-            route_call(call, self._fleet, self._random())
+            decision = route_call(call, self._fleet, self._random())
         except RouterError as error:
             limited = self._limited_answer(call) if error.spec is NO_DEPLOYMENT else None
             if limited is None:
                 raise
-            await self._give_up(call, exchange, limited)
-            return
+            return limited
         call.decision_seconds = self._clock() - before
-        for rejection in call.decision.rejected if call.decision is not None else ():
+        for rejection in decision.rejected:
             self._metrics.rejected(deployment=rejection.deployment, reason=rejection.reason)
         self._fleet.request_started()
-        failure = await self._try_in_order(call, exchange)
-        if failure is not None:
-            await self._give_up(call, exchange, failure)
+        return None
 
     def _limited_answer(self, call: Call) -> Failure | None:
         """The rate limit that a provider last answered, if every candidate is waiting for its own to end."""
@@ -209,91 +208,83 @@ class Pipeline:
 
     async def _try(self, call: Call, exchange: Exchange, deployment: Deployment, reason: str) -> Failure | Refusal | None:
         """One attempt: hold, call, relay, settle. None: the client has its answer."""
-        number = call.attempts + 1
-        attempt_id = f"{call.request_id}.{number}"
-        way = self._ways.of(call, deployment, reason)
-        held: Reservation | Refusal | None = None
+        attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason))
+        held: Reservation | Refusal | WindowMoved | None = None
         try:
-            held = await self.reservations.hold(call, deployment, call.estimates[deployment.name], attempt_id, way)
+            held = await self.reservations.hold(attempt)
+            if isinstance(held, WindowMoved):
+                held = await self.reservations.hold_in_next_window(attempt, held)
         finally:
             # If that leads to no call, the next request may probe the deployment.
             if not isinstance(held, Reservation):
                 self._fleet.release_probe(deployment.name)
         if isinstance(held, Refusal):
             return held
-        call.attempts = number
-        call.budget_left_nusd = held.tightest_left_nusd
-        attempt = Attempt(
-            call=call,
-            attempt_id=attempt_id,
-            number=number,
-            deployment=deployment,
-            estimate=call.estimates[deployment.name],
-            held=held,
-            reason=reason,
-            way=way,
-        )
-        fleet, name = self._fleet, deployment.name
-        self._live[attempt_id] = attempt
-        fleet.began(name)
-        try:
-            attempt.began = self._clock()
-            failure = await self._call(attempt, exchange)
-        finally:
-            fleet.ended(name)
-            try:
-                await self._abandon(attempt, exchange)
-            finally:
-                del self._live[attempt_id]
-        self._learn(name, failure)
+        attempt.held = held
+        failure = await self._call(attempt, exchange)
+        self._learn(deployment.name, failure)
         return failure
 
-    def _learn(self, name: str, failure: Failure | None) -> None:
-        """Remember what the attempt says of its deployment."""
-        if failure is None:
-            self._limited.pop(name, None)
-            return
-        if failure.cause == "429" and failure.reply is not None:
-            self._limited[name] = failure
-        self._fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
-
-    async def _abandon(self, attempt: Attempt, exchange: Exchange) -> None:
-        """Settle what nothing else has settled: the client left, the service ends, or a bug. Never 0 for what was sent."""
-        if attempt.state == "closed":
-            return
-        usage = self._unanswered(attempt, "client_left")
-        if attempt.state == "held":
-            attempt.call.winner, attempt.call.usage = attempt, usage
-        await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
-
     async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
+        """Call the provider with the money that is held. Whatever happens, the hold is settled or voided when this returns."""
         call = attempt.call
-        fallback = call.route.fallback
+        call.attempts = attempt.number
+        call.budget_left_nusd = attempt.held.tightest_left_nusd
         response: UpstreamResponse | None = None
+        name = attempt.deployment.name
+        self._live[attempt.attempt_id] = attempt
+        self._fleet.began(name)
+        attempt.began = self._clock()
         try:
-            response = await self._dispatcher.send(attempt, passed_to_upstream(call.headers))
+            response = await self._dispatcher.send(attempt)
             attempt.status = response.status
-            if not 200 <= response.status < 300:
-                failure = await of_status(response, attempt, fallback)
-                await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
-                return self._waited(attempt, failure)
-            attempt.first_byte_at = self._clock()
-            # Some providers answer a wish for a stream with plain JSON; clients take it as it comes.
-            if call.request.stream and not is_json(response.headers):
-                return await self._relay_stream(attempt, response, exchange)
-            return await self._relay_body(attempt, response, exchange)
+            if 200 <= response.status < 300:
+                attempt.first_byte_at = self._clock()
+                # Some providers answer a wish for a stream with plain JSON; clients take it as it comes.
+                relay = self._relay_stream if call.stream and not is_json(response.headers) else self._relay_body
+                return await relay(attempt, response, exchange)
+            failure = await of_status(response, attempt, call.route.fallback)
+            await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
+            return self._waited(attempt, failure)
         except UpstreamError as exc:
-            if exc.sent:
-                await self._settlements.settle(attempt, usage=self._unanswered(attempt, exc.fault), outcome="upstream_lost")
-            else:
-                await self._settlements.void(attempt)
-            return self._waited(attempt, of_upstream_error(exc, attempt, fallback))
+            return await self._lost(attempt, exc)
         except RouterError:
             await self._settlements.void(attempt)
             raise
         finally:
             if response is not None:
                 response.abort()
+            self._fleet.ended(name)
+            try:
+                if attempt.state != "closed":
+                    await self._abandon(attempt, exchange)
+            finally:
+                del self._live[attempt.attempt_id]
+
+    async def _lost(self, attempt: Attempt, error: UpstreamError) -> Failure:
+        """The provider cannot be reached, breaks off or is too slow."""
+        if error.sent:
+            await self._settlements.settle(attempt, usage=self._unanswered(attempt, error.fault), outcome="upstream_lost")
+        else:
+            await self._settlements.void(attempt)
+        return self._waited(attempt, of_upstream_error(error, attempt, attempt.call.route.fallback))
+
+    async def _abandon(self, attempt: Attempt, exchange: Exchange) -> None:
+        """Settle what nothing else has settled: the client left, the service ends, or a bug. Never 0 for what was sent."""
+        usage = self._unanswered(attempt, "client_left")
+        if attempt.state == "held":
+            attempt.call.winner, attempt.call.usage = attempt, usage
+        await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
+
+    def _learn(self, name: str, failure: Failure | None) -> None:
+        """Remember what the attempt says of its deployment."""
+        if failure is None:
+            if self._limited:
+                self._limited.pop(name, None)
+            return
+        if failure.cause == "429" and failure.reply is not None:
+            self._limited[name] = failure
+        self._fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
 
     def _waited(self, attempt: Attempt, failure: Failure) -> Failure:
         attempt.call.upstream_seconds += self._clock() - attempt.began
@@ -336,7 +327,9 @@ class Pipeline:
             return body
         metered = meter_body(attempt, body)
         self._won(attempt, metered, arrived)
-        self._settlements.book(attempt, usage=metered.usage, outcome="ok", served_model=metered.served_model, cause=_cause(metered))
+        self._settlements.book(
+            attempt, usage=metered.usage, outcome="ok", served_model=metered.served_model, cause=_cause(metered), ended=arrived
+        )
         call.first_byte_at = arrived
         call.outcome, call.status = "ok", 200
         overhead = self._clock() - call.began - call.upstream_seconds

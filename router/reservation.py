@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from router.call import Call, Way
+from router.call import Attempt
 from router.domain.budgets import BucketSet, Refusal, Reservation, WindowMoved
-from router.domain.estimate import Estimate
 from router.domain.windows import bucket_set
 from router.errors import StoreUnavailable
 from router.lines import note
 from router.ports import BudgetStore
-from router.snapshot import Deployment, Snapshot
+from router.snapshot import Snapshot
 
 MOST_CACHED_SETS: Final = 50_000
 WINDOW_TRIES: Final = 3
@@ -37,25 +36,42 @@ class Reservations:
         self._dimensions = tuple(sorted(named))
         self._tags = tuple(sorted({name[4:] for budget in snapshot.budgets for name, _ in budget.when if name.startswith("tag:")}))
 
-    async def hold(self, call: Call, deployment: Deployment, priced: Estimate, attempt_id: str, way: Way) -> Reservation | Refusal:
-        """Reserve the first hold of an attempt.
+    def hold(self, attempt: Attempt) -> Awaitable[Reservation | Refusal | WindowMoved]:
+        """Reserve the first hold of an attempt. For `WindowMoved`, see `hold_in_next_window`.
+
+        Raises:
+            StoreUnavailable: when awaited; nothing is held.
+        """
+        way, now_ms = attempt.way, self._clock_ms()
+        buckets = way.buckets
+        if buckets is None or not buckets_hold(buckets, now_ms):
+            buckets = self._buckets(attempt, now_ms)
+        return self._store.reserve(
+            attempt_id=attempt.attempt_id,
+            amount_nusd=attempt.estimate.hold_nusd,
+            buckets=buckets,
+            note=note(attempt.call, way),
+        )
+
+    async def hold_in_next_window(self, attempt: Attempt, moved: WindowMoved) -> Reservation | Refusal:
+        """Reserve in the windows of the store's own clock.
 
         Raises:
             StoreUnavailable: nothing is held.
         """
-        now_ms = self._clock_ms()
-        buckets = way.buckets
-        if buckets is None or not buckets_hold(buckets, now_ms):
-            buckets = way.buckets = self._buckets(call, deployment, now_ms)
-        amount, told = priced.hold_nusd, note(call, way)
-        for _ in range(WINDOW_TRIES):
-            answer = await self._store.reserve(attempt_id=attempt_id, amount_nusd=amount, buckets=buckets, note=told)
+        told = note(attempt.call, attempt.way)
+        for _ in range(WINDOW_TRIES - 1):
+            buckets = self._buckets(attempt, moved.now_ms)
+            answer = await self._store.reserve(
+                attempt_id=attempt.attempt_id, amount_nusd=attempt.estimate.hold_nusd, buckets=buckets, note=told
+            )
             if not isinstance(answer, WindowMoved):
                 return answer
-            buckets = way.buckets = self._buckets(call, deployment, answer.now_ms)
+            moved = answer
         raise StoreUnavailable("the store's clock jumps: its windows moved at each try")
 
-    def _buckets(self, call: Call, deployment: Deployment, now_ms: int) -> BucketSet:
+    def _buckets(self, attempt: Attempt, now_ms: int) -> BucketSet:
+        call, deployment, way = attempt.call, attempt.deployment, attempt.way
         dims = {
             "team": call.principal.team or NO_TEAM,
             "key": call.principal.key_id or NO_KEY,
@@ -69,9 +85,10 @@ class Reservations:
         key = tuple([dims[name] for name in self._dimensions] + [tags.get(name, "\0") for name in self._tags])
         known = self._sets.get(key)
         if known is not None and buckets_hold(known, now_ms):
+            way.buckets = known
             return known
         made = bucket_set(self._budgets, dims=dims, tags=tags, now_ms=now_ms)
-        self._sets[key] = made
+        self._sets[key] = way.buckets = made
         if len(self._sets) > MOST_CACHED_SETS:
             self._sets.popitem(last=False)
         return made

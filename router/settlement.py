@@ -64,22 +64,31 @@ class Settlements:
         if attempt.state != "held":
             return
         attempt.state = "closed"
-        self._count(attempt, "voided", None, 0, None)
+        self._count(attempt, "voided", None, None, self._clock() - attempt.began)
         await finish(lambda: self._store.void(attempt.held))
 
     def book(
-        self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = "provider_exceeded_bound"
+        self,
+        attempt: Attempt,
+        *,
+        usage: Usage | None,
+        outcome: str,
+        served_model: str = "",
+        cause: str = "provider_exceeded_bound",
+        ended: float | None = None,
     ) -> None:
         """Fix the charge of an attempt. `commit` must follow, whatever happens; until then the hold stands.
 
         `usage` None: the provider refused it unbilled, the charge is zero. `cause` names why a charge is above
-        its hold, if it is. A second call changes nothing.
+        its hold, if it is. `ended`: monotonic seconds of the provider's last byte; None: now. A second call changes
+        nothing.
         """
         if attempt.state != "held":
             return
         attempt.state = "booked"
         call, deployment = attempt.call, attempt.deployment
-        duration_ms = int((self._clock() - attempt.began) * 1000)
+        seconds = (self._clock() if ended is None else ended) - attempt.began
+        duration_ms = int(seconds * 1000)
         amount = 0
         if usage is not None and deployment.price is not None:
             amount = min(charge(deployment.price, usage, images=call.request.shape.images, duration_ms=duration_ms), MAX_NUSD)
@@ -100,7 +109,7 @@ class Settlements:
             baseline_nusd=baseline,
             overrun_cause=cause,
         )
-        self._count(attempt, outcome, usage, amount, baseline)
+        self._count(attempt, outcome, usage, baseline, seconds)
 
     async def commit(self, attempt: Attempt) -> None:
         """Bring a booked charge to the store."""
@@ -124,9 +133,8 @@ class Settlements:
         price = snapshot.deployments[name].price if name is not None else None
         return None if price is None or usage is None else charge(price, usage, images=images)
 
-    def _count(self, attempt: Attempt, outcome: str, usage: Usage | None, amount: int, baseline: int | None) -> None:
+    def _count(self, attempt: Attempt, outcome: str, usage: Usage | None, baseline: int | None, seconds: float) -> None:
         call, deployment = attempt.call, attempt.deployment
-        now = self._clock()
         first = attempt.first_byte_at
         self._metrics.attempt_done(
             route=call.route.name,
@@ -138,9 +146,9 @@ class Settlements:
             operation=call.operation,
             outcome=outcome,
             usage=usage,
-            charge_nusd=amount,
+            charge_nusd=attempt.charge_nusd,
             hold_nusd=attempt.held.amount_nusd,
             baseline_nusd=baseline,
-            upstream_seconds=now - attempt.began,
+            upstream_seconds=seconds,
             first_token_seconds=None if first is None else first - attempt.began,
         )
