@@ -13,7 +13,6 @@ from router.edge.replies import JSON
 from router.errors import BUDGET_EXCEEDED, RouterError
 from router.relay import STREAM_HEADERS
 
-
 _IDS: Final = b"%b: %%b\r\n%b: %%b\r\n" % (h.REQUEST_ID, h.OWN_REQUEST_ID)
 _COST: Final = b"%b: %%d.%%09d\r\n" % h.COST_USD
 _LEFT: Final = b"%b: %%d.%%09d\r\n" % h.BUDGET_REMAINING_USD

@@ -228,13 +228,8 @@ class Pipeline:
     async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
         """Call the provider with the money that is held. Whatever happens, the hold is settled or voided when this returns."""
         call = attempt.call
-        call.attempts = attempt.number
-        call.budget_left_nusd = attempt.held.tightest_left_nusd
         response: UpstreamResponse | None = None
-        name = attempt.deployment.name
-        self._live[attempt.attempt_id] = attempt
-        self._fleet.began(name)
-        attempt.began = self._clock()
+        self._begin(attempt)
         try:
             response = await self._dispatcher.send(attempt)
             attempt.status = response.status
@@ -254,12 +249,20 @@ class Pipeline:
         finally:
             if response is not None:
                 response.abort()
-            self._fleet.ended(name)
+            self._fleet.ended(attempt.deployment.name)
             try:
                 if attempt.state != "closed":
                     await self._abandon(attempt, exchange)
             finally:
                 del self._live[attempt.attempt_id]
+
+    def _begin(self, attempt: Attempt) -> None:
+        call = attempt.call
+        call.attempts = attempt.number
+        call.budget_left_nusd = attempt.held.tightest_left_nusd
+        self._live[attempt.attempt_id] = attempt
+        self._fleet.began(attempt.deployment.name)
+        attempt.began = self._clock()
 
     async def _lost(self, attempt: Attempt, error: UpstreamError) -> Failure:
         """The provider cannot be reached, breaks off or is too slow."""
