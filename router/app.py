@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from router.adapters.choose import default_store, open_ledger, state_folder
 from router.adapters.upstream.http1 import Http1Upstream
-from router.admin.app import make_app
+from router.admin.front import Front
+from router.admin.pages import Pages
 from router.admin.views import View
 from router.admission import Admission
 from router.call import Attempt
@@ -78,6 +80,7 @@ class Service:
         self.draining = False
         self.started = int(time.time())
         self.boot = os.urandom(4).hex()
+        self._new_id = _ids(f"fg-{self.boot}-")
         self._worker = worker
         self._log_target = 1 if log_target is None else log_target
         self._siblings = Siblings(run_folder, worker, dump=self.metrics.dump, render_alone=self.metrics.render)
@@ -117,8 +120,8 @@ class Service:
         view = View(
             snapshot=snapshot, admission=self.admission, books=self.ledger, fleet=self.fleet, clock_ms=wall_clock_ms, started=self.started
         )
-        asgi = make_app(view, metrics=self.scrape, ready=self.missing)
-        self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=asgi, settings=server)
+        front = Front(Pages(view, metrics=self.scrape, ready=self.missing), new_id=self._new_id)
+        self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=front, settings=server)
         self._configure_metrics(snapshot)
         await self._siblings.start()
         self._stack.push_async_callback(self._siblings.close)
@@ -185,8 +188,6 @@ class Service:
         return Dispatcher(wire=wire, second_wire=second, adapter=adapter)
 
     def _make_pipeline(self, dispatcher: Dispatcher) -> Pipeline:
-        counter = itertools.count(1)
-        prefix = f"fg-{self.boot}-"
         return Pipeline(
             snapshot=self.snapshot,
             admission=self.admission,
@@ -201,7 +202,7 @@ class Service:
             clock=time.monotonic,
             clock_ms=wall_clock_ms,
             random=random.random,
-            new_id=lambda: f"{prefix}{next(counter):x}",
+            new_id=self._new_id,
         )
 
     # What the gate asks
@@ -296,6 +297,12 @@ class Service:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
+
+
+def _ids(prefix: str) -> Callable[[], str]:
+    """What gives each request of this process an id of its own."""
+    counter = itertools.count(1)
+    return lambda: f"{prefix}{next(counter):x}"
 
 
 def _progress(attempt: Attempt) -> int:

@@ -116,9 +116,11 @@ def _unknown(name: str) -> str:
 
 
 def main() -> None:
-    """Entry point: a configuration error is printed as findings, never as a traceback."""
+    """Entry point. A configuration error is printed as findings, never as a traceback."""
     from router.errors import ConfigError
+    from router.startup import hurry
 
+    hurry()
     try:
         code = run(sys.argv[1:])
     except ConfigError as error:

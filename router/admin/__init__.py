@@ -1,1 +1,1 @@
-"""What is served beside calls for models, by FastAPI."""
+"""What is served beside calls for models."""

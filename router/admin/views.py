@@ -72,9 +72,12 @@ class View:
     @staticmethod
     def reset_of(state: BucketState) -> str | None:
         """When the window ends, ISO 8601 in UTC; None if never."""
-        if state.ends_ms >= NEVER_MS:
-            return None
-        return datetime.fromtimestamp(state.ends_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+        return None if state.ends_ms >= NEVER_MS else moment(state.ends_ms)
+
+
+def moment(at_ms: int) -> str:
+    """Unix milliseconds as people and programs read them: ISO 8601, UTC, whole seconds."""
+    return datetime.fromtimestamp(at_ms // 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def model_card(view: View, route: Route) -> dict[str, Any]:

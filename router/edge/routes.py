@@ -29,4 +29,4 @@ OTHERS: Final[Mapping[str, str]] = {
     READY: "200 while the configuration is loaded and the store can reserve; else 503 and why.",
     METRICS: "Prometheus metrics of all workers.",
 }
-"""GET, served by FastAPI."""
+"""GET: pages, answered by `router.admin`."""

@@ -71,7 +71,8 @@ def _route(context: Context, name: str, given: RouteSettings, deployments: Mappi
 def _default_branch(context: Context, path: Path, given: RouteSettings, deployments: Mapping[str, Deployment]) -> Branch:
     if given.default is not None and given.default.use is not None:
         return _branch(context, (*path, "default"), given.default.use, given.default, DEFAULT_RULE, deployments)
-    chosen = BranchSettings() if given.by is None else BranchSettings(by=given.by)
+    # Of values that are valid already: pydantic would first build a validator.
+    chosen = BranchSettings.model_construct() if given.by is None else BranchSettings.model_construct(by=given.by)
     # A route without a default has `use`: the settings see to it.
     return _branch(context, path, given.use or UseSettings(names=("",)), chosen, DEFAULT_RULE, deployments)
 

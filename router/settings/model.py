@@ -26,6 +26,7 @@ from router.settings.types import (
     SecretText,
     Section,
     Text,
+    all_defaults,
     as_mapping,
     hide_password,
 )
@@ -138,7 +139,7 @@ class ServerSection(Section):
     """Write one line per request, without prompts or answers."""
     baseline: Text | None = None
     """Model or deployment whose price avoided cost is measured against. Default: none, avoided cost is not counted."""
-    compat: CompatSettings = CompatSettings()
+    compat: CompatSettings = all_defaults()
     """What differs for clients that were written for another gateway."""
 
 
@@ -172,7 +173,7 @@ class ProviderSettings(Section):
     """HTTP or SOCKS proxy to go through. The usual proxy variables of the environment are not read."""
     max_connections: Annotated[Count, Field(ge=1, le=100_000)] = 512
     """Connections to it at a time, per worker; further calls wait."""
-    timeouts: TimeoutSettings = TimeoutSettings()
+    timeouts: TimeoutSettings = all_defaults()
     """How long a call may take."""
     ca_file: Text | None = None
     """File with the certificates to trust instead of the system's."""
@@ -193,7 +194,7 @@ class Settings(Section):
 
     version: Literal[1]
     """Version of this language. Always 1."""
-    server: ServerSection = ServerSection()
+    server: ServerSection = all_defaults()
     """How the process serves."""
     providers: Providers = Field(default_factory=dict)
     """Who serves models: a list of well-known names, or a mapping from names to options."""

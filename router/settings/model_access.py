@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 from router.domain.keys import ID_LENGTH, PREFIX
 from router.settings.findings import shown
 from router.settings.references import Secret
-from router.settings.types import Instant, Name, ReferencedSecret, Section, Text, Words, as_mapping, format_money
+from router.settings.types import Instant, Name, ReferencedSecret, Section, Text, Words, all_defaults, as_mapping, format_money
 from router.settings.units import MoneyPer, parse_money_per, parse_window
 
 Dimension = Literal["key", "team", "user", "session", "route", "model", "provider"]
@@ -101,7 +101,7 @@ class SpendLimit(Section):
 class BudgetSettings(SpendLimit):
     """A limit on what may be spent: whose, how much, in which window."""
 
-    when: BudgetScope = BudgetScope()
+    when: BudgetScope = all_defaults()
     """To which requests it applies. Default: all."""
 
 

@@ -23,6 +23,7 @@ from router.settings.types import (
     Usd,
     WeightsClasses,
     Words,
+    all_defaults,
     as_mapping,
     one_or_many,
 )
@@ -242,7 +243,7 @@ class RuleSettings(BranchSettings):
 
     name: Name | None = None
     """Name in logs, metrics and headers. Default: `rule-1`, `rule-2`, ..."""
-    when: WhenSettings = WhenSettings()
+    when: WhenSettings = all_defaults()
     """Conditions; none: the rule always holds."""
 
 
@@ -293,9 +294,9 @@ class RouteSettings(Section):
     """Conditions, first match wins."""
     default: Annotated[BranchSettings, as_mapping("use", str | list[str] | BranchSettings)] | None = None
     """Where requests go for which no rule holds; the long form of `use` and `by`."""
-    fallback: FallbackSettings = FallbackSettings()
+    fallback: FallbackSettings = all_defaults()
     """When another model is tried."""
-    timeout: RouteTimeouts = RouteTimeouts()
+    timeout: RouteTimeouts = all_defaults()
     """How long calls may take."""
     max_cost: Usd | None = None
     """Most that one request may cost. Default: no limit."""

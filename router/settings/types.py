@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from router.domain.money import format_usd
 from router.settings.findings import looks_like_secret, shown
@@ -16,16 +16,26 @@ from router.settings.units import parse_count, parse_duration, parse_share, pars
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and an unknown field is an error."""
+    """A part of the configuration: immutable, and an unknown field is an error.
+
+    The texts below fields are their descriptions; `router.settings.schema` reads them. pydantic would read
+    and parse the source of every class whenever the program starts.
+    """
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
+        # Once, for the whole, instead of once for every part.
+        defer_build=True,
         hide_input_in_errors=True,
         coerce_numbers_to_str=True,
         arbitrary_types_allowed=True,
     )
+
+
+def all_defaults() -> Any:
+    """For a section that need not be written. An instance as the default would be built whenever the program starts."""
+    return Field(default={}, validate_default=True)
 
 
 def format_duration(seconds: float) -> str:

@@ -110,7 +110,7 @@ async def test_me_shows_the_keys_own_limits_and_spending(app: Running) -> None:
     assert (me["object"], me["key_id"], me["name"], me["team"]) == ("faregate.me", "limited", "limited", "search")
     assert me["models"] == ["m"]
     assert me["tags"] == {"kind": "agent", "cost-center": "1"}
-    assert me["expires_at"] == 1924992000
+    assert me["expires_at"] == "2031-01-01T00:00:00Z"
     own = budgets(me)
     assert set(own) == {"all", "per-key", "per-team", "soft", "tagged"}
     spent = (11 * 1 + 3 * 10) / 1e6

@@ -1,0 +1,60 @@
+"""The ASGI application for whatever is no call for a model.
+
+Pages are answered at once. FastAPI, which describes them and refuses the rest, takes half a second and 20 MB to load:
+it is loaded by the first request that needs it, in a thread, while the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from router.admin.pages import Pages
+from router.edge.asgi import AsgiApp, Message, Receive, Scope, Send
+from router.edge.headers import OWN_REQUEST_ID, REQUEST_ID, safe_id
+
+
+class Front:
+    """Answers pages; hands everything else to FastAPI. Every answer carries the ids of its request."""
+
+    def __init__(self, pages: Pages, *, new_id: Callable[[], str]) -> None:
+        """`new_id` gives ids of requests: those that calls for models have, too."""
+        self._pages = pages
+        self._new_id = new_id
+        self._loading: asyncio.Future[AsgiApp] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await (await self._framework())(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        own = self._new_id()
+        ids = [(REQUEST_ID, (safe_id(headers.get(REQUEST_ID)) or own).encode()), (OWN_REQUEST_ID, own.encode())]
+        reply = await self._pages.answer(scope["path"], headers) if scope["method"] == "GET" else None
+        if reply is None:
+            await (await self._framework())(scope, receive, _adding(ids, send))
+            return
+        length = (b"content-length", b"%d" % len(reply.body))
+        await send({"type": "http.response.start", "status": reply.status, "headers": [*reply.headers, length, *ids]})
+        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+    async def _framework(self) -> AsgiApp:
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self._load))
+        # A client that leaves must not take the loading with it: others wait for it, too.
+        return await asyncio.shield(self._loading)
+
+    def _load(self) -> AsgiApp:
+        from router.admin.app import make_app
+
+        return make_app(self._pages)
+
+
+def _adding(ids: list[tuple[bytes, bytes]], send: Send) -> Send:
+    async def with_ids(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *ids]
+        await send(message)
+
+    return with_ids
