@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import router
 from router.adapters.upstream.decode import decoded
@@ -51,16 +51,16 @@ class Http1Upstream:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def post(
+    def post(
         self, endpoint: Endpoint, path: str, body: bytes, *, headers: Sequence[tuple[bytes, bytes]] = (), timeouts: Timeouts
-    ) -> UpstreamResponse:
+    ) -> Coroutine[Any, Any, UpstreamResponse]:
         """POST JSON to `base_path + path`. See `router.ports.Upstream.post`."""
         pool = self._pools.get(endpoint) or self._open_pool(endpoint)
         head = pool.heads.get(path) or pool.post_head(path)
         extra = extra_fields(headers) if headers else b""
         if len(body) <= JOIN_BYTES:
-            return await self._exchange(pool, b"%b%d\r\n%b\r\n%b" % (head, len(body), extra, body), b"", timeouts)
-        return await self._exchange(pool, b"%b%d\r\n%b\r\n" % (head, len(body), extra), body, timeouts)
+            return self._exchange(pool, b"%b%d\r\n%b\r\n%b" % (head, len(body), extra, body), b"", timeouts)
+        return self._exchange(pool, b"%b%d\r\n%b\r\n" % (head, len(body), extra), body, timeouts)
 
     async def get(
         self, endpoint: Endpoint, path: str, *, headers: Sequence[tuple[bytes, bytes]] = (), timeouts: Timeouts
@@ -97,6 +97,8 @@ class Http1Upstream:
             self._sweeper.cancel()
             self._sweeper = None
         connections = [connection for pool in self._pools.values() for connection in pool.connections]
+        for pool in self._pools.values():
+            pool.closed = True
         self._pools.clear()
         for connection in connections:
             connection.close()
@@ -136,10 +138,13 @@ class Http1Upstream:
         return response
 
     def _open_pool(self, endpoint: Endpoint) -> Pool:
-        if self._closed:
-            raise UpstreamError("connect", f"{endpoint.name}: the client is closed", sent=False)
         loop = asyncio.get_running_loop()
-        pool = self._pools[endpoint] = Pool(endpoint, loop, self._tls)
+        pool = Pool(endpoint, loop, self._tls)
+        if self._closed:
+            # Whoever awaits the call learns of it when a connection is dialled.
+            pool.closed = True
+            return pool
+        self._pools[endpoint] = pool
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._sweep_seconds, self._tick, loop)
         return pool
@@ -161,6 +166,7 @@ class Pool:
         self.connections: set[Connection] = set()
         self.waiters: deque[asyncio.Future[Connection | None]] = deque()
         self.count = 0
+        self.closed = False
         self._tls = tls
 
     def post_head(self, path: str) -> bytes:
@@ -175,7 +181,9 @@ class Pool:
         idle = self.idle
         while idle:
             connection = idle.popitem()[0]
-            if connection.usable() and now - connection.heard_at < self.endpoint.keepalive_seconds:
+            # As `usable`, but this is the way of every request.
+            working = connection.connected and not connection.transport.is_closing()
+            if working and now - connection.heard_at < self.endpoint.keepalive_seconds:
                 connection.heard_at = now
                 return connection
             connection.close()
@@ -223,6 +231,8 @@ class Pool:
     async def _dial(self) -> Connection:
         """Connect; the caller has counted it."""
         try:
+            if self.closed:
+                raise UpstreamError("connect", f"{self.name}: the client is closed", sent=False)
             context = await self._tls.get(self.endpoint) if self.endpoint.scheme == "https" else None
             connection = await dial(self, self.endpoint, self.loop, context)
         except BaseException:

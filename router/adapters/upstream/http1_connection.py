@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
@@ -16,6 +17,10 @@ HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 256
 JOIN_BYTES: Final = 64 * 1024
 """Larger bodies are handed to the transport beside the head instead of being copied behind it."""
+
+HEAD_END: Final = b"\r\n\r\n"
+FIELD: Final = re.compile(rb"\n([^:\r\n]+):[ \t]*([^\r\n]*)")
+"""A line of a head that the parser has taken: it allows neither folded lines nor a CR or LF alone."""
 
 # What a waiter waits for.
 HEAD: Final = 0
@@ -46,6 +51,7 @@ class Http1Response:
 
     One future at most is waiting: for the head, for any bytes, or for all of them. It is resolved once per read
     of the socket, after everything in it has been parsed, so a JSON answer costs one or two wake-ups in all.
+    `parts` has one entry per read, however many chunks it held.
     """
 
     # Defaults stand in the class: an instance then costs a third of what it would with a slot for each.
@@ -108,6 +114,13 @@ class Http1Response:
         """Close the connection now; harmless after the end."""
         self.connection.abandon(self)
 
+    def take(self, pieces: list[bytes]) -> None:
+        """Keep what one read of the socket brought of the body; `pieces` is empty afterwards."""
+        part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self.parts.append(part)
+        self.size += len(part)
+
     def _arrival(self, wants: int) -> asyncio.Future[None]:
         """A future that is resolved when what is wanted is here, or never will be. The idle time starts now."""
         connection = self.connection
@@ -128,7 +141,11 @@ class Http1Response:
 
 
 class Connection(asyncio.Protocol):
-    """A keep-alive connection: at most one request at a time, no pipelining."""
+    """A keep-alive connection: at most one request at a time, no pipelining.
+
+    The parser checks every byte, but calls Python only where a message begins, at the end of a head and of a message:
+    bodies are collected by a list's own `append`, and fields are cut out of the head in one go once it was found good.
+    """
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self.owner = owner
@@ -141,11 +158,14 @@ class Connection(asyncio.Protocol):
         """Whether the pool counts it; set when the dial has succeeded as a whole."""
         self.paused = False
         self.born_at = self.heard_at = loop.time()
+        self._pieces: list[bytes] = []
+        """Of the body, from the read that is being parsed."""
+        self.on_body = self._pieces.append
+        # It looks up its callbacks now.
         self._parser: HttpResponseParser = HttpResponseParser(self)
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._head = b""
+        """What came of the answer until its head was whole."""
         self._head_done = False
-        self._encoded = False
         self._complete = False
         self._keep = False
 
@@ -158,7 +178,6 @@ class Connection(asyncio.Protocol):
     def send(self, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
         """Write a request in one go; the answer arrives in what is returned. `heard_at` is the time of sending."""
         response = self.response = Http1Response(self, timeouts, started_at)
-        self._head_bytes = 0
         if body:
             self.transport.writelines((head, body))
         else:
@@ -219,21 +238,24 @@ class Connection(asyncio.Protocol):
             return
         self.heard_at = self.loop.time()
         if not self._head_done:
-            self._head_bytes += len(data)
+            self._head += data
+        broken: HttpParserError | None = None
         try:
             self._parser.feed_data(data)
         except HttpParserError as exc:
-            if not self._complete:
-                self._fail("protocol", f"the answer is not HTTP/1.1: {exc.__context__ or exc}")
-                return
-            self._keep = False
+            broken = exc
+        if self._pieces:
+            response.take(self._pieces)
         if self._complete:
+            # What follows a whole answer does not harm it, but the connection is of no use any more.
+            self._keep = self._keep and broken is None
             self._finish(response)
-        elif not self._head_done:
-            if self._head_bytes > HEAD_BYTES:
-                self._fail("protocol", f"the head of the answer is larger than {HEAD_BYTES} bytes")
-        else:
+        elif broken is not None:
+            self._fail("protocol", f"the answer is not HTTP/1.1: {broken.__context__ or broken}")
+        elif self._head_done:
             self._deliver(response)
+        elif len(self._head) > HEAD_BYTES:
+            self._fail("protocol", f"the head of the answer is larger than {HEAD_BYTES} bytes")
 
     def eof_received(self) -> None:
         self.owner.closing(self)
@@ -253,37 +275,29 @@ class Connection(asyncio.Protocol):
         if self._complete:
             raise ValueError("more than one answer to a request")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_done:
-            return  # A trailer: nothing that we pass on or read.
-        name = name.lower()
-        if name == b"content-encoding":
-            self._encoded = True
-        self._fields.append((name, value))
-
     def on_headers_complete(self) -> None:
-        response = cast(Http1Response, self.response)
-        fields = self._fields
-        self._fields = []
-        if len(fields) > HEAD_FIELDS:
-            raise ValueError(f"more than {HEAD_FIELDS} header fields")
         parser = self._parser
         status = parser.get_status_code()
         if status < 200:
             if status == 101:
                 raise ValueError("an upgrade that was not asked for")
+            # The provider works on the request: it must not be sent again, whatever comes now.
+            self.reused = False
+            self._head = self._head.partition(HEAD_END)[2]
             return
+        head, self._head = self._head, b""
+        found = FIELD.findall(head, 0, head.index(HEAD_END) + 1)
+        if len(found) > HEAD_FIELDS:
+            raise ValueError(f"more than {HEAD_FIELDS} header fields")
         self._head_done = True
         self._keep = parser.should_keep_alive()
-        response.encoded = self._encoded
-        response.headers = fields
+        response = cast(Http1Response, self.response)
+        if found:
+            sent_names, values = zip(*found, strict=True)
+            names = list(map(bytes.lower, sent_names))
+            response.headers = list(zip(names, values, strict=True))
+            response.encoded = b"content-encoding" in names
         response.status = status
-
-    def on_body(self, data: bytes) -> None:
-        response = self.response
-        if response is not None:
-            response.parts.append(data)
-            response.size += len(data)
 
     def on_message_complete(self) -> None:
         # A 1xx message completes too; the real one comes after it.
@@ -305,7 +319,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, response: Http1Response) -> None:
         """The answer is whole: free the connection, or close it if it cannot be used again."""
         self.response = None
-        self._complete = self._head_done = self._encoded = False
+        self._complete = self._head_done = False
         response.ended = True
         transport = self.transport
         # A request that is still being written when its answer is complete would run into the next one.
@@ -322,7 +336,7 @@ class Connection(asyncio.Protocol):
         """The peer closed before the parser saw the end: clean only if the answer was framed by the close."""
         self.response = None
         if not self._head_done:
-            response.stale = self.reused and not self._head_bytes
+            response.stale = self.reused and not self._head
             what = "the connection was closed" if exc is None else f"the connection broke ({_why(exc)})"
             self._set_error(response, "reset", f"{what} before an answer")
         elif exc is not None:
