@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from router.domain.budgets import Budget
 from router.settings.compile_context import Context
-from router.settings.findings import Path, one_of
-from router.settings.model_access import BudgetScope, BudgetSettings, KeySettings, SpendLimit
+from router.settings.findings import Path, did_you_mean, one_of
+from router.settings.model_access import BudgetScope, BudgetSettings, KeySettings, SpendLimit, is_minted_id
 from router.snapshot import KeyEntry, Team
 
 MIN_SECRET_CHARACTERS: Final = 16
@@ -109,6 +109,11 @@ def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]]
     )
 
 
+def _unknown_key(value: str, known: Collection[str]) -> bool:
+    """Whether a key can be nobody's: not one of the file, and neither an id that `faregate keys new` could have made."""
+    return bool(known) and value not in known and (not is_minted_id(value) or bool(did_you_mean(value, known)))
+
+
 def _scope(context: Context, name: str, given: BudgetSettings, askable: Collection[str]) -> Iterable[tuple[str, frozenset[str]]]:
     settings = context.settings
     when: BudgetScope = given.when
@@ -124,6 +129,8 @@ def _scope(context: Context, name: str, given: BudgetSettings, askable: Collecti
                 context.wrong((*path, index), f'there is no {dimension} "{value}"{one_of(value, known[dimension])}')
             if dimension == "team" and settings.teams and value not in settings.teams:
                 context.doubtful((*path, index), f'there is no team "{value}" in this file{one_of(value, settings.teams)}')
+            if dimension == "key" and _unknown_key(value, {*ids, *ids.values()}):
+                context.doubtful((*path, index), f'there is no key "{value}" in this file{one_of(value, ids)}')
         yield dimension, frozenset(ids.get(value, value) if dimension == "key" else value for value in values)
     for tag, values in when.tags.items():
         yield f"tag:{tag}", frozenset(values)

@@ -48,7 +48,7 @@ def _refuse_shared_names(context: Context, deployments: Mapping[str, Deployment]
 def _alias(name: str, deployments: tuple[str, ...]) -> Route:
     """A model or deployment as a route of its own."""
     kind = KINDS["cost" if len(deployments) > 1 else "fixed"]
-    branch = Branch(rule=DEFAULT_RULE, deployments=deployments, kind=kind.name, order=kind.bind(kind.options()))
+    branch = Branch(rule=DEFAULT_RULE, deployments=deployments, kind=kind.name, order=kind.bind(kind.options()), reads_worst_case=False)
     return Route(name=name, policy=RoutePolicy(rules=(), default=branch), deployments=deployments, aliases_model=True)
 
 
@@ -117,7 +117,8 @@ def _branch(
             context.wrong(
                 (*path, "by", "weights", name), f'there is no model or deployment "{name}"{did_you_mean(name, known)}', at_key=True
             )
-    return Branch(rule=rule, deployments=selected, kind=kind.name, order=kind.bind(options), refuse=refuse)
+    reads = kind.reads_worst_case(options)
+    return Branch(rule=rule, deployments=selected, kind=kind.name, order=kind.bind(options), refuse=refuse, reads_worst_case=reads)
 
 
 def select(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ from router.settings.references import hidden_texts, resolve
 from router.snapshot import Snapshot
 
 SECTIONS: Final = ("providers", "models", "routes", "budgets", "teams", "keys")
-_MAX_ROUNDS: Final = 3
+TRIMMED: Final = ("models", "routes", "budgets", "teams", "keys")
+"""Sections whose entries are checked further without the field that is wrong. A provider's fields depend on each other."""
+_MAX_ROUNDS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +83,18 @@ def load_text(
     data = resolve(document.data, environ, folder=folder or FilePath(), findings=findings)
     document.hidden = dict(hidden_texts(data))
     unresolved = {finding.path for finding in findings}
-    settings, wrong, broken = _validate(data)
-    findings += [f for f in wrong if not any(f.path[: len(path)] == path for path in unresolved)]
+    checked = _validate(data)
+    settings = checked.settings
+    findings += [f for f in checked.findings if not any(f.path[: len(path)] == path for path in unresolved)]
     snapshot: Snapshot | None = None
     if settings is not None:
         try:
+            broken = {section: frozenset(names) for section, names in checked.broken.items()}
             snapshot = compile_settings(
                 settings, price_book=price_book, source=source, environ=environ, broken=broken, show=shower(document)
             )
         except InvalidSettings as exc:
-            findings += [_as_written(f, document) for f in exc.findings if f.path not in unresolved]
+            findings += [_as_written(f, document) for f in exc.findings if _is_said(f, checked, unresolved)]
     if findings or document.findings or settings is None or snapshot is None:
         raise ConfigError(document.report(findings))
     return Loaded(settings, snapshot, document)
@@ -105,21 +109,55 @@ def _as_written(finding: Finding, document: loader.Document) -> Finding:
     return replace(finding, path=written(finding.path, document.data))
 
 
-def _validate(data: dict[str, Any]) -> tuple[Settings | None, list[Finding], dict[str, frozenset[str]]]:
-    """Validate; entries with errors are taken out, so that the others can still be checked against each other."""
-    findings: list[Finding] = []
-    broken: dict[str, set[str]] = {}
+@dataclass(slots=True)
+class _Checked:
+    """What validation leaves for the compiler."""
+
+    settings: Settings | None = None
+    findings: list[Finding] = field(default_factory=list)
+    broken: dict[str, set[str]] = field(default_factory=dict)
+    """Section -> names of entries that were taken out as a whole."""
+    trimmed: set[Path] = field(default_factory=set)
+    """Entries that lack a field which was wrong: of them, only the names that they mention can be checked."""
+
+
+def _validate(data: dict[str, Any]) -> _Checked:
+    """Validate; what is wrong is taken out, as little as can be, so that the rest can still be checked."""
+    checked = _Checked()
     left = loader.copied(data)
     for _ in range(_MAX_ROUNDS):
         try:
-            return Settings.model_validate(left), findings, {name: frozenset(names) for name, names in broken.items()}
+            checked.settings = Settings.model_validate(left)
+            return checked
         except ValidationError as exc:
             errors = exc.errors(include_url=False)
-        findings += [explain(error, Settings, data) for error in errors]
+        # What an entry lacks since a field of it was taken out is not its writer's mistake.
+        checked.findings += [explain(error, Settings, data) for error in errors if error["loc"][:2] not in checked.trimmed]
+        trimmed: set[Path] = set()
         for error in errors:
-            if not _take_out(left, error["loc"], broken):
-                return None, findings, {}
-    return None, findings, {}
+            loc = error["loc"]
+            if str(loc[0] if loc else "") in TRIMMED and loc[:2] not in checked.trimmed and _trim(left, loc):
+                trimmed.add(loc[:2])
+            elif not _take_out(left, loc, checked.broken):
+                return checked
+        checked.trimmed |= trimmed
+    return checked
+
+
+def _trim(data: Any, loc: Path) -> bool:
+    """Remove the field of an entry that an error is in, and nothing else. False: that would be the entry itself."""
+    last: Path = ()
+    found = data
+    for number, part in enumerate(loc, start=1):
+        step = loader.step_into(found, part)
+        if step is None:
+            break
+        # An item that is taken out of a list would shift the others' places.
+        if isinstance(found, dict) and number > 2:
+            last = loc[:number]
+        found = found[step]
+    loader.prune(data, last)
+    return bool(last)
 
 
 def _take_out(data: dict[str, Any], loc: Path, broken: dict[str, set[str]]) -> bool:
@@ -137,3 +175,9 @@ def _take_out(data: dict[str, Any], loc: Path, broken: dict[str, set[str]]) -> b
     else:
         loader.prune(data, loc[:1])
     return True
+
+
+def _is_said(finding: Finding, checked: _Checked, unresolved: set[Path]) -> bool:
+    if finding.path in unresolved:
+        return False
+    return finding.path[:2] not in checked.trimmed or finding.message.startswith("there is no ")

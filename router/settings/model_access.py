@@ -124,6 +124,11 @@ _KEY_ID: Final = re.compile(f"[0-9A-Za-z]{{{ID_LENGTH}}}")
 _HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
+def is_minted_id(text: str) -> bool:
+    """Whether a text could be the id of a key that `faregate keys new` made."""
+    return _KEY_ID.fullmatch(text) is not None
+
+
 def _hash(secret: Secret) -> Secret:
     if not _HASH.fullmatch(secret.reveal()):
         raise ValueError("is not a hash: 64 hexadecimal digits, as `faregate keys hash` prints it")
@@ -161,6 +166,6 @@ class KeySettings(Section):
     def _one_secret(self) -> KeySettings:
         if (self.secret is None) == (self.secret_hash is None):
             raise ValueError("give either secret or secret_hash")
-        if self.secret_hash is not None and (self.id is None or not _KEY_ID.fullmatch(self.id)):
+        if self.secret_hash is not None and (self.id is None or not is_minted_id(self.id)):
             raise ValueError(f"secret_hash needs id: the {ID_LENGTH} characters after {PREFIX} in the key")
         return self

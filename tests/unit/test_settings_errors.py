@@ -6,7 +6,7 @@ import pytest
 
 from router.errors import ConfigError
 from router.settings import load_snapshot
-from tests.settings_help import BASE, wrong
+from tests.settings_help import BASE, ENVIRON, wrong
 
 ONE_MISTAKE = [
     # The document.
@@ -372,3 +372,56 @@ def test_very_many_errors_are_cut() -> None:
     lines = wrong(text)
     assert len(lines) == 101
     assert lines[-1] == " and 200 more"
+
+
+SEVERAL = """version: 1
+server: {prot: 1}
+providers: [openai]
+models:
+  small: {at: openai/gpt-5.4-mini, sise: small}
+  large: opnai/gpt-5.6
+routes:
+  auto:
+    use: [smal, large]
+    fallback: {tries: 400}
+    rules: [{when: {team: search}, use: lrge, otherwise: no}]
+budgets:
+  all: {limit: $5/day, mode: hrad, when: {route: aut}}
+teams:
+  search: {models: [smal], tags: 5}
+keys:
+  alice: {secret: $TEAM_KEY, team: serch, expires: soon}
+"""
+
+
+def test_a_wrong_field_hides_no_wrong_name_beside_it() -> None:
+    """A person who mends all that is shown should be done."""
+    found = wrong(SEVERAL, ENVIRON | {"TEAM_KEY": "0123456789abcdef"})
+    assert [line.partition(": ")[2].partition(": ")[0] for line in found] == [
+        "server.prot",
+        "models.small.sise",
+        "models.large",
+        "routes.auto.use[0]",
+        "routes.auto.fallback.tries",
+        "routes.auto.rules[0].use",
+        "routes.auto.rules[0].otherwise",
+        "budgets.all.mode",
+        "budgets.all.when.route",
+        "teams.search.models[0]",
+        "teams.search.tags",
+        "keys.alice.team",
+        "keys.alice.expires",
+    ]
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        # Without `at` nothing is left of a model, without a price nothing can be said of its limits.
+        "{at: 5, domain: code}",
+        "{at: openai/x, price: {input: 1}, default_max_output: 9, max_output: 8}",
+    ],
+)
+def test_what_follows_from_a_wrong_field_alone_is_not_reported(models: str) -> None:
+    """One mistake, one line."""
+    assert len(wrong(f"version: 1\nproviders: [openai]\nmodels:\n  m: {models}\nroutes: {{auto: m}}\n")) == 1

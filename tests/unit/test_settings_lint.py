@@ -156,3 +156,24 @@ def test_local_servers_are_noted_as_free() -> None:
     assert [finding.message for finding in notes(loaded.settings, loaded.snapshot)] == [
         "ollama/qwen3 runs on a machine of one's own and is counted as free"
     ]
+
+
+OWNERS = """version: 1
+providers: [openai]
+models: {m: {at: openai/x, price: {input: 1, output: 2}}}
+budgets:
+  a: {limit: $5, when: {key: alcie}}
+  b: {limit: $5, when: {key: [alice, Ab3dEf7h], team: search}}
+  c: {limit: $5, when: {key: nobody-we-know, team: serch}}
+teams: {search: {}}
+keys: {alice: {secret: $KEY}}
+"""
+
+
+def test_a_budget_of_nobody_is_pointed_out() -> None:
+    """It would never hold anything back. The ids of keys that are kept in the ledger are not known here."""
+    assert warnings(OWNERS, {"OPENAI_API_KEY": "k", "KEY": "0123456789abcdef"}) == [
+        '5:30: budgets.a.when.key: there is no key "alcie" in this file; did you mean "alice"?',
+        '7:30: budgets.c.when.key: there is no key "nobody-we-know" in this file; known: alice',
+        '7:52: budgets.c.when.team: there is no team "serch" in this file; did you mean "search"?',
+    ]
