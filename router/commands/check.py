@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from router.commands.options import Config, File, one_file
 from router.errors import ConfigError
 from router.settings.env import CONFIG
 
@@ -16,16 +17,15 @@ _LINE = re.compile(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+): (?P<field>.*?)
 
 
 def command(
-    file: Annotated[
-        str | None, typer.Argument(help="Configuration file. Default: $FAREGATE_CONFIG, else what is found in the environment.")
-    ] = None,
+    file: File = None,
+    config: Config = None,
     effective: Annotated[
         bool, typer.Option("--effective", help="Print it with shorthand written out, defaults filled in and secrets as references.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines.")] = False,
 ) -> None:
     """Check a configuration: all errors at once with line and column, warnings for prices, budgets and rules. Exit 1 on an error."""
-    path = file or os.environ.get(CONFIG)
+    path = one_file(file, config) or os.environ.get(CONFIG)
     try:
         report = _report(path)
     except ConfigError as exc:

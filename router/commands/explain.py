@@ -12,6 +12,7 @@ import typer
 
 from router.admission import principal_of_entry
 from router.call import Principal
+from router.commands.options import Config
 from router.edge.headers import TAGS
 from router.errors import RouterError
 from router.explain import as_text, explain
@@ -24,9 +25,7 @@ EXIT_REFUSED: Final = 1
 
 def command(
     file: Annotated[str, typer.Argument(help="File with the JSON body of a request; `-`: standard input.")] = "-",
-    config: Annotated[
-        str | None, typer.Option(help="Configuration file. Default: $FAREGATE_CONFIG, else what is found in the environment.")
-    ] = None,
+    config: Config = None,
     model: Annotated[str | None, typer.Option(help="Route or model to ask for, in place of the body's.")] = None,
     team: Annotated[str | None, typer.Option(help="Ask as a key of this team.")] = None,
     key: Annotated[str | None, typer.Option(help="Ask as this key of the configuration, by name or id.")] = None,

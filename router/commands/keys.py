@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -13,14 +15,15 @@ import msgspec
 import typer
 
 from router.adapters.choose import choose_store, must_exist, visiting
+from router.commands.options import Books, Names, Store
 from router.domain import keys
 from router.errors import ConfigError
 from router.ports import StoredKey
+from router.settings import load_snapshot
+from router.settings.env import CONFIG
+from router.settings.findings import one_of
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list and revoke the keys of clients.")
-
-Store = Annotated[str | None, typer.Option(help="Address of the ledger; default: as `serve` chooses it.")]
-Config = Annotated[str | None, typer.Option(help="Configuration whose `server.store` is read.")]
 
 _UNITS: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -68,7 +71,7 @@ def new(
     expires: Annotated[str | None, typer.Option(help="When it ends: 2027-01-01, 12h, 30d, 8w; default: never.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="name=value, given to all its requests; may be repeated.")] = None,
     store: Store = None,
-    config: Config = None,
+    config: Names = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Do not store it: print an entry for the configuration.")] = False,
 ) -> None:
     """Make a key and show it, once: only its hash is kept."""
@@ -78,8 +81,9 @@ def new(
         tags = parse_tags(tag or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES))
     allowed = [m.strip() for m in models.split(",") if m.strip()]
+    _check_names(config, team, allowed)
+    minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES))
     stored = StoredKey(
         key_id=minted.key_id,
         secret_hmac="",
@@ -98,6 +102,23 @@ def new(
     print("This is the only time that the key is shown.", file=sys.stderr)
     if first:
         print("It is the first key in this ledger: from now on, every request to a router on it needs one.", file=sys.stderr)
+
+
+def _check_names(config: str | None, team: str, models: Sequence[str]) -> None:
+    """Refuse a team or model that the configuration does not have: the key would never work, or escape its team's limits."""
+    path = config or os.environ.get(CONFIG)
+    if not (team or models):
+        return
+    if not path:
+        print("Names are not checked: no configuration was given (--config).", file=sys.stderr)
+        return
+    snapshot = load_snapshot(path)
+    if team and team not in snapshot.teams:
+        raise typer.BadParameter(f'{path} has no team "{team}"{one_of(team, snapshot.teams)}', param_hint="--team")
+    for name in models:
+        if name not in snapshot.routes:
+            known = [route for route in snapshot.routes if "/" not in route]
+            raise typer.BadParameter(f'{path} has no route or model "{name}"{one_of(name, known)}', param_hint="--models")
 
 
 async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -> bool:
@@ -136,7 +157,7 @@ def _moment(moment_ms: int) -> str:
 @app.command("list")
 def list_(
     store: Store = None,
-    config: Config = None,
+    config: Books = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the keys in the ledger. Their secrets are not there."""
@@ -174,7 +195,7 @@ def _state(key: StoredKey) -> str:
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The 8 characters after `sk-fg-`.")],
     store: Store = None,
-    config: Config = None,
+    config: Books = None,
 ) -> None:
     """Revoke a key: refused everywhere within ten seconds, for good."""
     key = asyncio.run(_revoke(must_exist(choose_store(store, config)), key_id))
@@ -193,7 +214,7 @@ async def _revoke(store: str, key_id: str) -> StoredKey:
 
 
 @app.command("hash")
-def hash_(store: Store = None, config: Config = None) -> None:
+def hash_(store: Store = None, config: Books = None) -> None:
     """Read a key from standard input and print the `secret_hash` for a configuration that uses this ledger."""
     text = sys.stdin.readline().strip()
     parsed = keys.parse(text)

@@ -6,33 +6,37 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
 from router.adapters.choose import choose_store, must_exist, visiting
+from router.commands.options import Books, Store
 from router.domain.budgets import NEVER_MS, BucketState
 from router.domain.money import format_usd
 from router.ports import Drift
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show budgets, and compare the counters with the log.")
 
-Store = Annotated[str | None, typer.Option(help="Address of the ledger; default: as `serve` chooses it.")]
-Config = Annotated[str | None, typer.Option(help="Configuration whose `server.store` is read.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")]
+
+_NAMED: Final = 5
+"""Most budgets that are named as not shown."""
 
 
 @app.command()
 def show(
     budget: Annotated[str | None, typer.Option(help="Only this budget.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also windows that are over.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also windows that are over, and removed budgets.")] = False,
     store: Store = None,
-    config: Config = None,
+    config: Books = None,
     as_json: AsJson = False,
 ) -> None:
     """Show every budget: its limit, what is spent and held, and when it starts anew."""
     states = asyncio.run(_states(must_exist(choose_store(store, config)), budget, current_only=not everything))
+    if budget is None and not everything:
+        states = _configured(states)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode([_fields(state) for state in states]), indent=2).decode())
         return
@@ -44,6 +48,16 @@ def show(
 async def _states(store: str, budget: str | None, *, current_only: bool) -> Sequence[BucketState]:
     async with visiting(store) as ledger:
         return await ledger.bucket_states(budget=budget, current_only=current_only)
+
+
+def _configured(states: Sequence[BucketState]) -> Sequence[BucketState]:
+    """Without what is left of budgets that the configuration which was served last does not have; says how many there are."""
+    kept = [state for state in states if state.limit_nusd is not None]
+    gone = {state.budget for state in states if state.limit_nusd is None}
+    if gone:
+        listed = ", ".join(sorted(gone)[:_NAMED]) + (", ..." if len(gone) > _NAMED else "")
+        print(f"Not shown: {listed}. The configuration that was served last has no such budget; --all shows them.", file=sys.stderr)
+    return kept
 
 
 def _fields(state: BucketState) -> dict[str, Any]:
@@ -67,10 +81,10 @@ def _row(state: BucketState) -> tuple[str, ...]:
         state.budget,
         state.scope or "-",
         state.window,
-        "unknown" if state.limit_nusd is None else format_usd(state.limit_nusd),
+        "removed" if state.limit_nusd is None else format_usd(state.limit_nusd),
         format_usd(state.spent_nusd),
         format_usd(state.held_nusd),
-        "unknown" if left is None else format_usd(left),
+        "-" if left is None else format_usd(left),
         _resets(state) or "never",
     )
 
@@ -82,7 +96,7 @@ def _print_rows(rows: list[tuple[str, ...]]) -> None:
 
 
 @app.command()
-def verify(store: Store = None, config: Config = None, as_json: AsJson = False) -> None:
+def verify(store: Store = None, config: Books = None, as_json: AsJson = False) -> None:
     """Recompute every counter from the log and the open holds; exit 1 if one disagrees."""
     drifts = asyncio.run(_drifts(must_exist(choose_store(store, config))))
     if as_json:

@@ -12,6 +12,7 @@ from router import prices
 from router.domain.money import format_usd
 from router.domain.prices import Rates
 from router.prices import BookEntry
+from router.settings.findings import one_of
 
 CHECKED: Final = {
     "agree": "both sources agree",
@@ -25,9 +26,16 @@ _SUGGESTIONS: Final = 5
 
 def command(
     model: Annotated[str | None, typer.Argument(help="Model id, or `provider/id`, or `provider/` for all of its models.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Configuration file: show what its deployments are counted at."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines; amounts in nano-USD per million tokens.")] = False,
 ) -> None:
     """Show list prices: rates, source and date. Without a model: what the book holds. Exit 1 if it does not have the model."""
+    if config is not None:
+        _print_configured(config, model, as_json=as_json)
+        return
     if model is None:
         _print_overview(as_json=as_json)
         return
@@ -43,6 +51,23 @@ def command(
             print(f"{entry.provider}/{entry.model}  input {format_usd(rates.input)}  output {format_usd(rates.output)}")
     else:
         print("\n\n".join(_as_text(entry) for entry in found))
+
+
+def _print_configured(config: str, model: str | None, *, as_json: bool) -> None:
+    from router.settings import load_snapshot
+    from router.settings.effective import deployment_data, describe
+
+    snapshot = load_snapshot(config)
+    found = [each for each in snapshot.deployments.values() if model in (None, each.model, each.name)]
+    if not found:
+        known = {name for each in snapshot.deployments.values() for name in (each.model, each.name)}
+        typer.echo(f'{config} has no model or deployment "{model}"{one_of(model, known)}', err=True)
+        raise typer.Exit(1)
+    if as_json:
+        print(json.dumps([deployment_data(each) for each in found], indent=2))
+        return
+    for each in found:
+        print(f"{each.name} ({each.model}): {describe(each.price)}")
 
 
 def _find(model: str) -> list[BookEntry]:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.commands.options import Config, File, one_file
+
 if TYPE_CHECKING:
     from router.snapshot import Snapshot
 
 
 def command(
-    config: Annotated[
-        str | None, typer.Option("--config", "-c", help="Configuration file. Default: what is found.", envvar="FAREGATE_CONFIG")
-    ] = None,
+    file: File = None,
+    config: Config = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: server.host, else 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 is any free one. Default: server.port, else 4000.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes, one per core. Default: server.workers, else 1.")] = None,
@@ -28,7 +29,7 @@ def command(
 
     configure_logging(log_level, sys.stderr)
     _require_fast_parts()
-    snapshot = load_snapshot(config)
+    snapshot = load_snapshot(one_file(file, config))
     shown = host or snapshot.server.host
     if worker is None:
         _refuse_open_door(snapshot, shown)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import os
 import secrets
 import sys
 from datetime import UTC, datetime, tzinfo
@@ -15,6 +14,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import typer
 
+from router.adapters.choose import choose_store, must_exist, open_ledger
+from router.commands.options import Books, Store
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
 from router.errors import ConfigError, StoreUnavailable
@@ -32,8 +33,8 @@ def command(
     since: Annotated[str, typer.Option(help="From here on: 7d, 24h, 2026-11-01 or 2026-11-01T14:00.")] = "30d",
     until: Annotated[str | None, typer.Option(help="Up to, not including: as --since. Default: now.")] = None,
     timezone: Annotated[str, typer.Option(help="IANA time zone of days and dates.")] = "UTC",
-    store: Annotated[str | None, typer.Option(help="Address of the ledger; default: as `serve` chooses it.")] = None,
-    config: Annotated[str | None, typer.Option(help="Configuration whose `server.store` is read.")] = None,
+    store: Store = None,
+    config: Books = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD and in USD.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
 ) -> None:
@@ -49,7 +50,7 @@ def command(
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
     try:
-        asyncio.run(_read(_existing(_address(store, config)), report, since_ms=_ms(begin), until_ms=None if end is None else _ms(end)))
+        asyncio.run(_read(must_exist(choose_store(store, config)), report, since_ms=_ms(begin), until_ms=None if end is None else _ms(end)))
     except StoreUnavailable as error:
         raise ConfigError(f"The ledger cannot be read: {error}") from None
     if report.unreadable:
@@ -73,30 +74,7 @@ def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _address(store: str | None, config: str | None) -> str:
-    from router.adapters.choose import default_store
-
-    if store:
-        return store
-    if config:
-        from router.settings import load_snapshot
-
-        configured = load_snapshot(config).server.store
-        if configured:
-            return configured
-    return os.environ.get("REDIS_URL") or default_store()
-
-
-def _existing(address: str) -> str:
-    # Opening a ledger makes the file: a typo would be answered with an empty table and a file.
-    if "://" not in address.removeprefix("sqlite://") and not os.path.exists(address.removeprefix("sqlite://")):
-        raise ConfigError(f"There is no ledger at {address}: nothing was served yet, or it is elsewhere (--store, REDIS_URL).")
-    return address
-
-
 async def _read(address: str, report: Report, *, since_ms: int, until_ms: int | None) -> None:
-    from router.adapters.choose import open_ledger
-
     decoder = msgspec.json.Decoder(SpendRecord)
     # A report may take long; the store answers it page by page.
     ledger = open_ledger(address, timeout_seconds=10.0)

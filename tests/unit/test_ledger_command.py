@@ -112,3 +112,20 @@ async def test_a_file_that_is_no_ledger_is_refused_with_the_way_out(tmp_path: Pa
     connection.close()
     with pytest.raises(ConfigError, match="another version"):
         await SqliteLedger(str(newer)).open(replica_id="r", lease_seconds=1)
+
+
+def test_what_is_left_of_removed_budgets_is_shown_on_request_only(store: str) -> None:
+    """Whoever looks for a limit must not find one that holds nothing back any more."""
+
+    async def replace() -> None:
+        async with visiting(store) as ledger:
+            await ledger.publish_limits({"other": 10_000_000_000}, version="w")
+
+    asyncio.run(replace())
+    result = CliRunner().invoke(app, ["show", "--store", store])
+    assert result.stdout.splitlines()[1:] == []
+    assert "Not shown: company." in result.stderr
+    for args in (("--all",), ("--budget", "company")):
+        assert run("show", "--store", store, *args)[1].splitlines()[1].split() == [
+            "company", "team=search", "all", "removed", "1.50", "0.25", "-", "never",
+        ]  # fmt: skip
