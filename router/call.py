@@ -15,6 +15,7 @@ from router.domain.request import ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
 from router.edge.headers import Headers
+from router.metrics_series import AttemptSeries, RequestSeries
 from router.ports import Timeouts
 from router.snapshot import Deployment, Route, Snapshot
 
@@ -35,7 +36,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 class Way:
     """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
 
-    __slots__ = ("buckets", "heads", "log", "record", "tiered", "timeouts")
+    __slots__ = ("answered", "buckets", "heads", "log", "record", "served", "tiered", "timeouts")
 
     def __init__(self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts) -> None:
         self.record = record
@@ -49,6 +50,10 @@ class Way:
         """Header lines of an answer: of a stream, and of a JSON body."""
         self.buckets: BucketSet | None = None
         """What reservations along this way fall under, until a window ends."""
+        self.answered: AttemptSeries | None = None
+        """What attempts count in whose outcome is `ok`, once there was one."""
+        self.served: RequestSeries | None = None
+        """What requests count in that such an attempt answered, once there was one."""
 
 
 class Call:

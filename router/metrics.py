@@ -6,16 +6,15 @@ particular what a client made up, becomes `unknown`. Keys, users and prompts are
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Final
 
 from router.domain.prices import Price
-from router.domain.usage import Usage
 from router.errors import ALL as ALL_ERRORS
 from router.metrics_labels import UNKNOWN, LabelGuard, names_of
-from router.metrics_series import AttemptSeries, RequestSeries
-from router.metrics_store import Cell, Family, Histogram, Labels, Scrape, State, Store, decode, encode, merge_states, render_state
+from router.metrics_series import AttemptSeries, RequestSeries, Times
+from router.metrics_store import Cell, Family, Labels, Scrape, State, Store, decode, encode, merge_states, render_state
 from router.snapshot import Snapshot
 
 _SHORT: Final = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -164,6 +163,9 @@ FAMILIES: Final[Mapping[str, Family]] = {family.name: family for family in _TABL
 _GEN_AI_OPERATION: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 _CODES: Final = frozenset(spec.code for spec in ALL_ERRORS)
 
+FOLD_EVERY: Final = 1_000
+"""Requests whose values are kept before they are counted: bounds the memory they take, about 0.5 KB each."""
+
 
 class Metrics:
     """Counts what happens in this process. Used from the event loop's thread only."""
@@ -172,12 +174,14 @@ class Metrics:
         self._stores = {name: Store(family) for name, family in FAMILIES.items() if not family.alias_of}
         self._guard = LabelGuard()
         self._callbacks: list[Callable[[Scrape], None]] = []
-        self._requests: dict[tuple[str, str, str, bool, str, int], RequestSeries] = {}
         self._rejections: dict[Labels, Cell] = {}
-        self._store_calls: dict[str, Histogram] = {}
+        self._requests: dict[Labels, RequestSeries] = {}
         self._attempts: dict[Labels, AttemptSeries] = {}
-        self._attempt_kinds: dict[Labels, AttemptSeries] = {}
-        self._in_flight = self._stores["faregate_requests_in_flight"].cell()
+        self._store_times: dict[str, Times] = {}
+        self.in_flight = self._stores["faregate_requests_in_flight"].cell()
+        """Requests being served: whoever serves one adds it and takes it off again."""
+        self.fold_due: Callable[[], bool] = cycle([False] * (FOLD_EVERY - 1) + [True]).__next__
+        """To be asked once per request: whether it is time to `fold`."""
         # A counter that appears with its first event hides that event from `rate()`.
         self._add("faregate_holds_swept_total", 0)
 
@@ -193,117 +197,52 @@ class Metrics:
         """Call this whenever somebody looks, to set gauges. It must not wait for anything."""
         self._callbacks.append(callback)
 
-    def request_done(
-        self,
-        *,
-        route: str,
-        team: str,
-        operation: str,
-        stream: bool,
-        outcome: str,
-        status: int,
-        overhead_seconds: float,
-        total_seconds: float,
-        attempts: int,
-        decision_seconds: float | None = None,
-    ) -> None:
-        """Count a request that has been answered, or given up."""
-        series = self._requests.get((route, team, operation, stream, outcome, status))
+    def request_series(self, *, route: str, team: str, operation: str, stream: bool, outcome: str, status: int) -> RequestSeries:
+        """What requests of this kind count in, once each has been answered or given up. Good for as long as this object is."""
+        known_route, known_team = self._guard.names_in(route=route, team=team)
+        op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
+        streamed, code = "true" if stream else "false", str(status) if 100 <= status <= 599 else UNKNOWN
+        labels = (known_route, known_team, op, streamed, out, code)
+        series = self._requests.get(labels)
         if series is None:
-            series = self._request_series(route, team, operation, stream, outcome, status)
-        series.count.value += 1
-        overhead = series.overhead
-        overhead.counts[bisect_left(_SHORT, overhead_seconds)] += 1
-        overhead.total += overhead_seconds
-        total = series.total
-        total.counts[bisect_left(_LONG, total_seconds)] += 1
-        total.total += total_seconds
-        series.attempts.observe(attempts)
-        if decision_seconds is not None:
-            series.decision.observe(decision_seconds)
-
-    def attempt_done(
-        self,
-        *,
-        route: str,
-        rule: str,
-        model: str,
-        deployment: str,
-        provider: str,
-        team: str,
-        operation: str,
-        outcome: str,
-        usage: Usage | None,
-        charge_nusd: int,
-        hold_nusd: int,
-        baseline_nusd: int | None,
-        upstream_seconds: float,
-        first_token_seconds: float | None,
-        output_tokens_per_second: float | None = None,
-    ) -> None:
-        """Count a call to a provider that has been settled or voided.
-
-        `usage` is None and the charge 0 if nothing was billed; `baseline_nusd` is what the same usage would have
-        cost on the baseline deployment. Seconds count from the start of the call. `first_token_seconds` is None for an
-        answer that was not streamed. Without `output_tokens_per_second` the time after the first token is shared out.
-        """
-        series = self._attempts.get((route, rule, model, deployment, provider, team, operation, outcome))
-        if series is None:
-            series = self._attempt_series((route, rule, model, deployment, provider, team), operation, outcome)
-        series.count += 1
-        duration = series.duration
-        duration.counts[bisect_left(_OTEL_DURATION, upstream_seconds)] += 1
-        duration.total += upstream_seconds
-        if charge_nusd:
-            series.charge_nusd += charge_nusd
-            ratio, value = series.ratio, hold_nusd / charge_nusd
-            ratio.counts[bisect_left(_RATIOS, value)] += 1
-            ratio.total += value
-        if baseline_nusd is not None:
-            if baseline_nusd >= charge_nusd:
-                series.avoided_nusd += baseline_nusd - charge_nusd
-            else:
-                series.extra_nusd += charge_nusd - baseline_nusd
-        if first_token_seconds is not None:
-            series.first_token.observe(first_token_seconds)
-            if output_tokens_per_second is None and usage is not None and usage.output_tokens > 1:
-                output_tokens_per_second = (usage.output_tokens - 1) / max(upstream_seconds - first_token_seconds, 1e-6)
-        if output_tokens_per_second:
-            series.per_token.observe(1 / output_tokens_per_second)
-        if usage is not None:
-            self._count_tokens(series, usage)
-
-    def _count_tokens(self, series: AttemptSeries, usage: Usage) -> None:
-        tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
-        observed = series.input_usage
-        observed.counts[bisect_left(_OTEL_TOKENS, tokens_in)] += 1
-        observed.total += tokens_in
-        observed = series.output_usage
-        observed.counts[bisect_left(_OTEL_TOKENS, tokens_out)] += 1
-        observed.total += tokens_out
-        if usage.cache_read_tokens or usage.cache_write_tokens or usage.audio_input_tokens:
-            tokens_in = self._count_parts(
-                series,
-                tokens_in,
-                cache_read=usage.cache_read_tokens,
-                cache_write=usage.cache_write_tokens,
-                audio_input=usage.audio_input_tokens,
+            stores = self._stores
+            series = self._requests[labels] = RequestSeries(
+                stores["faregate_requests_total"].cell(labels),
+                stores["faregate_overhead_seconds"].histogram((op, streamed)),
+                stores["faregate_request_seconds"].histogram((known_route, streamed)),
+                stores["faregate_request_attempts"].histogram((known_route,)),
+                stores["faregate_decision_seconds"].histogram((known_route,)),
             )
-        if usage.reasoning_tokens or usage.audio_output_tokens:
-            tokens_out = self._count_parts(series, tokens_out, reasoning=usage.reasoning_tokens, audio_output=usage.audio_output_tokens)
-        series.input_tokens += tokens_in
-        series.output_tokens += tokens_out
-        if usage.evidence != "exact":
-            self._add("faregate_estimated_usage_total", 1, series.where[1], usage.evidence)
+        return series
 
-    def _count_parts(self, series: AttemptSeries, whole: int, **parts: int) -> int:
-        """Count the special classes; return what is left of the whole. Parts that overlap are cut at the whole."""
-        for name, tokens in parts.items():
-            counted = min(tokens, whole)
-            if counted:
-                self._add("faregate_tokens_total", counted, *series.where, name)
-                whole -= counted
-        return whole
+    def attempt_series(
+        self, *, route: str, rule: str, model: str, deployment: str, provider: str, team: str, operation: str, outcome: str
+    ) -> AttemptSeries:
+        """What calls of this kind to a provider count in, once each has been settled or voided. Good for as long as this object is."""
+        where = self._guard.names_in(route=route, rule=rule, model=model, deployment=deployment, provider=provider, team=team)
+        op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
+        labels = (*where, op, out)
+        series = self._attempts.get(labels)
+        if series is None:
+            series = self._attempts[labels] = self._new_attempt_series(where, op, out)
+        return series
+
+    def store_times(self, call: str) -> Times:
+        """What calls to the budget store count in that were answered; `call` is the name of the port's method."""
+        known = self._guard.word("call", call)
+        times = self._store_times.get(known)
+        if times is None:
+            times = self._store_times[known] = Times(self._stores["faregate_store_seconds"].histogram((known,)))
+        return times
+
+    def fold(self) -> None:
+        """Count the values that series have kept."""
+        for request in self._requests.values():
+            request.fold()
+        for attempt in self._attempts.values():
+            attempt.fold()
+        for times in self._store_times.values():
+            times.fold()
 
     def rejected(self, *, deployment: str, reason: str) -> None:
         """Count a deployment that a decision left out."""
@@ -334,16 +273,12 @@ class Metrics:
 
     def store_call(self, *, call: str, seconds: float, ok: bool) -> None:
         """Count a call to the budget store, by the name of the port's method."""
-        histogram = self._store_calls.get(call)
-        if histogram is None:
-            known = self._guard.word("call", call)
-            histogram = self._stores["faregate_store_seconds"].histogram((known,))
-            if known == call:
-                self._store_calls[call] = histogram
-        histogram.counts[bisect_left(_SHORT, seconds)] += 1
-        histogram.total += seconds
+        self.store_times(call).observe(seconds)
         if not ok:
             self._add("faregate_store_errors_total", 1, self._guard.word("call", call))
+        # A store that comes back gets what waited for it, without a request that would ask.
+        if self.fold_due():
+            self.fold()
 
     def overran(self, *, cause: str, nusd: int) -> None:
         """Count what was charged above a reservation, nano-USD."""
@@ -357,14 +292,9 @@ class Metrics:
         """Count reservations of dead instances that were turned into charges."""
         self._add("faregate_holds_swept_total", n)
 
-    def in_flight(self, delta: int) -> None:
-        """A request began (1) or ended (-1)."""
-        self._in_flight.value += delta
-
     def state(self) -> State:
         """All series of this process now. Use or encode it before anything else counts."""
-        for series in self._attempt_kinds.values():
-            series.fold()
+        self.fold()
         scrape = Scrape(FAMILIES)
         scrape.set("faregate_workers", 1)
         for callback in self._callbacks:
@@ -385,56 +315,27 @@ class Metrics:
     def _add(self, name: str, amount: int, *labels: str) -> None:
         self._stores[name].cell(labels).value += amount
 
-    def _request_series(self, route: str, team: str, operation: str, stream: bool, outcome: str, status: int) -> RequestSeries:
-        stores, streamed = self._stores, "true" if stream else "false"
-        known_route, known_team = self._guard.names_in(route=route, team=team)
-        op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
-        code = str(status) if 100 <= status <= 599 else UNKNOWN
-        series = RequestSeries(
-            stores["faregate_requests_total"].cell((known_route, known_team, op, streamed, out, code)),
-            stores["faregate_overhead_seconds"].histogram((op, streamed)),
-            stores["faregate_request_seconds"].histogram((known_route, streamed)),
-            stores["faregate_request_attempts"].histogram((known_route,)),
-            stores["faregate_decision_seconds"].histogram((known_route,)),
-        )
-        # Only what stands for itself is remembered: names that clients make up must not fill the memory.
-        if UNKNOWN not in (known_route, known_team, code) and (op, out) == (operation, outcome):
-            self._requests[(route, team, operation, stream, outcome, status)] = series
-        return series
-
-    def _attempt_series(self, names: Labels, operation: str, outcome: str) -> AttemptSeries:
-        where = self._guard.names_in(**dict(zip(_WHERE, names, strict=True)))
-        op, out = self._guard.word("operation", operation), self._guard.word("outcome", outcome)
-        labels = (*where, op, out)
-        series = self._attempt_kinds.get(labels)
-        if series is None:
-            series = self._attempt_kinds[labels] = self._new_attempt_series(where, op, out)
-        # Names that clients make up must not fill the memory: only what stands for itself is remembered by its name.
-        if UNKNOWN not in where and (op, out) == (operation, outcome):
-            self._attempts[(*names, operation, outcome)] = series
-        return series
-
     def _new_attempt_series(self, where: Labels, operation: str, outcome: str) -> AttemptSeries:
         stores = self._stores
         _, _, model, deployment, provider, _ = where
         gen_ai = (_GEN_AI_OPERATION.get(operation, operation), provider, model, deployment.partition("/")[2] or deployment)
         series = AttemptSeries()
         series.where = where[2:]
+        series.count = stores["faregate_attempts_total"].cell((*where, operation, outcome))
+        series.cost = stores["faregate_cost_usd_total"].cell(where)
+        series.gen_ai_cost = stores["gen_ai_client_cost_usd_total"].cell(gen_ai)
+        series.avoided = stores["faregate_avoided_cost_usd_total"].cell(where)
+        series.extra = stores["faregate_extra_cost_usd_total"].cell(where)
         series.ratio = stores["faregate_reserved_to_charged_ratio"].histogram((model,))
         series.duration = stores["gen_ai_client_operation_duration_seconds"].histogram((*gen_ai, "" if outcome == "ok" else outcome))
         series.first_token = stores["gen_ai_client_operation_time_to_first_chunk_seconds"].histogram(gen_ai)
         series.per_token = stores["gen_ai_server_time_per_output_token_seconds"].histogram(gen_ai)
         series.input_usage = stores["gen_ai_client_token_usage"].histogram((*gen_ai, "input"))
         series.output_usage = stores["gen_ai_client_token_usage"].histogram((*gen_ai, "output"))
-        tokens = stores["faregate_tokens_total"]
-        series.targets = (
-            ("count", (stores["faregate_attempts_total"].cell((*where, operation, outcome)),)),
-            ("charge_nusd", (stores["faregate_cost_usd_total"].cell(where), stores["gen_ai_client_cost_usd_total"].cell(gen_ai))),
-            ("avoided_nusd", (stores["faregate_avoided_cost_usd_total"].cell(where),)),
-            ("extra_nusd", (stores["faregate_extra_cost_usd_total"].cell(where),)),
-            ("input_tokens", (tokens.cell((*where[2:], "input")),)),
-            ("output_tokens", (tokens.cell((*where[2:], "output")),)),
-        )
+        series.estimated = stores["faregate_estimated_usage_total"]
+        series.tokens = tokens = stores["faregate_tokens_total"]
+        series.input_tokens = tokens.cell((*where[2:], "input"))
+        series.output_tokens = tokens.cell((*where[2:], "output"))
         return series
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from router.admission import Admission
-from router.call import Attempt, Call
+from router.call import Attempt, Call, Way
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation, WindowMoved
 from router.domain.estimate import LIKELY_OUTPUT_TOKENS
@@ -23,6 +23,7 @@ from router.fleet import Fleet
 from router.lines import Ways, log_line
 from router.logs import RequestLog
 from router.metrics import Metrics
+from router.metrics_series import RequestSeries
 from router.outcome import answer_headers, budget_error, with_ids
 from router.ports import BudgetStore, UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
@@ -65,6 +66,7 @@ class Pipeline:
         self._dispatcher = dispatcher
         self._settlements = settlements
         self._metrics = metrics
+        self._in_flight = metrics.in_flight
         self._log = log
         self._live = live
         self._clock = clock
@@ -78,7 +80,7 @@ class Pipeline:
     async def serve(self, exchange: Exchange, operation: Operation) -> None:
         """Answer one call. Every failure becomes an answer; the money is settled when this returns."""
         call = Call(request_id=self._new_id(), operation=operation, headers=exchange.headers, snapshot=self.snapshot, began=self._clock())
-        self._metrics.in_flight(1)
+        self._in_flight.value += 1
         try:
             call.principal = await self.admission.admit(exchange.headers)
             failure = self._route(call, await exchange.body()) or await self._try_in_order(call, exchange)
@@ -93,7 +95,7 @@ class Pipeline:
             await self._cancelled(call, exchange)
             raise
         finally:
-            self._metrics.in_flight(-1)
+            self._in_flight.value -= 1
             self._report(call)
             # Attempts point back at their call: a cycle would keep the body until the garbage collector comes by.
             call.winner = None
@@ -416,20 +418,28 @@ class Pipeline:
         now = self._clock()
         total = now - call.began
         overhead = (call.first_byte_at or now) - call.began - call.upstream_seconds
-        self._metrics.request_done(
+        way = call.winner.way if call.winner is not None and call.outcome == "ok" else None
+        series = way.served if way is not None else None
+        if series is None:
+            series = self._request_series(call, way)
+        series.observe((overhead, total, call.attempts, call.decision_seconds))
+        if self._metrics.fold_due():
+            self._metrics.fold()
+        if self._log is not None:
+            self._log.append(log_line(call, at_ms=self._clock_ms(), overhead_seconds=overhead, total_seconds=total))
+
+    def _request_series(self, call: Call, way: Way | None) -> RequestSeries:
+        series = self._metrics.request_series(
             route=call.route.name if call.routed else "",
             team=call.principal.team,
             operation=call.operation,
             stream=call.stream,
             outcome=call.outcome,
             status=call.status,
-            overhead_seconds=overhead,
-            total_seconds=total,
-            attempts=call.attempts,
-            decision_seconds=call.decision_seconds,
         )
-        if self._log is not None:
-            self._log.append(log_line(call, at_ms=self._clock_ms(), overhead_seconds=overhead, total_seconds=total))
+        if way is not None:
+            way.served = series
+        return series
 
 
 def _cause(metered: Metered) -> str:

@@ -14,6 +14,7 @@ from router.domain.pricing import charge
 from router.domain.usage import Usage
 from router.lines import spend_record
 from router.metrics import Metrics
+from router.metrics_series import AttemptSeries
 from router.snapshot import Snapshot
 
 
@@ -134,9 +135,16 @@ class Settlements:
         return None if price is None or usage is None else charge(price, usage, images=images)
 
     def _count(self, attempt: Attempt, outcome: str, usage: Usage | None, baseline: int | None, seconds: float) -> None:
+        series = attempt.way.answered if outcome == "ok" else None
+        if series is None:
+            series = self._series(attempt, outcome)
+        # Only a stream has a first token that comes before the others.
+        first_seconds = attempt.first_byte_at - attempt.began if attempt.meter is not None and attempt.first_byte_at is not None else None
+        series.observe((usage, attempt.charge_nusd, attempt.held.amount_nusd, baseline, seconds, first_seconds))
+
+    def _series(self, attempt: Attempt, outcome: str) -> AttemptSeries:
         call, deployment = attempt.call, attempt.deployment
-        first = attempt.first_byte_at
-        self._metrics.attempt_done(
+        series = self._metrics.attempt_series(
             route=call.route.name,
             rule=call.branch.rule,
             model=deployment.model,
@@ -145,10 +153,7 @@ class Settlements:
             team=call.principal.team,
             operation=call.operation,
             outcome=outcome,
-            usage=usage,
-            charge_nusd=attempt.charge_nusd,
-            hold_nusd=attempt.held.amount_nusd,
-            baseline_nusd=baseline,
-            upstream_seconds=seconds,
-            first_token_seconds=None if first is None else first - attempt.began,
         )
+        if outcome == "ok":
+            attempt.way.answered = series
+        return series

@@ -10,7 +10,7 @@ import pytest
 from router.call import Attempt
 from router.domain.usage import Usage
 from router.settlement import finish
-from tests.pipeline_fakes import PRICE, World, ask, json_answer, snapshot
+from tests.pipeline_fakes import PRICE, World, ask, json_answer, piece, snapshot, stream_answer
 
 USAGE = Usage(input_tokens=7, output_tokens=5, evidence="exact")
 
@@ -146,3 +146,14 @@ async def test_a_baseline_says_what_the_same_would_have_cost() -> None:
     again = await held(World(world.snapshot, json_answer()))
     world.pipeline._settlements.book(again, usage=None, outcome="refused_upstream")
     assert b"baseline" not in again.record
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_only_a_stream_has_a_first_token(stream: bool) -> None:
+    """The head of a JSON answer comes with the last token as well as the first: its time would hide how slow models start."""
+    world = World(snapshot(), stream_answer(piece()) if stream else json_answer())
+    await world.ask(ask(stream=stream))
+    state = world.metrics.state()
+    assert ("gen_ai_client_operation_time_to_first_chunk_seconds" in state) == stream
+    assert ("gen_ai_server_time_per_output_token_seconds" in state) == stream
+    assert "gen_ai_client_operation_duration_seconds" in state

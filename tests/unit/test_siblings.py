@@ -50,7 +50,7 @@ async def test_whoever_is_asked_answers_for_all(tmp_path: Path) -> None:
     """Counters and gauges of the living are added."""
     workers = [Worker(tmp_path, number, swept=number + 1) for number in range(3)]
     for worker in workers:
-        worker.metrics.in_flight(1)
+        worker.metrics.in_flight.value += 1
         await worker.siblings.start()
     assert [await worker.total() for worker in workers] == [6, 6, 6]
     assert [await worker.in_flight() for worker in workers] == [3, 3, 3]
@@ -63,7 +63,7 @@ async def test_no_counter_goes_down_when_a_worker_dies(tmp_path: Path, asked: in
     """Prometheus takes a counter that falls for a restart, and counts everything twice. What was under way is over."""
     workers = [Worker(tmp_path, number, swept=5) for number in range(2)]
     for worker in workers:
-        worker.metrics.in_flight(1)
+        worker.metrics.in_flight.value += 1
         await worker.siblings.start()
     assert await workers[asked].total() == 10
     workers[0].crash()
