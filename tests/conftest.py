@@ -19,7 +19,7 @@ import redis
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 
-from router.adapters.redis.scripts import script
+from router.adapters.redis.scripts import NAMES, script
 
 
 def free_port() -> int:
@@ -104,8 +104,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 _RENAMED = {
-    script(name).sha + b"\r\n": hashlib.sha1(script(name).text.replace(b"#!lua", b"--lua")).hexdigest().encode() + b"\r\n"
-    for name in ("reserve", "settle", "sweep", "heartbeat")
+    script(name).sha + b"\r\n": hashlib.sha1(script(name).text.replace(b"#!lua", b"--lua")).hexdigest().encode() + b"\r\n" for name in NAMES
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,8 +21,10 @@ SWEPT_MS: Final = 7 * 86_400_000
 """How long a swept attempt is remembered, so that the late truth corrects the estimate."""
 DOUBT_ORPHAN: Final = "hold_lost"
 """`doubt` of a record whose hold the store did not know: it lost data, and the charge was booked all the same."""
-SEPARATOR: Final = "\n"
+SEPARATOR: Final = "\t"
 """Between bucket ids; cannot occur in one."""
+is_attempt: Final = re.compile(r"[!-~]{1,128}").fullmatch
+"""Whether an id can be part of a store key: printable ASCII without spaces."""
 
 
 def machine_clock_ms() -> int:
@@ -46,9 +49,14 @@ def checked_attempt(attempt_id: str) -> str:
     Raises:
         ValueError: empty, too long, or with characters other than printable ASCII without spaces.
     """
-    if not 0 < len(attempt_id) <= 128 or not attempt_id.isascii() or not attempt_id.isprintable() or " " in attempt_id:
+    if is_attempt(attempt_id) is None:
         raise ValueError(f"{attempt_id!r} is not an attempt id")
     return attempt_id
+
+
+def split_ids(joined: str) -> list[str]:
+    """The bucket ids in one string."""
+    return joined.split(SEPARATOR) if joined else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,7 @@ class Entry:
     @property
     def bucket_ids(self) -> list[str]:
         """The buckets that the line was booked in."""
-        return self.joined.split(SEPARATOR) if self.joined else []
+        return split_ids(self.joined)
 
 
 def present(entry: Entry) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from router.adapters.entries import machine_clock_ms
+from router.adapters.redis.keys import lease_field
 from router.adapters.redis.ledger import RedisLedger
 from router.adapters.redis.scripts import command
 from router.adapters.redis.wire import Wire, parse_url
@@ -85,6 +86,7 @@ class RedisStore(_Replicas):
 
     async def crash(self, name: str) -> None:
         await self.command("ZADD", "{fg}:leases", 1, name)
+        await self.command("HSET", "{fg}:books", lease_field(name), 1)
 
     async def command(self, *values: str | int) -> list[bytes]:
         wire = Wire(parse_url(self._url), timeout_seconds=5)

@@ -5,6 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def limit_field(bucket_id: str) -> str:
+    """Where the books keep the limit of a bucket's budget; the escaped name of the budget will do, too."""
+    return f"{bucket_id.partition('|')[0]}|l"
+
+
+def lease_field(replica: str) -> str:
+    """Where the books keep the end of a lease."""
+    return f"|{replica}"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Key names under a prefix; `fg` gives `{fg}:...`."""
@@ -12,34 +22,36 @@ class Keys:
     prefix: str
 
     @property
-    def counters(self) -> str:
-        """Start of the names of counters; the bucket id follows. Hash: s spent, h held, d debt; nano-USD."""
-        return f"{{{self.prefix}}}:b:"
+    def books(self) -> str:
+        """Hash of all that a reserve must look at, so that it reads once and writes once.
+
+        `<bucket id>|s`, `|h`, `|d`: spent, held, debt, nano-USD. `<budget>|l`: its limit, nano-USD.
+        `|<replica>`: end of its lease, ms. A bucket id has two bars, the escaped name of a budget none.
+        """
+        return f"{{{self.prefix}}}:books"
 
     @property
     def attempts(self) -> str:
-        """Start of the names of attempts; the attempt id follows. String, see `reserve.lua`."""
+        """Start of the names of attempts that have ended; the attempt id follows. See `reserve.lua`.
+
+        The whole name stands for the attempt in the open holds, the progress and the log.
+        """
         return f"{{{self.prefix}}}:a:"
 
     @property
     def open_holds(self) -> str:
-        """Start of the names of the sets of open holds; the replica follows."""
-        return f"{{{self.prefix}}}:o:"
+        """Hash: attempt key -> its hold, see `reserve.lua`."""
+        return f"{{{self.prefix}}}:open"
 
     @property
     def progress(self) -> str:
-        """Start of the names of progress hashes; the replica follows. Attempt id -> nano-USD burnt."""
+        """Start of the names of progress hashes; the replica follows. Attempt key -> nano-USD burnt."""
         return f"{{{self.prefix}}}:p:"
 
     @property
     def leases(self) -> str:
         """Zset: replica -> end of its lease, ms."""
         return f"{{{self.prefix}}}:leases"
-
-    @property
-    def limits(self) -> str:
-        """Hash: budget -> limit, nano-USD."""
-        return f"{{{self.prefix}}}:limits"
 
     @property
     def limits_version(self) -> str:
@@ -55,6 +67,16 @@ class Keys:
     def log(self) -> str:
         """Stream: one entry per charge, see `settle.lua`."""
         return f"{{{self.prefix}}}:log"
+
+    @property
+    def trimmed(self) -> str:
+        """Hash: what dropped entries of the log added up to, see `trim.lua`."""
+        return f"{{{self.prefix}}}:trimmed"
+
+    @property
+    def auditor(self) -> str:
+        """String: the replica that compares counters and log now. Expires."""
+        return f"{{{self.prefix}}}:auditor"
 
     @property
     def virtual_keys(self) -> str:

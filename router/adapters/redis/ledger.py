@@ -12,45 +12,64 @@ from typing import Any, Final, cast
 import hiredis
 import msgspec
 
-from router.adapters.entries import KEEP_MS, SWEPT_MS, TOMBSTONE_MS, checked_amount, checked_attempt, plan, present
+from router.adapters.entries import KEEP_MS, SWEPT_MS, TOMBSTONE_MS, checked_amount, checked_attempt, is_attempt, plan, present
 from router.adapters.redis import reads
+from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
-from router.adapters.redis.keys import Keys
-from router.adapters.redis.scripts import Call, command, script
-from router.adapters.redis.wire import NotSent, Wire, parse_url
+from router.adapters.redis.keys import Keys, lease_field, limit_field
+from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
+from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire, parse_url
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
+from router.domain.money import MAX_NUSD
+from router.domain.windows import escape_scope
 from router.errors import StoreUnavailable
 from router.ports import Drift, StoredKey
 
 SWEEP_LIMIT: Final = 256
-"""Most holds that one script call charges: bounds how long others wait for the server."""
+"""Holds that one script call looks at: bounds how long others wait for the server."""
+AUDITOR_MS: Final = 180_000
+"""How long a replica that audits keeps others from it."""
+TRIM_LIMIT: Final = 256
+"""Most entries of the log that one script call drops."""
 READ_TIMEOUT_SECONDS: Final = 5.0
 
 log = logging.getLogger("faregate.store")
 
 
 class _Calls:
-    """The script calls of one bucket set, ready but for attempt and amounts."""
+    """The calls of one bucket set as templates: ready but for attempt, amount and payload (see `attempt_call`)."""
 
-    __slots__ = ("buckets", "reserve", "settle")
+    __slots__ = ("buckets", "extend", "reserve", "settle", "void")
 
     def __init__(self, ledger: RedisLedger, buckets: BucketSet) -> None:
-        made, keys, replica, lease_ms = plan(buckets), ledger.keys, ledger.replica, ledger.lease_ms
+        made, keys = plan(buckets), ledger.keys
         self.buckets = made.buckets
-        counters = [keys.counters + name for name in made.ids]
-        per_bucket = [v for b in made.buckets for v in (b.budget, b.limit_nusd if b.hard else "", b.ends_ms)]
-        self.reserve = Call(
-            script("reserve"),
-            [keys.leases, keys.open_holds, keys.limits, keys.index, *counters],
-            [replica, lease_ms, made.starts_ms, made.ends_ms, made.joined, KEEP_MS, *per_bucket],
-            more_args=4,
-        )
-        self.settle = Call(
-            script("settle"),
-            [keys.open_holds, keys.log, keys.index, *counters],
-            [made.joined, keys.counters, TOMBSTONE_MS, KEEP_MS, *[b.ends_ms for b in made.buckets]],
-            more_args=4,
-        )
+        # What each bucket is in the books: spent and held, and for those that refuse the limit of their budget.
+        counters = [f"{name}|{field}" for name in made.ids for field in "sh"]
+        checked = [
+            field
+            for name, bucket in zip(made.ids, made.buckets, strict=True)
+            for field in (f"{name}|s", f"{name}|h", limit_field(name) if bucket.hard else "")
+        ]
+        told = "".join(f"{b.limit_nusd} {b.ends_ms}\t" for b in made.buckets)
+        begun = f"\n0\n0\n{made.joined}\n{ledger.replica}\n"
+        shared: list[str | int] = [
+            ledger.replica,
+            ledger.lease_ms,
+            made.starts_ms,
+            made.ends_ms,
+            made.joined,
+            told,
+            begun,
+            lease_field(ledger.replica),
+        ]
+        into = [keys.books, keys.open_holds, keys.index, keys.leases]
+        self.reserve = attempt_call("reserve", into, keys.attempts, ["0", *shared, *checked])
+        self.extend = attempt_call("reserve", into, keys.attempts, ["1", *shared, *checked])
+        booked: list[str | int] = [made.joined, TOMBSTONE_MS, "".join(f"{b.ends_ms}\t" for b in made.buckets), *counters]
+        into = [keys.books, keys.open_holds, keys.index, keys.log]
+        self.settle = attempt_call("settle", into, keys.attempts, ["0", *booked])
+        self.void = attempt_call("settle", into, keys.attempts, ["1", *booked])
 
 
 class RedisLedger:
@@ -67,10 +86,11 @@ class RedisLedger:
         """What `open` found that does not forbid to serve."""
         self.run_id = ""
         """Of the server that we talk to; another one after it was restarted or replaced."""
-        self._attempt_prefix = self.keys.attempts.encode()
+        self._prefix_length = len(self.keys.attempts)
         self._encoded_name = ""
-        self._wire: Wire | None = None
-        self._reads: Wire | None = None
+        self._wire: Wire | NoWire = NO_WIRE
+        self._reads: Wire | NoWire = NO_WIRE
+        self._audit: Audit | None = None
         self._doubtful: deque[str] = deque(maxlen=100_000)
         """Attempts whose reserve may have reached the server although we saw no answer: to be voided."""
         self._clearing: asyncio.Task[None] | None = None
@@ -93,8 +113,7 @@ class RedisLedger:
             self.warnings = await check_server(self._reads)
             for warning in self.warnings:
                 log.warning(warning)
-            for name in ("reserve", "settle", "sweep", "heartbeat"):
-                await self._reads.call(command("SCRIPT", "LOAD", script(name).text))
+            await self._teach(self._reads)
             await self.heartbeat({})
         except BaseException:
             await self.close()
@@ -111,47 +130,47 @@ class RedisLedger:
             clearing.cancel()
             await asyncio.wait([clearing])
         for wire in (self._wire, self._reads):
-            if wire is not None:
-                await wire.close()
-        self._wire = self._reads = None
+            await wire.close()
+        self._wire = self._reads = NO_WIRE
 
     @property
     def writes(self) -> int:
         """Socket writes on the present connection: many commands share one."""
-        return 0 if self._wire is None else self._wire.writes
+        return self._wire.writes
 
     @property
     def in_doubt(self) -> int:
         """Reserves whose answer was never heard and that are still to be voided."""
         return len(self._doubtful)
 
-    async def _run(self, call: Call, encoded: bytes) -> Any:
-        wire = self._open_wire(self._wire)
-        protocol = wire.protocol
-        if protocol is not None:
-            # The way of nearly every call, with one coroutine less to wake.
-            reply = await protocol.send(encoded)
-            if type(reply) is not hiredis.ReplyError:
-                return reply
+    async def _run(self, encoded: bytes) -> Any:
+        """Call a script; one that the server has forgotten is taught.
+
+        A call that the server answered with an error has done nothing, and a second delivery is harmless.
+
+        Raises:
+            NotSent: there is no connection.
+            StoreUnavailable: the server does not answer, or cannot serve.
+        """
+        wire = self._wire
         try:
-            # Sent again where the server answered an error: it has done nothing, and a second delivery is harmless.
             return await wire.call(encoded)
         except hiredis.ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise StoreUnavailable(f"Redis cannot serve: {error}") from error
         try:
-            return await wire.call(call.with_text(encoded))
+            await self._teach(wire)
+            return await wire.call(encoded)
         except hiredis.ReplyError as error:
             raise StoreUnavailable(f"Redis cannot serve: {error}") from error
 
-    def _open_wire(self, wire: Wire | None) -> Wire:
-        if wire is None:
-            raise NotSent("the ledger is not open")
-        return wire
+    async def _teach(self, wire: Wire | NoWire) -> None:
+        for name in NAMES:
+            await wire.call(command("SCRIPT", "LOAD", script(name).text))
 
     async def _read(self, *values: str | bytes | int) -> Any:
         try:
-            return await self._open_wire(self._reads).call(command(*values))
+            return await self._reads.call(command(*values))
         except hiredis.ReplyError as error:
             raise StoreUnavailable(f"Redis cannot serve: {error}") from error
 
@@ -167,12 +186,16 @@ class RedisLedger:
         self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
     ) -> Reservation | Refusal | WindowMoved:
         """See `BudgetStore.reserve`."""
-        checked_amount(amount_nusd)
-        attempt = checked_attempt(attempt_id).encode()
-        call = self._calls(buckets).reserve
-        encoded = call.encode_attempt(self._attempt_prefix + attempt, attempt, b"%d" % amount_nusd, b"", note)
+        if type(amount_nusd) is not int or not 0 <= amount_nusd <= MAX_NUSD or is_attempt(attempt_id) is None:
+            checked_amount(amount_nusd)
+            checked_attempt(attempt_id)
+        calls = buckets.encoded.get(self._encoded_name) or self._calls(buckets)
+        encoded = calls.reserve % (self._prefix_length + len(attempt_id), attempt_id.encode(), amount_nusd, len(note), note)
         try:
-            answer = await self._run(call, encoded)
+            # The way of nearly every call, with no coroutine more to wake.
+            answer = await self._wire.send(encoded)
+            if type(answer) is not list:
+                answer = await self._run(encoded)
         except NotSent:
             raise
         except (StoreUnavailable, asyncio.CancelledError):
@@ -180,33 +203,45 @@ class RedisLedger:
             self._doubtful.append(attempt_id)
             self._clear_doubt()
             raise
+        if answer[0] > 0:
+            return Reservation(
+                attempt_id=attempt_id,
+                amount_nusd=amount_nusd,
+                buckets=buckets,
+                tightest=calls.buckets[answer[0] - 1],
+                tightest_left_nusd=answer[1],
+            )
         return _reserved(answer, attempt_id, amount_nusd, amount_nusd, buckets)
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
         """See `BudgetStore.extend`."""
         total = checked_amount(held.amount_nusd + checked_amount(by_nusd))
-        attempt = checked_attempt(held.attempt_id).encode()
-        call = self._calls(held.buckets).reserve
-        answer = await self._run(call, call.encode_attempt(self._attempt_prefix + attempt, attempt, b"%d" % total, b"1", b""))
+        answer = await self._run(self._encode(self._calls(held.buckets).extend, held.attempt_id, total))
         # The script looks at windows only when it reserves: an extension stays in those it began in.
         return cast("Reservation | Refusal", _reserved(answer, held.attempt_id, total, by_nusd, held.buckets))
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
         """See `BudgetStore.settle`."""
-        attempt = checked_attempt(held.attempt_id).encode()
-        call = self._calls(held.buckets).settle
-        encoded = call.encode_attempt(self._attempt_prefix + attempt, attempt, b"%d" % checked_amount(charge_nusd), b"", record)
-        return bool(await self._run(call, encoded) == 1)
+        attempt_id, buckets = held.attempt_id, held.buckets
+        if type(charge_nusd) is not int or not 0 <= charge_nusd <= MAX_NUSD or is_attempt(attempt_id) is None:
+            checked_amount(charge_nusd)
+            checked_attempt(attempt_id)
+        calls = buckets.encoded.get(self._encoded_name) or self._calls(buckets)
+        encoded = calls.settle % (self._prefix_length + len(attempt_id), attempt_id.encode(), charge_nusd, len(record), record)
+        answer = await self._wire.send(encoded)
+        if type(answer) is not int:
+            answer = await self._run(encoded)
+        return answer == 1  # type: ignore[no-any-return]
 
     async def void(self, held: Reservation) -> bool:
         """See `BudgetStore.void`."""
-        return await self._void(checked_attempt(held.attempt_id), held.buckets)
+        return await self._void(held.attempt_id, held.buckets)
 
     async def _void(self, attempt_id: str, buckets: BucketSet) -> bool:
-        attempt = attempt_id.encode()
-        call = self._calls(buckets).settle
-        answer = await self._run(call, call.encode_attempt(self._attempt_prefix + attempt, attempt, b"0", b"1", b""))
-        return bool(answer == 1)
+        return bool(await self._run(self._encode(self._calls(buckets).void, attempt_id, 0)) == 1)
+
+    def _encode(self, template: bytes, attempt_id: str, amount_nusd: int) -> bytes:
+        return template % (self._prefix_length + len(attempt_id), checked_attempt(attempt_id).encode(), amount_nusd, 0, b"")
 
     def _clear_doubt(self) -> None:
         if self._doubtful and (self._clearing is None or self._clearing.done()):
@@ -232,20 +267,23 @@ class RedisLedger:
         self._clear_doubt()
 
     async def _beat(self, lease_ms: int, progress: Mapping[str, int]) -> None:
-        pairs = [v for attempt_id, burnt in progress.items() for v in (attempt_id.encode(), b"%d" % checked_amount(burnt))]
-        call = Call(script("heartbeat"), [self.keys.leases], [self.replica, lease_ms], more_args=len(pairs))
-        await self._run(call, call.encode((self.keys.progress + self.replica).encode(), *pairs))
+        keys = self.keys
+        burnt = [v for attempt_id, nusd in progress.items() for v in (keys.attempts + attempt_id, checked_amount(nusd))]
+        args: list[str | int] = [self.replica, lease_ms, lease_field(self.replica), *burnt]
+        await self._run(script_call("heartbeat", [keys.leases, keys.progress + self.replica, keys.books], args))
 
     async def sweep(self) -> int:
         """See `Lease.sweep`."""
         keys = self.keys
-        static: list[str | int] = [keys.attempts, keys.counters, SWEEP_LIMIT, SWEPT_MS, KEEP_MS]
-        call = Call(script("sweep"), [keys.leases, keys.open_holds, keys.progress, keys.log], static, more_args=0)
-        encoded = call.encode(keys.index.encode())
-        total = 0
-        while swept := await self._run(call, encoded):
+        into = [keys.books, keys.open_holds, keys.leases, keys.log, keys.index, keys.trimmed]
+        total, cursor, began_ms = 0, b"0", 0
+        swept: int
+        while True:
+            args: list[str | bytes | int] = [keys.progress, cursor, began_ms, SWEEP_LIMIT, SWEPT_MS, KEEP_MS]
+            swept, cursor, began_ms = await self._run(script_call("sweep", into, args))
             total += swept
-        return total
+            if cursor == b"0":
+                return total
 
     async def release(self) -> None:
         """See `Lease.release`."""
@@ -255,13 +293,9 @@ class RedisLedger:
 
     async def publish_limits(self, limits: Mapping[str, int], *, version: str) -> None:
         """See `Books.publish_limits`."""
-        pairs = [v for name, limit in limits.items() for v in (name, checked_amount(limit))]
-        # In one transaction: no reserve may see a ledger without limits.
-        calls = [self._read("MULTI"), self._read("DEL", self.keys.limits)]
-        if pairs:
-            calls.append(self._read("HSET", self.keys.limits, *pairs))
-        calls += [self._read("SET", self.keys.limits_version, version), self._read("EXEC")]
-        await asyncio.gather(*calls)
+        pairs = [v for name, limit in limits.items() for v in (limit_field(escape_scope(name)), checked_amount(limit))]
+        # In one step: no reserve may see a ledger without limits.
+        await self._run(script_call("limits", [self.keys.books, self.keys.limits_version], [version, *pairs]))
 
     async def bucket_states(self, *, budget: str | None = None, current_only: bool = True) -> Sequence[BucketState]:
         """See `Books.bucket_states`."""
@@ -274,12 +308,33 @@ class RedisLedger:
 
     async def verify(self) -> Sequence[Drift]:
         """See `Books.verify`."""
-        return await reads.drift(self._read, self.keys)
+        return await Audit(self._read, self.keys).run()
+
+    async def audit(self) -> Sequence[Drift] | None:
+        """See `Books.audit`."""
+        # Whoever holds it keeps it as long as it comes back; two at once would only do the same work twice.
+        keys = self.keys
+        if await self._read("SET", keys.auditor, self.replica, "NX", "PX", AUDITOR_MS) is None:
+            if await self._read("GET", keys.auditor) != self.replica.encode():
+                self._audit = None
+                return None
+            await self._read("PEXPIRE", keys.auditor, AUDITOR_MS)
+        if self._audit is None:
+            self._audit = Audit(self._read, self.keys)
+        return await self._audit.run()
+
+    async def trim(self, *, before_ms: int) -> int:
+        """See `Books.trim`."""
+        total = 0
+        call = script_call("trim", [self.keys.books, self.keys.log, self.keys.trimmed], [max(0, before_ms - 1), TRIM_LIMIT])
+        while trimmed := await self._run(call):
+            total += trimmed
+        return total
 
     async def ping(self) -> None:
         """See `Books.ping`."""
         try:
-            await self._open_wire(self._wire).call(command("PING"))
+            await self._wire.call(command("PING"))
         except hiredis.ReplyError as error:
             raise StoreUnavailable(f"Redis cannot serve: {error}") from error
 
@@ -308,15 +363,14 @@ class RedisLedger:
 def _reserved(answer: list[int], attempt_id: str, total: int, by: int, buckets: BucketSet) -> Reservation | Refusal | WindowMoved:
     """Read the answer of `reserve.lua`."""
     kind = answer[0]
-    if kind == 0:
-        at = answer[1]
-        tightest: Bucket | None = buckets.buckets[at - 1] if at else None
-        left = answer[2] if at else None
+    if kind >= 0:
+        tightest: Bucket | None = buckets.buckets[kind - 1] if kind else None
+        left = answer[1] if kind else None
         return Reservation(attempt_id=attempt_id, amount_nusd=total, buckets=buckets, tightest=tightest, tightest_left_nusd=left)
-    if kind == 1:
+    if kind == -1:
         return Refusal(
             bucket=buckets.buckets[answer[1] - 1], limit_nusd=answer[2], spent_nusd=answer[3], held_nusd=answer[4], needed_nusd=by
         )
-    if kind == 2:
+    if kind == -2:
         return WindowMoved(now_ms=answer[1])
     return Reservation(attempt_id=attempt_id, amount_nusd=answer[1], buckets=buckets)

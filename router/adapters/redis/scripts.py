@@ -8,6 +8,10 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+NAMES: Final = ("reserve", "settle", "sweep", "heartbeat", "limits", "trim", "audit")
+AMOUNT_DIGITS: Final = 16
+"""Of the largest amount, 2^53 - 1."""
+
 
 class Script:
     """A script and the identifier under which a server caches it."""
@@ -46,42 +50,25 @@ def command(*values: str | bytes | int) -> bytes:
     return b"*%d\r\n%b" % (len(values), parts(values))
 
 
-class Call:
-    """The unchanging parts of a script call: everything but the last key and the last arguments."""
+def script_call(name: str, keys: Iterable[str], args: Iterable[str | bytes | int] = ()) -> bytes:
+    """A whole call of a script by its SHA-1."""
+    keys = list(keys)
+    return command("EVALSHA", script(name).sha, len(keys), *keys, *args)
 
-    __slots__ = ("_body", "_count", "_evalsha", "_script")
 
-    def __init__(self, script: Script, keys: Iterable[str], args: Iterable[str | bytes | int], *, more_args: int) -> None:
-        """`keys` and `args` are what never changes; one key comes between them, `more_args` arguments at the end."""
-        keys, args = list(keys), list(args)
-        self._script = script
-        self._count = 3 + len(keys) + 1 + len(args) + more_args
-        self._body = part(len(keys) + 1) + parts(keys), parts(args)
-        self._evalsha = b"*%d\r\n%b%b%b" % (self._count, part("EVALSHA"), part(script.sha), self._body[0])
+def attempt_call(name: str, keys: Iterable[str], attempts: str, args: Iterable[str | bytes | int]) -> bytes:
+    """A template for the calls of a script about one attempt: everything but what changes from attempt to attempt.
 
-    def encode(self, key: bytes, *args: bytes) -> bytes:
-        """The call by SHA-1."""
-        tail = b"".join([b"$%d\r\n%b\r\n" % (len(a), a) for a in args])
-        return b"%b$%d\r\n%b\r\n%b%b" % (self._evalsha, len(key), key, self._body[1], tail)
+    The last key begins with `attempts`; amount and payload come before `args`. To be filled in one step, as bytes are
+    formatted: `template % (len(attempt) + len(attempts), attempt, amount, len(payload), payload)`.
+    """
+    keys, args = list(keys), list(args)
+    prefix = attempts.encode()
+    head = parts(["EVALSHA", script(name).sha, len(keys) + 1, *keys])
+    # An amount has a fixed width, so that its length need not be said anew.
+    hole = b"$%%d\r\n%b%%b\r\n$%d\r\n%%0%dd\r\n$%%d\r\n%%b\r\n" % (_escaped(prefix), AMOUNT_DIGITS, AMOUNT_DIGITS)
+    return b"*%d\r\n%b%b%b" % (3 + len(keys) + 1 + 2 + len(args), _escaped(head), hole, _escaped(parts(args)))
 
-    def encode_attempt(self, key: bytes, attempt: bytes, amount: bytes, flag: bytes, payload: bytes) -> bytes:
-        """The same for the calls of the hot path, which have four arguments."""
-        return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            self._evalsha,
-            len(key),
-            key,
-            self._body[1],
-            len(attempt),
-            attempt,
-            len(amount),
-            amount,
-            len(flag),
-            flag,
-            len(payload),
-            payload,
-        )
 
-    def with_text(self, encoded: bytes) -> bytes:
-        """The same call carrying the script itself, for a server that has not cached it."""
-        head = b"*%d\r\n%b%b%b" % (self._count, part("EVAL"), part(self._script.text), self._body[0])
-        return head + encoded[len(self._evalsha) :]
+def _escaped(text: bytes) -> bytes:
+    return text.replace(b"%", b"%%")

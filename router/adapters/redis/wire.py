@@ -10,7 +10,7 @@ import asyncio
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -32,6 +32,10 @@ _UNAVAILABLE: Final = ("LOADING", "READONLY", "MASTERDOWN", "OOM", "BUSY", "CLUS
 _LOGIN_NEEDED: Final = ("NOAUTH", "WRONGPASS")
 _ELSEWHERE: Final = ("READONLY", "MASTERDOWN", "CLUSTERDOWN")
 """Errors of a server that is not the master any more: connect anew, the name may lead to another one."""
+
+
+_NOTHING: Final = object()
+"""What the reader answers when it needs more bytes."""
 
 
 class NotSent(StoreUnavailable):
@@ -108,12 +112,12 @@ class _Protocol(asyncio.Protocol):
         self._loop = loop
         self._timeout_seconds = timeout_seconds
         self._lost = lost
-        self._reader = hiredis.Reader(replyError=hiredis.ReplyError)
+        self._reader = hiredis.Reader(replyError=hiredis.ReplyError, notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._create_future = loop.create_future
         self._sent = 0
-        self._answered = 0
         self._marks: deque[tuple[float, int]] = deque()
         """(deadline, commands sent until then), one per write."""
         self._sweeping = False
@@ -124,22 +128,25 @@ class _Protocol(asyncio.Protocol):
 
     def send(self, data: bytes) -> asyncio.Future[Any]:
         """Queue a command; its future gets the reply, also if that is an error of the server."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        if self._transport is None:
-            future.set_exception(StoreUnavailable("Redis closed the connection"))
-            return future
-        if not self._out:
+        future: asyncio.Future[Any] = self._create_future()
+        out = self._out
+        if not out:
+            # Also where the connection is lost: the flush then fails what waits.
             self._loop.call_soon(self._flush)
-        self._out.append(data)
+        out.append(data)
         self._waiting.append(future)
         return future
 
     def _flush(self) -> None:
-        if self._transport is None:
+        transport, out = self._transport, self._out
+        if transport is None:
+            self._fail_all("Redis closed the connection")
             return
-        self._sent += len(self._out)
-        self._transport.write(b"".join(self._out))
-        self._out.clear()
+        if not out:
+            return
+        self._sent += len(out)
+        transport.write(b"".join(out))
+        out.clear()
         self.writes += 1
         self._marks.append((self._loop.time() + self._timeout_seconds * _WAIT, self._sent))
         if not self._sweeping:
@@ -152,7 +159,8 @@ class _Protocol(asyncio.Protocol):
 
     def _sweep(self, due: float) -> None:
         marks = self._marks
-        while marks and marks[0][1] <= self._answered:
+        answered = self._sent + len(self._out) - len(self._waiting)
+        while marks and marks[0][1] <= answered:
             marks.popleft()
         if not marks or self._transport is None:
             self._sweeping = False
@@ -166,15 +174,15 @@ class _Protocol(asyncio.Protocol):
         self._sweep_later()
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
+        reader, next_waiting = self._reader, self._waiting.popleft
         reader.feed(data)
-        waiting = self._waiting
         try:
-            while (reply := reader.gets()) is not False:
-                self._answered += 1
-                future = waiting.popleft()
-                if not future.done():
-                    future.set_result(reply)
+            for reply in iter(reader.gets, _NOTHING):
+                try:
+                    next_waiting().set_result(reply)
+                except asyncio.InvalidStateError:
+                    # Whoever waited was cancelled.
+                    continue
         except (hiredis.ProtocolError, IndexError):
             self.drop("Redis sent something that is not its protocol")
 
@@ -187,12 +195,15 @@ class _Protocol(asyncio.Protocol):
         if transport is None:
             return
         transport.abort()
+        self._fail_all(why)
+        self._lost(self)
+
+    def _fail_all(self, why: str) -> None:
         self._out.clear()
         waiting, self._waiting = self._waiting, deque()
         for future in waiting:
             if not future.done():
                 future.set_exception(StoreUnavailable(why))
-        self._lost(self)
 
 
 class Wire:
@@ -208,6 +219,11 @@ class Wire:
         self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
         self.protocol: _Protocol | None = None
+        self.send: Callable[[bytes], Awaitable[Any]] = self._send_when_up
+        """Send one encoded command; resolves to its reply, also if that is an error of the server. Raises `StoreUnavailable`.
+
+        While there is a connection, its own method: no coroutine of ours is between it and who waits.
+        """
         self._up = asyncio.Event()
         self._connecting: asyncio.Future[None] | None = None
         """The first attempt after a loss: worth waiting for."""
@@ -223,7 +239,15 @@ class Wire:
             StoreUnavailable: nobody answers.
             ConfigError: the server refuses our credentials.
         """
-        self.protocol = await self._connect()
+        self._use(await self._connect())
+
+    def _use(self, protocol: _Protocol | None) -> None:
+        self.protocol = protocol
+        self.send = self._send_when_up if protocol is None else protocol.send
+
+    async def _send_when_up(self, data: bytes) -> Any:
+        protocol = await self._wait()
+        return await protocol.send(data)
 
     @property
     def connected(self) -> bool:
@@ -249,11 +273,6 @@ class Wire:
         if type(reply) is hiredis.ReplyError:
             self._raise(reply, protocol)
         return reply
-
-    def post(self, data: bytes) -> None:
-        """Send a command behind all others, if there is a connection; nobody waits for its reply."""
-        if self.protocol is not None:
-            self.protocol.send(data).add_done_callback(_ignore)
 
     def _raise(self, reply: hiredis.ReplyError, protocol: _Protocol) -> None:
         kind = str(reply).split(" ", 1)[0].lstrip("-")
@@ -321,7 +340,7 @@ class Wire:
 
     def _on_lost(self, protocol: _Protocol) -> None:
         if protocol is self.protocol:
-            self.protocol = None
+            self._use(None)
             self._up.clear()
             if not self._closed:
                 self._connecting = self._loop.create_future()
@@ -332,7 +351,7 @@ class Wire:
         pause = FIRST_BACKOFF_SECONDS
         while not self._closed:
             try:
-                self.protocol = await self._connect()
+                self._use(await self._connect())
             except (StoreUnavailable, ConfigError):
                 self._first_attempt_over()
                 # Spread out: replicas should not all come back in the same instant.
@@ -358,10 +377,22 @@ class Wire:
         self._first_attempt_over()
         if self.protocol is not None:
             self.protocol.drop("the ledger is closed")
-            self.protocol = None
+            self._use(None)
 
 
-def _ignore(future: asyncio.Future[Any]) -> None:
-    """Look at a result that nobody waits for, so that its failure is not reported as lost."""
-    if not future.cancelled():
-        future.exception()
+class NoWire:
+    """In place of a connection before a ledger is open and after it is closed."""
+
+    writes = 0
+
+    async def send(self, data: bytes) -> Any:
+        """Raises `NotSent`."""
+        raise NotSent("the ledger is not open")
+
+    call = send
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+NO_WIRE: Final = NoWire()

@@ -1,26 +1,25 @@
 #!lua flags=allow-oom
--- sweep.lua: charge the open holds of replicas whose lease has run out: progress, else the whole hold.
--- KEYS[1]  leases     zset: replica -> end of its lease, ms
--- KEYS[2]  open holds, base name; the set of a replica is this name .. replica
--- KEYS[3]  progress, base name; the hash of a replica is this name .. replica: attempt id -> nano-USD burnt
--- KEYS[4]  log        stream (see settle.lua)
--- KEYS[5]  index      zset: bucket id -> end of its window, ms
--- ARGV[1]  key prefix of attempts    ARGV[2]  key prefix of counters
--- ARGV[3]  most holds to charge      ARGV[4]  how long a swept attempt is remembered, ms
--- ARGV[5]  how long counters outlive their window, ms
--- Returns the number of holds charged. Every hold is charged once: it leaves the set of its replica in the same step.
--- A replica is forgotten with its last hold.
+-- sweep.lua: charge open holds of replicas whose lease has run out: progress, else the whole hold. One page of all holds.
+-- KEYS[1]  books      hash (see `keys.py`)          KEYS[2]  open    hash (see reserve.lua)
+-- KEYS[3]  leases     zset: replica -> end of its lease, ms
+-- KEYS[4]  log        stream (see settle.lua)       KEYS[5]  index   zset: bucket id -> end of its window, ms
+-- KEYS[6]  trimmed    hash (see trim.lua)
+-- ARGV[1]  progress, base name; the hash of a replica is this name .. replica: attempt key -> nano-USD burnt
+-- ARGV[2]  cursor: '0' begins a pass                ARGV[3]  when the pass began, ms, as the first page answered
+-- ARGV[4]  holds to look at                         ARGV[5]  how long a swept attempt is remembered, ms
+-- ARGV[6]  how long counters outlive their window, ms
+-- Returns {holds charged, cursor of the next page or '0', when the pass began}.
+-- A hold is charged once: it leaves the open holds in the same step. A replica that was dead during a whole pass is
+-- forgotten at its end. The first page also drops counters that nobody can need any more.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local left = tonumber(ARGV[3])
+local began = ARGV[2] == '0' and now or tonumber(ARGV[3])
 local swept = 0
 
-local function charge_hold(id, burnt)
-  local key = ARGV[1] .. id
-  local known = redis.call('GET', key)
-  if not known or string.byte(known) ~= 72 then return end
-  local a, h, c, d, owner, m, rest = string.match(known, '^%u\n(%d+)\n(%d+)\n(%d+)\n(%d+)\n([^\n]*)\n(%d+)\n(.*)$')
+local function charge_hold(key, hold, owner)
+  local h, c, d, ids, note = string.match(hold, '^(%d+)\n(%d+)\n(%d+)\n([^\n]*)\n[^\n]*\n(.*)$')
   local held, charged, debt = tonumber(h), tonumber(c), tonumber(d)
+  local burnt = redis.call('HGET', ARGV[1] .. owner, key)
   local charge = held + charged
   if burnt and tonumber(burnt) > 0 then charge = math.max(charged, tonumber(burnt)) end
   -- What a step adds to spent + held was never checked against a limit: it is debt. What it takes away pays debt back.
@@ -28,39 +27,41 @@ local function charge_hold(id, burnt)
   local growth = spent - held
   local owed = growth
   if growth <= 0 then owed = -math.min(debt, -growth) end
-  local s, g, o = string.format('%.0f', spent), string.format('%.0f', -held), string.format('%.0f', owed)
-  local names, at = {}, 1
-  for i = 1, tonumber(m) do
-    local stop = string.find(rest, '\n', at, true)
-    names[i] = string.sub(rest, at, stop - 1)
-    at = stop + 1
-    local counter = ARGV[2] .. names[i]
-    if spent ~= 0 then redis.call('HINCRBY', counter, 's', s) end
-    if held ~= 0 then redis.call('HINCRBY', counter, 'h', g) end
-    if owed ~= 0 then redis.call('HINCRBY', counter, 'd', o) end
+  for id in string.gmatch(ids, '[^\t]+') do
+    redis.call('HINCRBY', KEYS[1], id .. '|s', spent)
+    redis.call('HINCRBY', KEYS[1], id .. '|h', 0 - held)
+    if owed ~= 0 then redis.call('HINCRBY', KEYS[1], id .. '|d', owed) end
   end
-  redis.call('SET', key, table.concat({
-    'X', a, '0', string.format('%.0f', charge), string.format('%.0f', debt + owed), owner, m, rest,
-  }, '\n'), 'PX', ARGV[4])
-  redis.call('XADD', KEYS[4], '*', 'r', string.sub(rest, at), 'a', id, 'o', 'swept', 's', s, 'd', o, 'h', h,
-    'b', table.concat(names, '\n'))
+  redis.call('HDEL', KEYS[2], key)
+  local swept_hold = table.concat({'X0', string.format('%.0f', charge), string.format('%.0f', debt + owed), ids, owner, note}, '\n')
+  redis.call('SET', key, swept_hold, 'PX', ARGV[5])
+  redis.call('XADD', KEYS[4], '*', 'r', note, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed + 0, 'o', 'swept')
   swept = swept + 1
 end
 
-for _, replica in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now))) do
-  local open = KEYS[2] .. replica
-  while left > 0 do
-    local id = redis.call('SPOP', open)
-    if not id then
-      redis.call('ZREM', KEYS[1], replica)
-      redis.call('DEL', KEYS[3] .. replica)
-      break
-    end
-    charge_hold(id, redis.call('HGET', KEYS[3] .. replica, id))
-    left = left - 1
+if ARGV[2] == '0' then
+  local past = redis.call('ZRANGE', KEYS[5], '-inf', '(' .. string.format('%.0f', now - ARGV[6]), 'BYSCORE', 'LIMIT', 0, 200)
+  for _, id in ipairs(past) do
+    redis.call('HDEL', KEYS[1], id .. '|s', id .. '|h', id .. '|d')
+    redis.call('HDEL', KEYS[6], id .. '|s', id .. '|d')
+    redis.call('ZREM', KEYS[5], id)
   end
 end
-if swept == 0 then
-  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now - tonumber(ARGV[5])))
+local dead, some = {}, false
+for _, replica in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. string.format('%.0f', now))) do
+  dead[replica], some = true, true
 end
-return swept
+if not some then return {0, '0', began} end
+local page = redis.call('HSCAN', KEYS[2], ARGV[2], 'COUNT', ARGV[4])
+for i = 1, #page[2], 2 do
+  local owner = string.match(page[2][i + 1], '^%d+\n%d+\n%d+\n[^\n]*\n([^\n]*)\n')
+  if dead[owner] then charge_hold(page[2][i], page[2][i + 1], owner) end
+end
+if page[1] == '0' then
+  for _, replica in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. string.format('%.0f', began))) do
+    redis.call('ZREM', KEYS[3], replica)
+    redis.call('HDEL', KEYS[1], '|' .. replica)
+    redis.call('DEL', ARGV[1] .. replica)
+  end
+end
+return {swept, page[1], began}
