@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -199,6 +199,10 @@ class Endpoint:
     verify: bool = True
 
 
+Sink = Callable[[bytes], bool]
+"""Takes what has arrived. False: no more until asked again."""
+
+
 class UpstreamResponse(Protocol):
     """An answer whose head has arrived. Whoever gets it must exhaust it or call `abort`."""
 
@@ -216,6 +220,21 @@ class UpstreamResponse(Protocol):
         Reading stops at the socket while nobody asks (back-pressure). Raises `UpstreamError`.
         """
         ...
+
+    async def pump(self, sink: Sink) -> bool:
+        """Hand to `sink` whatever arrives until the clean end of the body (true) or until it wants no more (false).
+
+        The sink is called where the bytes come in, without waking whoever waits for this. Raises `UpstreamError` after
+        everything that came before was handed over.
+        """
+        while data := await self.chunk():
+            if not sink(data):
+                return False
+        return True
+
+    def pending(self) -> bytes:
+        """What has arrived and nobody has asked for; for the count of a call that is given up, also after `abort`."""
+        return b""
 
     def abort(self) -> None:
         """Close the connection now; harmless after the end."""

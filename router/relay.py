@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -10,11 +10,12 @@ import msgspec
 from router.call import Attempt
 from router.dispatch import Failure, invalid_answer, is_event_stream, says_error
 from router.domain.budgets import Refusal, Reservation
+from router.domain.counting import BYTES_PER_TOKEN
 from router.domain.estimate import worst_of
 from router.domain.json_metering import meter_json
 from router.domain.metering import Metered
 from router.domain.sse import BOUNDARY, clean_cut_events, error_event, payloads, split_events
-from router.domain.stream_metering import StreamMeter
+from router.domain.stream_metering import SHORTEST_EVENT_BYTES, StreamMeter
 from router.edge.exchange import Exchange
 from router.edge.headers import find
 from router.edge.replies import error_object
@@ -84,7 +85,11 @@ async def read_answer(attempt: Attempt, response: UpstreamResponse) -> bytes | F
 
 
 class Stream:
-    """One event stream on its way to the client."""
+    """One event stream on its way to the client.
+
+    Reads go from the provider's socket to the client's in one callback, `_pass`; the task that serves the call sleeps
+    meanwhile. It is woken for what takes time: a client that is slower than the provider, and money to be held.
+    """
 
     def __init__(
         self,
@@ -98,64 +103,134 @@ class Stream:
         """`clock` gives monotonic seconds."""
         self.attempt = attempt
         self.meter = meter_of(attempt)
+        self.meter.unread = self._unread
         self._response = response
         self._exchange = exchange
+        self._write = exchange.write
         self._store = store
         self._clock = clock
         estimate = attempt.estimate
         self._held_tokens = estimate.held_output_tokens
         self._check_at = int(self._held_tokens * EXTEND_AT)
         self._may_extend = self._held_tokens < estimate.output_tokens
-        self._short_of = "budget_cut"
-        """Why the stream is cut, if it is."""
+        self._look_at = 0
+        """So many bytes may come before it matters again how much is held."""
+        self._waiting: list[bytes] = []
+        """Events that have come, and are neither counted nor passed on yet."""
+        self._full: Awaitable[None] | None = None
+        """Ends when the client can take more."""
+        self._short_of = ""
+        """Why no more could be held, if so."""
 
     async def first(self) -> bytes | Failure:
-        """The first bytes of the body, or why this is no answer. Nothing has reached the client yet."""
-        attempt = self.attempt
-        if not is_event_stream(self._response.headers):
-            body = await read_answer(attempt, self._response)
+        """The first bytes of the body, for `relay`, or why this is no answer. Nothing has reached the client yet."""
+        attempt, response = self.attempt, self._response
+        if not is_event_stream(response.headers):
+            body = await read_answer(attempt, response)
             return body if isinstance(body, Failure) else invalid_answer(attempt, "a JSON body where a stream was asked for", body)
-        chunk = await self._response.chunk()
+        chunk = await response.chunk()
         attempt.first_byte_at = self._clock()
         if not chunk:
             return invalid_answer(attempt, "an empty stream")
-        shown = self.meter.feed(chunk)
+        self._waiting = [chunk]
         # Only a whole event says whether this is an answer, and it may come in pieces.
         while BOUNDARY.search(chunk) is None and len(chunk) < MAX_FIRST_BYTES:
-            more = await self._response.chunk()
+            more = await response.chunk()
             if not more:
                 break
             chunk += more
-            shown += self.meter.feed(more)
-        if self.meter.error_seen and not self.meter.content_seen:
+            self._waiting = [chunk]
+        if b'"error"' in chunk and _begins_with_error(attempt, chunk):
             return Failure(cause="error_event", error=_event_error(attempt, chunk), retry_same=True)
-        return shown
+        return chunk
 
-    async def relay(self, shown: bytes) -> Answer:
+    async def relay(self, first: bytes) -> Answer:
         """Pass the stream on until it ends, is cut, or the provider is lost."""
-        exchange, response, meter = self._exchange, self._response, self.meter
-        await exchange.write(shown)
-        feed, write, chunk_of = meter.feed, exchange.write, response.chunk
+        self._waiting = []
         try:
-            look_at = 0
-            while True:
-                if meter.total_bytes >= look_at:
-                    if meter.output_tokens_bound >= self._check_at and not await self._may_go_on():
-                        return await self._cut()
-                    look_at = meter.safe_bytes(self._check_at)
-                chunk = await chunk_of()
-                if not chunk:
-                    break
-                shown = feed(chunk)
-                if shown:
-                    await write(shown)
+            going = self._pass(first) or await self._catch_up()
+            while going and not await self._response.pump(self._pass):
+                going = await self._catch_up()
         except UpstreamError as exc:
             return await self._lost(exc)
-        return await self._end()
+        return await (self._end() if going else self._cut())
+
+    def _pass(self, chunk: bytes) -> bool:
+        """Count a read and pass it on. False: `_catch_up` has something to wait for before the next one."""
+        meter = self.meter
+        if meter.total_bytes + len(chunk) >= self._look_at and not self._is_covered(chunk):
+            self._waiting = [chunk]
+            return False
+        shown = meter.feed(chunk)
+        if shown:
+            self._full = self._write(shown)
+            return self._full is None
+        return True
+
+    def _is_covered(self, chunk: bytes) -> bool:
+        """Whether what is held certainly covers a read; if so, remember for how long none has to be looked at."""
+        left = self._check_at - self.meter.output_tokens_bound_with(chunk) if self._may_extend else self._bytes_to_cap(chunk)
+        if left <= 0:
+            return False
+        self._look_at = self.meter.total_bytes + len(chunk) + left
+        return True
+
+    def _bytes_to_cap(self, chunk: bytes) -> int:
+        """How many bytes may follow this read before the provider can be said to ignore the cap that was forwarded.
+
+        An event carries at least one token, but for a few that open, close or keep alive: those are allowed for,
+        so that an answer that keeps its cap is never cut. None left: the read itself is beyond it.
+        """
+        allowed = int(self.attempt.estimate.output_tokens * SPARE_SHARE) + SPARE_EVENTS * self.attempt.call.request.choices
+        events = self.meter.events_with(chunk)
+        if events:
+            return (allowed - events + 1) * SHORTEST_EVENT_BYTES
+        return (allowed + 1) * BYTES_PER_TOKEN - self.meter.total_bytes - len(chunk)
+
+    async def _catch_up(self) -> bool:
+        """Hold money for a read that waits for it, pass it on, and wait for the client. False: the stream is to be cut."""
+        going = True
+        if self._waiting:
+            going = await self._pass_what_is_held()
+        await self._drain()
+        return going
+
+    async def _drain(self) -> None:
+        full, self._full = self._full, None
+        if full is not None:
+            await full
+
+    async def _pass_what_is_held(self) -> bool:
+        """Pass a read on that may need more money than is held, or as many of its events as the money covers."""
+        waiting, meter = self._waiting, self.meter
+        covered = await self._hold_for(waiting[0])
+        if not covered:
+            waiting[:] = split_events(waiting[0])
+        while waiting and (covered or self._fits(waiting[0])):
+            self._full = self._write(meter.feed(waiting.pop(0)))
+            await self._drain()
+        # What is held is used up: the next event would be beyond it.
+        used_up = self._short_of and meter.output_tokens_bound >= self._held_tokens
+        return not waiting and not used_up
+
+    def _fits(self, event: bytes) -> bool:
+        if self._may_extend:
+            return self.meter.output_tokens_bound_with(event) <= self._held_tokens
+        return self._bytes_to_cap(event) > 0
+
+    async def _send(self, data: bytes) -> None:
+        self._full = self._write(data)
+        await self._drain()
+
+    def _unread(self) -> bytes:
+        """What the provider has written and nobody will see."""
+        return b"".join(self._waiting) + self._response.pending()
 
     async def _end(self) -> Answer:
         meter, exchange = self.meter, self._exchange
-        await exchange.write(meter.flush())
+        rest = meter.flush()
+        if rest:
+            await self._send(rest)
         if meter.error_seen:
             await exchange.finish()
             return Answer(metered=meter.finish(complete=False), outcome="upstream_error", error_code="upstream_error_event")
@@ -173,22 +248,21 @@ class Stream:
             # The answer is whole; only the end of the transfer is missing.
             await exchange.finish()
             return Answer(metered=meter.finish(complete=True), outcome="ok")
-        await exchange.write(meter.gap + error_event(error_object(error)))
+        await self._send(meter.gap + error_event(error_object(error)))
         await exchange.finish()
         return Answer(metered=meter.finish(complete=False), outcome="upstream_lost", error_code=spec.code)
 
-    async def _may_go_on(self) -> bool:
-        """Hold the next slice. False: the money for what may come next is not there."""
+    async def _hold_for(self, chunk: bytes) -> bool:
+        """Hold the next slice if this read comes near the end of what is held. False: the read is beyond it."""
         if not self._may_extend:
-            return not self._over_its_cap()
+            return self._bytes_to_cap(chunk) > 0
         attempt, meter = self.attempt, self.meter
-        if not meter.content_seen and meter.events <= attempt.call.request.choices:
+        bound = meter.output_tokens_bound_with(chunk)
+        if bound < self._check_at or (not meter.content_seen and meter.events_with(chunk) <= attempt.call.request.choices):
             # Events that only name a role: without a text beside it, all of them would count as output.
             return True
         estimate = attempt.estimate
-        wanted = min(
-            estimate.output_tokens, max(self._held_tokens * 2, meter.output_tokens_bound + attempt.call.snapshot.server.slice_tokens)
-        )
+        wanted = min(estimate.output_tokens, max(self._held_tokens * 2, bound + attempt.call.snapshot.server.slice_tokens))
         try:
             answer: Reservation | Refusal | None = await self._extend_to(wanted)
         except StoreUnavailable:
@@ -197,11 +271,12 @@ class Stream:
             # What is held still covers what may have been produced: go on until it does not.
             self._short_of = "budget_cut" if answer is not None else STORE_UNAVAILABLE.code
             self._check_at = self._held_tokens
-            return meter.output_tokens_bound < self._held_tokens
+            return bound <= self._held_tokens
+        self._short_of = ""
         self._held_tokens = wanted
         self._may_extend = wanted < estimate.output_tokens
-        self._check_at = int(wanted * EXTEND_AT) if self._may_extend else wanted
-        return True
+        self._check_at = int(wanted * EXTEND_AT)
+        return self._may_extend or self._bytes_to_cap(chunk) > 0
 
     async def _extend_to(self, output_tokens: int) -> Reservation | Refusal:
         attempt = self.attempt
@@ -222,26 +297,24 @@ class Stream:
             attempt.held = answer
         return answer
 
-    def _over_its_cap(self) -> bool:
-        """Whether the provider ignores the cap that was forwarded.
-
-        An event carries at least one token, but for a few that open, close or keep alive: those are allowed for,
-        so that an answer that keeps its cap is never cut.
-        """
-        self._check_at = max(self._check_at, self.meter.output_tokens_bound + 1)
-        allowed = self.attempt.estimate.output_tokens * SPARE_SHARE + SPARE_EVENTS * self.attempt.call.request.choices
-        meter = self.meter
-        return (meter.events or meter.output_tokens_likely) > allowed
-
     async def _cut(self) -> Answer:
         """End the stream cleanly: the client sees `finish_reason: length`, and usage if it asked."""
         self._response.abort()
         meter, exchange = self.meter, self._exchange
+        # As the client has it; then all that has come is counted.
+        gap, open_choices = meter.gap, meter.open_choices()
         metered = meter.finish(complete=False)
         usage = metered.usage if self.attempt.call.request.wants_usage else None
-        await exchange.write(meter.gap + clean_cut_events(meter.head, open_choices=meter.open_choices(), usage=usage))
+        await self._send(gap + clean_cut_events(meter.head, open_choices=open_choices, usage=usage))
         await exchange.finish()
-        return Answer(metered=metered, outcome="cut", error_code=self._short_of)
+        return Answer(metered=metered, outcome="cut", error_code=self._short_of or "budget_cut")
+
+
+def _begins_with_error(attempt: Attempt, chunk: bytes) -> bool:
+    """Whether the first events of a stream are an error and no text."""
+    probe = meter_of(attempt)
+    probe.feed(chunk)
+    return probe.error_seen and not probe.content_seen
 
 
 def _event_error(attempt: Attempt, chunk: bytes) -> RouterError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -212,7 +212,7 @@ class Script:
     """Instead of an answer."""
 
 
-class FakeResponse:
+class FakeResponse(UpstreamResponse):
     """A scripted answer. See `router.ports.UpstreamResponse`."""
 
     def __init__(self, script: Script) -> None:
@@ -302,9 +302,9 @@ class FakeExchange:
         self.status, self.head = status, headers
         await asyncio.sleep(0)
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Awaitable[None] | None:
         self.sent += data
-        await asyncio.sleep(0)
+        return asyncio.ensure_future(asyncio.sleep(0))
 
     async def finish(self) -> None:
         self.finished = True

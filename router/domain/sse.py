@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,8 @@ Source: HTML standard, section 9.2.6 "Interpreting an event stream", read 2026-1
 
 PAYLOAD: Final = re.compile(rb"(?:\A|[\r\n])data:(?: [^\r\n]|[^\r\n ])")
 """Found in a piece of a stream that carries more than comments and heartbeats."""
+
+FEW_EVENTS: Final = 4
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -59,8 +61,37 @@ def split_events(data: bytes) -> list[bytes]:
     return events
 
 
+def event_at(data: bytes, position: int) -> bytes:
+    """The event around a position, terminator included if it has come."""
+    if b"\r" not in data:
+        before, end = data.rfind(b"\n\n", 0, position), data.find(b"\n\n", position)
+        return data[0 if before < 0 else before + 2 : len(data) if end < 0 else end + 2]
+    start = 0
+    for boundary in BOUNDARY.finditer(data):
+        if boundary.end() > position:
+            return data[start : boundary.end()]
+        start = boundary.end()
+    return data[start:]
+
+
+def latest_events(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """The events of pieces that hold whole ones, the last one first; some without their terminators."""
+    for piece in reversed(pieces):
+        if b"\r" in piece:
+            yield from reversed(split_events(piece))
+            continue
+        # Whoever asks wants a few: most of a long piece stays in one.
+        parts = piece.rsplit(b"\n\n", FEW_EVENTS)
+        while len(parts) > FEW_EVENTS:
+            yield from reversed(parts[1:])
+            parts = parts[0].rsplit(b"\n\n", FEW_EVENTS)
+        yield from reversed(parts)
+
+
 def event_data(event: bytes) -> bytes:
     """The payload of one event: its data lines joined, comments and other fields left out. Empty if it has none."""
+    if event.startswith(b"data: ") and b"\n" not in event and b"\r" not in event:
+        return event[6:]
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -12,7 +13,7 @@ from router.domain import stream_reading as reading
 from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, resolve
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
-from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, iter_events, split_events
+from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, event_at, latest_events, split_events
 from router.domain.usage import Evidence
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -21,9 +22,8 @@ MAX_JSON_BYTES: Final = 16 * MAX_EVENT_BYTES
 """A longer JSON body in place of a stream is passed on but not looked into."""
 
 _WHOLE: Final = (b"\n\n", b"\r\n\r\n")
-_NEAR_BYTES: Final = 2048
-"""The end of a stream, its usage and its last finish reason are almost always within so many bytes."""
-_RECENT_EVENTS: Final = 8
+SHORTEST_EVENT_BYTES: Final = 10
+"""No event with choices is shorter."""
 _ENOUGH_EVENTS: Final = 16
 """So many events have an average: the first few may be shorter than those with text."""
 _LATE_EVENTS: Final = 2
@@ -37,10 +37,11 @@ _UNDECIDED_BYTES: Final = 3
 # Quotes inside text that a model wrote are escaped, so these bytes can only be keys (or a whole string that is no key).
 _COUNT_KEY: Final = b'_tokens"'
 _CHOICES_KEY: Final = b'"choices":'
-_USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*[^n\s]')
-_ENDED_CHOICE: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+# An event ends at a blank line: no line end may be between a key and its value, or chunking would matter.
+_USAGE_OBJECT: Final = re.compile(rb'"usage"[ \t]*:[ \t]*[^n\s]')
+_ENDED_CHOICE: Final = re.compile(rb'"finish_reason"[ \t]*:[ \t]*"')
 _CONTENT: Final = re.compile(
-    rb'"(?:content|text|reasoning|reasoning_content|arguments|refusal|name|transcript)"\s*:\s*"[^"]',
+    rb'"(?:content|text|reasoning|reasoning_content|arguments|refusal|name|transcript)"[ \t]*:[ \t]*"[^"]',
 )
 
 
@@ -56,31 +57,27 @@ class StreamMeter:
     forwarded cap over all `choices`, in tokens.
     """
 
-    __slots__ = (
-        "_beside",
-        "_choices",
-        "_content",
-        "_counted",
-        "_envelope",
-        "_envelope_likely",
-        "_events",
-        "_fast",
-        "_finished",
-        "_first",
-        "_fold_at",
-        "_held",
-        "_json",
-        "_limits",
-        "_max_event_bytes",
-        "_metered",
-        "_oversized",
-        "_partly",
-        "_pieces",
-        "_skipping",
-        "_strip",
-        "_tail",
-        "total_bytes",
-    )
+    # Defaults stand in the class: most streams never change them.
+    total_bytes = 0
+    """Bytes received."""
+    content_seen = False
+    """Whether text, reasoning or a tool call was received."""
+    _events = 0
+    _counted = 0
+    _fold_at = _FOLD_BYTES
+    _fast = False
+    """Whether whole events need no look: the text has begun, nothing is held, and one choice needs no watching."""
+    _json: bool | None = None
+    _skipping = False
+    _oversized = False
+    _partly = False
+    _first = b""
+    _envelope = 0
+    _envelope_likely = 0
+    _tail: tuple[int, reading.Tail] | None = None
+    _metered: Metered | None = None
+    unread: Callable[[], bytes] | None = None
+    """Gives what has arrived and will never be fed. It is on the provider's bill all the same, so `finish` counts it."""
 
     def __init__(
         self,
@@ -93,36 +90,20 @@ class StreamMeter:
         choices: int = 1,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
-        self.total_bytes = 0
-        """Bytes received."""
-        self._events = 0
-        self._fold_at = _FOLD_BYTES
-        self._counted = 0
         self._strip = strip_usage
         self._limits = Limits(input_likely=input_likely, input_bound=input_bound, output_cap_total=output_cap_total)
         self._beside = quirks is not None and quirks.reasoning_beside_output
         self._choices = choices
         self._max_event_bytes = max_event_bytes
-        self._fast = False
-        self._json: bool | None = None
-        self._skipping = False
-        self._oversized = False
-        self._partly = False
         self._held = bytearray()
         self._pieces: list[bytes] = []
         self._finished: set[int] = set()
-        self._first = b""
-        self._content = b""
-        self._envelope = 0
-        self._envelope_likely = 0
-        self._tail: tuple[int, reading.Tail] | None = None
-        self._metered: Metered | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """Take what arrived; answers what to relay now, mostly the same object."""
-        self.total_bytes += len(chunk)
-        if self._held or not self._fast or not chunk.endswith(_WHOLE) or len(chunk) > self._max_event_bytes:
+        if not self._fast or not chunk.endswith(_WHOLE) or len(chunk) > self._max_event_bytes:
             return self._feed_slowly(chunk)
+        self.total_bytes += len(chunk)
         self._pieces.append(chunk)
         if self.total_bytes > self._fold_at:
             self._fold()
@@ -133,10 +114,12 @@ class StreamMeter:
 
         An event that only lacks its blank line is; half an event is not, because no client can read it.
         """
+        if not self._held:
+            return b""
         if self._json is not False:
             return bytes(self._held) if self._json is None and self._strip else b""
         readable = reading.is_readable(bytes(self._held))
-        self._partly = self._skipping or (bool(self._held) and (readable or not self._strip))
+        self._partly = self._skipping or readable or not self._strip
         relayed = self._drain()
         return relayed if self._strip and readable else b""
 
@@ -147,6 +130,10 @@ class StreamMeter:
         come to its end, else `estimated`. A second call answers the same.
         """
         if self._metered is None:
+            if self.unread is not None:
+                rest, self.unread = self.unread(), None
+                if rest:
+                    self.feed(rest)
             self._metered = self._finish_json(complete) if self._json else self._finish_stream(complete)
         return self._metered
 
@@ -155,11 +142,6 @@ class StreamMeter:
         """Events with choices so far, whole ones only."""
         self._fold()
         return self._events
-
-    @property
-    def content_seen(self) -> bool:
-        """Whether text, reasoning or a tool call was received."""
-        return bool(self._content)
 
     @property
     def ended(self) -> bool:
@@ -174,12 +156,9 @@ class StreamMeter:
     @property
     def gap(self) -> bytes:
         """What must be sent before an event of our own: nothing if the client has only whole events."""
-        partly_relayed = self._partly or self._skipping or (bool(self._held) and not self._strip)
+        # While one is skipped, its end is held.
+        partly_relayed = self._partly or (self._held and (self._skipping or not self._strip))
         return b"\n\n" if partly_relayed else b""
-
-    def safe_bytes(self, tokens: int) -> int:
-        """`output_tokens_bound` stays below `tokens` while `total_bytes` stays below this: so look again only then."""
-        return self.total_bytes + max(0, tokens - self.output_tokens_bound)
 
     @property
     def head(self) -> StreamHead:
@@ -193,7 +172,7 @@ class StreamMeter:
         if not events:
             # Nothing of the form we know: count the bytes rather than nothing.
             return estimate_tokens(self.total_bytes)
-        if not self._content:
+        if not self.content_seen:
             return 0
         return max(events - 1, estimate_tokens(max(0, self.total_bytes - events * self._envelope_likely)))
 
@@ -204,10 +183,25 @@ class StreamMeter:
         The envelope is measured on the first event with text. Reasoning that the provider does not show is
         not in it; the forwarded cap bounds that.
         """
-        events = self.events
+        return self._bound(self.events, self.total_bytes)
+
+    def output_tokens_bound_with(self, chunk: bytes) -> int:
+        """What `output_tokens_bound` will be at most when this has been fed."""
+        if not self.content_seen and not self._held and len(chunk) <= self._max_event_bytes:
+            self._look_for_text(chunk[: chunk.rfind(b"\n\n") + 2] if not chunk.endswith(_WHOLE) else chunk)
+        return self._bound(self.events_with(chunk), self.total_bytes + len(chunk))
+
+    def events_with(self, chunk: bytes) -> int:
+        """What `events` will be at least when this has been fed: one that is cut by the chunking may not count."""
+        new = chunk.count(_CHOICES_KEY)
+        return self.events + (new if new == 0 or chunk.endswith(_WHOLE) else new - 1)
+
+    def _bound(self, events: int, total_bytes: int) -> int:
         # An envelope larger than the average event is none: the first text came with more around it than the others.
-        beyond = self.total_bytes - events * self._envelope
-        return max(events, beyond) if beyond >= 0 or events < _ENOUGH_EVENTS else self.total_bytes
+        beyond = total_bytes - events * self._envelope
+        if beyond < 0 and events >= _ENOUGH_EVENTS:
+            return total_bytes
+        return beyond if beyond > events else events
 
     def open_choices(self) -> tuple[int, ...]:
         """Indices of the choices that have not ended."""
@@ -217,17 +211,19 @@ class StreamMeter:
 
     def _feed_slowly(self, chunk: bytes) -> bytes:
         """For what the short way cannot take: the beginning, events cut by the chunking, huge ones, several choices."""
-        if self._json is not False:
-            if self._json is None:
-                return self._begin(chunk)
-            self._keep_json(chunk)
-            return chunk
-        relayed = self._advance(chunk)
-        return relayed if self._strip else chunk
+        self.total_bytes += len(chunk)
+        if self._json is False:
+            relayed = self._advance(chunk)
+            self._fast = self.content_seen and self._choices == 1 and not self._held
+            return relayed if self._strip else chunk
+        if self._json is None:
+            return self._begin(chunk)
+        self._keep_json(chunk)
+        return chunk
 
     def _begin(self, chunk: bytes) -> bytes:
         """Tell a JSON body from a stream by its first character."""
-        start = bytes(self._held) + chunk
+        start = bytes(self._held) + chunk if self._held else chunk
         first = start.lstrip()[:1]
         if not first:
             self._held += chunk
@@ -239,6 +235,7 @@ class StreamMeter:
             relayed = start
         else:
             relayed = self._advance(start)
+            self._fast = self.content_seen and self._choices == 1 and not self._held
         return relayed if self._strip else chunk
 
     def _keep_json(self, chunk: bytes) -> None:
@@ -251,6 +248,8 @@ class StreamMeter:
     def _advance(self, chunk: bytes) -> bytes:
         """Join with what is held, take all whole events, hold the rest. Answers what may be relayed if usage is stripped."""
         held = self._held
+        if not held and chunk.endswith(_WHOLE):
+            return self._take(chunk)
         known = len(held)
         held += chunk
         passed = b""
@@ -284,25 +283,36 @@ class StreamMeter:
             return piece
         if PAYLOAD.search(piece) is not None:
             self._pieces.append(piece)
-        if (not self._content or self._choices > 1) and _CHOICES_KEY in piece:
-            self._see_choices(piece)
-        return self._without_usage(piece) if self._strip and _COUNT_KEY in piece else piece
-
-    def _see_choices(self, piece: bytes) -> None:
-        if not self._first:
+        if not self._first and _CHOICES_KEY in piece:
             self._first = piece
-        if not self._content and _CONTENT.search(piece) is not None:
-            self._content = piece
-            first = next((event for event in iter_events(piece) if _CONTENT.search(event) is not None), piece)
-            self._envelope, self._envelope_likely = reading.envelope_bytes(first)
-            self._fast = self._choices == 1
+        if not self.content_seen:
+            self._look_for_text(piece)
         if self._choices > 1 and _ENDED_CHOICE.search(piece) is not None:
             self._finished |= reading.ended_choices(piece)
+        return self._without_usage(piece) if self._strip and _COUNT_KEY in piece else piece
+
+    def _look_for_text(self, piece: bytes) -> None:
+        """Measure the envelope on the first event with text, if it is here."""
+        found = _CONTENT.search(piece)
+        if found is None:
+            return
+        event = event_at(piece, found.start())
+        if _CHOICES_KEY not in event:
+            with_text = [one for one in split_events(piece) if _CHOICES_KEY in one and _CONTENT.search(one) is not None]
+            if not with_text:
+                return
+            event = with_text[0]
+        self.content_seen = True
+        self._envelope, self._envelope_likely = reading.envelope_bytes(event)
 
     def _without_usage(self, piece: bytes) -> bytes:
-        if _USAGE_OBJECT.search(piece) is None:
+        found = _USAGE_OBJECT.search(piece)
+        if found is None:
             return piece
-        return b"".join([reading.without_usage_only(event) for event in split_events(piece)])
+        # Most often the first event with usage is the last but one.
+        before = piece.rfind(b"\n\n", 0, found.start()) + 2 if b"\r" not in piece else 0
+        start = before if before > 1 else 0
+        return piece[:start] + b"".join([reading.without_usage_only(event) for event in split_events(piece[start:])])
 
     def _fold(self) -> None:
         """Count the events of the pieces that have come since, and let go of all but the last."""
@@ -315,18 +325,6 @@ class StreamMeter:
                 self._fold_at = self.total_bytes + _FOLD_BYTES
             self._counted = len(pieces)
 
-    def _near_tail(self) -> reading.Tail | None:
-        """What the very last events say, if that is everything one wants to know: spares splitting a long piece."""
-        last = self._pieces[-1] if self._pieces else b""
-        if len(last) <= _NEAR_BYTES:
-            return None
-        near = last[-_NEAR_BYTES:]
-        start = near.find(b"\n\n")
-        if start < 0 or b"\r" in near:
-            return None
-        tail = reading.read_tail(split_events(near[start + 2 :]))
-        return tail if tail.done and tail.usages and tail.finish_reason is not None else None
-
     def _recent(self) -> list[bytes]:
         """The last events that carry data."""
         return _last_with_payload(split_events(b"".join(_last_with_payload(self._pieces))))
@@ -334,7 +332,7 @@ class StreamMeter:
     def _read_tail(self) -> reading.Tail:
         """The last events, decoded; again only if more has come."""
         if self._tail is None or self._tail[0] != self.total_bytes:
-            self._tail = (self.total_bytes, self._near_tail() or reading.read_tail(self._recent()))
+            self._tail = (self.total_bytes, reading.read_tail(latest_events(self._pieces)))
         return self._tail[1]
 
     def _drain(self) -> bytes:
@@ -360,8 +358,9 @@ class StreamMeter:
         return msgspec.structs.replace(metered, usage=usage)
 
     def _finish_stream(self, complete: bool) -> Metered:
-        self._partly = self._partly or self.gap != b""
-        self._drain()
+        if self._held:
+            self._partly = self.gap != b""
+            self._drain()
         tail = self._read_tail()
         counts, after = reading.best_counts(tail.usages, beside=self._beside)
         doubt: Doubt | None = None
@@ -379,7 +378,7 @@ class StreamMeter:
             counts,
             self._limits,
             self._own_output,
-            served_model=self.head.model or tail.model,
+            served_model=tail.model or self.head.model,
             finish_reason=tail.finish_reason,
             evidence=evidence,
             lower_bound=doubt is not None,
@@ -388,19 +387,19 @@ class StreamMeter:
     def _own_output(self) -> int:
         """Our own count of the whole stream."""
         events, recent = self.events, self._recent()
-        if events > _RECENT_EVENTS:
+        if events > reading.RECENT_EVENTS:
             recent.append(reading.first_with_choices(self._first))
         seen = reading.survey(recent)
         if not events:
             return estimate_tokens(self.total_bytes) if seen.unknown or seen.texts or self._oversized else 0
         with_text = max(0, events - seen.empty)
-        written = self.total_bytes - seen.empty_bytes - with_text * self._envelope_likely if self._content or self._oversized else 0
+        written = self.total_bytes - seen.empty_bytes - with_text * self._envelope_likely if self.content_seen or self._oversized else 0
         return own_output_tokens(max(0, written), at_least=with_text, cap_total=self._limits.output_cap_total)
 
 
 def _last_with_payload(pieces: list[bytes]) -> list[bytes]:
     """The last few that carry more than comments and heartbeats, in their order."""
-    return list(islice((piece for piece in reversed(pieces) if PAYLOAD.search(piece) is not None), _RECENT_EVENTS))[::-1]
+    return list(islice((piece for piece in reversed(pieces) if PAYLOAD.search(piece) is not None), reading.RECENT_EVENTS))[::-1]
 
 
 def _last_boundary(data: bytearray, start: int) -> int:

@@ -8,16 +8,25 @@ from typing import Any, Final
 import msgspec
 
 from router.domain.counting import choice_list, text_bytes
-from router.domain.openai_usage import Counts, decode_usage, to_counts
-from router.domain.sse import StreamHead, event_data, iter_events, payloads, split_events
+from router.domain.openai_usage import Counts, Doubt, RawUsage, decode_usage, to_counts
+from router.domain.sse import PAYLOAD, StreamHead, event_data, iter_events, payloads, split_events
+
+RECENT_EVENTS: Final = 8
+"""So many of the last events with a payload may say how a stream ended."""
+MOST_USAGES: Final = 2
 
 _NULL: Final = msgspec.Raw(b"null")
+_SOME: Final = msgspec.Raw(b"{}")
 
 
 class KnownDialect(msgspec.Struct, frozen=True):
     """A dialect whose one quirk is known."""
 
     reasoning_beside_output: bool
+
+
+FoundUsage = tuple[RawUsage, Doubt | None, int]
+"""A usage, what is wrong with it, and the number of events with choices that came after it."""
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,8 +36,8 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     error: bool = False
     finish_reason: str | None = None
     model: str = ""
-    usages: tuple[tuple[bytes, int], ...] = ()
-    """(usage object, number of events with choices that came after it), latest first, two at most."""
+    usages: tuple[FoundUsage, ...] = ()
+    """Latest first, two at most."""
 
     @property
     def ended(self) -> bool:
@@ -44,6 +53,25 @@ class _Event(msgspec.Struct):
     choices: Any = None
     usage: msgspec.Raw = _NULL
     error: Any = None
+
+
+class _LastChoice(msgspec.Struct):
+    finish_reason: str | None = None
+    usage: RawUsage | None = None
+
+
+class _LastGroq(msgspec.Struct):
+    usage: RawUsage | None = None
+
+
+class _LastEvent(msgspec.Struct):
+    """What counts of one of the last events; decoding refuses what is not shaped as it should be."""
+
+    model: str | None = None
+    choices: list[_LastChoice] | None = None
+    usage: RawUsage | None = None
+    error: msgspec.Raw = _NULL
+    x_groq: _LastGroq | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -66,6 +94,7 @@ class _Nested(msgspec.Struct):
 
 
 _decode_event: Final = msgspec.json.Decoder(_Event).decode
+_decode_last: Final = msgspec.json.Decoder(_LastEvent).decode
 _decode_wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
 _decode_nested: Final = msgspec.json.Decoder(_Nested).decode
 _decode_any: Final = msgspec.json.Decoder().decode
@@ -85,30 +114,32 @@ def read_head(piece: bytes) -> StreamHead:
     return StreamHead()
 
 
-def read_tail(events: Sequence[bytes]) -> Tail:
-    """Read the last events, backwards, until both a usage and a finish reason are found."""
+def read_tail(events: Iterable[bytes]) -> Tail:
+    """Read the last events, the last one first, until both a usage and a finish reason are found."""
     done = error = False
     finish_reason: str | None = None
     model = ""
-    usages: list[tuple[bytes, int]] = []
-    after = 0
-    for raw_event in reversed(events):
+    usages: list[FoundUsage] = []
+    read = after = 0
+    for raw_event in events:
+        if PAYLOAD.search(raw_event) is None:
+            continue
+        read += 1
         data = event_data(raw_event)
         if data == b"[DONE]":
             done = True
-            continue
-        event = _event(data)
-        if event is None:
-            continue
-        error = error or event.error is not None
-        model = model or _text(event.model)
-        finish_reason = finish_reason or _finish_reason(event.choices)
-        usage = _raw_usage(event, data)
-        if usage is not None and len(usages) < 2:
-            usages.append((usage, after))
-        if usages and finish_reason is not None:
+        elif (found := _last_event(data)) is not None:
+            event, usage, doubt = found
+            error = error or event.error != _NULL
+            model = model or event.model or ""
+            finish_reason = finish_reason or _last_reason(event.choices)
+            if usage is not None and len(usages) < MOST_USAGES:
+                usages.append((usage, doubt, after))
+            if usages and finish_reason is not None:
+                break
+            after += event.choices is not None
+        if read == RECENT_EVENTS:
             break
-        after += event.choices is not None
     return Tail(done=done, error=error, finish_reason=finish_reason, model=model, usages=tuple(usages))
 
 
@@ -177,19 +208,17 @@ def envelope_bytes(event: bytes) -> tuple[int, int]:
         wrapped = _decode_wrapped(event_data(event))
     except (ValueError, RecursionError):
         return 0, 0
-    certain = likely = len(event) - len(bytes(wrapped.obfuscation))
+    quoted = unquoted = inside = 0
     for choice in wrapped.choices:
         for name, raw in {"text": choice.text, **(choice.delta or {})}.items():
             value = bytes(raw)
-            if name == "role" or value in (b"", b"null"):
-                continue
             if value[:1] == b'"':
-                certain -= len(value) - 2
-                likely -= len(value) - 2
-            else:
-                certain -= len(value)
-                likely -= text_bytes(_decode_any(value))
-    return certain, likely
+                quoted += len(value) - 2 if name != "role" else 0
+            elif value not in (b"", b"null") and name != "role":
+                unquoted += len(value)
+                inside += text_bytes(_decode_any(value))
+    around = len(event) - len(bytes(wrapped.obfuscation)) - quoted
+    return around - unquoted, around - inside
 
 
 def without_usage_only(event: bytes) -> bytes:
@@ -201,24 +230,60 @@ def without_usage_only(event: bytes) -> bytes:
     return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
-def best_counts(usages: Sequence[tuple[bytes, int]], *, beside: bool) -> tuple[Counts | None, int]:
+def best_counts(usages: Sequence[FoundUsage], *, beside: bool) -> tuple[Counts | None, int]:
     """The provider's counts from the last usages, and how many events with choices came after them.
 
     The last one holds: counts in a stream are running totals. If the one before it says more, that is
     taken and doubted: a total does not shrink. None if there is no usage.
     """
-    found = []
-    for raw, after in usages:
-        usage, doubt = decode_usage(raw)
-        found.append((to_counts(usage, reasoning_beside_output=beside, doubt=doubt), after))
-    if not found:
+    if not usages:
         return None, 0
-    last, after = found[0]
-    if len(found) > 1:
-        before = found[1][0]
+    usage, doubt, after = usages[0]
+    last = to_counts(usage, reasoning_beside_output=beside, doubt=doubt)
+    if len(usages) > 1:
+        usage, doubt, _ = usages[1]
+        before = to_counts(usage, reasoning_beside_output=beside, doubt=doubt)
         if (before.output_tokens or 0) > (last.output_tokens or 0) and before.doubt is None:
             return msgspec.structs.replace(before, doubt=last.doubt or "twice"), after
     return last, after
+
+
+def _last_event(data: bytes) -> tuple[_LastEvent, RawUsage | None, Doubt | None] | None:
+    """One of the last events, with the usage wherever it is and what is wrong with that; None if it is no object."""
+    try:
+        event = _decode_last(data)
+    except (ValueError, RecursionError):
+        return _last_event_loosely(data)
+    return event, event.usage or _nested_usage(event), None
+
+
+def _nested_usage(event: _LastEvent) -> RawUsage | None:
+    """Where Groq (`x_groq`) and Moonshot (the choice) put it."""
+    if event.x_groq is not None and event.x_groq.usage is not None:
+        return event.x_groq.usage
+    for choice in event.choices or ():
+        if choice.usage is not None:
+            return choice.usage
+    return None
+
+
+def _last_event_loosely(data: bytes) -> tuple[_LastEvent, RawUsage | None, Doubt | None] | None:
+    """The same for an event that is not shaped as it should be: some field of a wrong type."""
+    event = _event(data)
+    if event is None:
+        return None
+    choices = None if event.choices is None else [_LastChoice(finish_reason=_finish_reason(event.choices))]
+    read = _LastEvent(model=_text(event.model), choices=choices, error=_NULL if event.error is None else _SOME)
+    raw = _raw_usage(event, data)
+    return (read, None, None) if raw is None else (read, *decode_usage(raw))
+
+
+def _last_reason(choices: list[_LastChoice] | None) -> str | None:
+    """Of the last choice that has one."""
+    for choice in reversed(choices or ()):
+        if choice.finish_reason is not None:
+            return choice.finish_reason
+    return None
 
 
 def _event(data: bytes) -> _Event | None:

@@ -70,7 +70,9 @@ class _Bridge:
                 await exchange.respond(*self._head, body)
                 return
             await exchange.start(*self._head)
-        await exchange.write(body)
+        full = exchange.write(body)
+        if full is not None:
+            await full
         if not more:
             await exchange.finish()
 
@@ -136,9 +138,11 @@ class AsgiExchange:
         self.started = True
         await self._send({"type": "http.response.start", "status": status, "headers": decode(headers)})
 
-    async def write(self, data: bytes) -> None:
-        if data and not self.gone:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        if not data or self.gone:
+            return None
+        # A task: it is sent although nobody may come to await it.
+        return asyncio.ensure_future(self._send({"type": "http.response.body", "body": data, "more_body": True}))
 
     async def finish(self) -> None:
         if not self.gone:

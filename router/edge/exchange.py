@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+from collections.abc import Awaitable
 from typing import Final, Protocol
 
 from router.edge.headers import Headers
@@ -16,15 +17,17 @@ class Exchange(Protocol):
     If the client leaves, the task that serves the exchange is cancelled once; after that, writes do nothing.
     """
 
-    method: str
     gone: bool
     """The client has left."""
     started: bool
     """The head of the answer has been sent."""
 
     @property
+    def method(self) -> str: ...
+
+    @property
     def headers(self) -> Headers:
-        """By lower-case name."""
+        """By lower-case name, without `content-length`: it says nothing of what is asked. Of a name that came twice, the last."""
         ...
 
     @property
@@ -44,8 +47,8 @@ class Exchange(Protocol):
         """Send the head of an answer of unknown length."""
         ...
 
-    async def write(self, data: bytes) -> None:
-        """Send a part of the body; waits while the client is slower than we are."""
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send a part of the body. What it answers is to be awaited before the next one: the client is slower than we are."""
         ...
 
     async def finish(self) -> None:

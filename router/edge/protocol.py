@@ -19,6 +19,8 @@ from router.edge.replies import error_reply
 from router.errors import BAD_HTTP, BODY_TOO_LARGE, DRAINING, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ErrorSpec, RouterError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -415,12 +417,11 @@ class WireExchange:
             head += b"connection: close\r\n"
         self._transport.write(head + (b"transfer-encoding: chunked\r\n\r\n" if self.chunked else b"\r\n"))
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Awaitable[None] | None:
         if self.gone or not data:
-            return
+            return None
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
-        if self._connection.paused is not None:
-            await self._drain()
+        return None if self._connection.paused is None else asyncio.shield(self._connection.paused)
 
     async def _drain(self) -> None:
         waiter = self._connection.paused

@@ -324,15 +324,20 @@ def test_what_was_burnt_is_known_at_any_time() -> None:
     assert stream.events == 101
 
 
-def test_the_bound_need_not_be_looked_at_before_its_bytes_have_come() -> None:
-    """So that the hot path compares one number."""
+@pytest.mark.parametrize(
+    "chunks", [PLAIN, [b"".join(PLAIN[:3])], [ROLE, WORDS[0][:50]], [b": ping\n\n"], [ROLE + WORDS[0] + WORDS[1][:30]]]
+)
+def test_a_read_can_be_weighed_before_it_is_taken(chunks: list[bytes]) -> None:
+    """What is relayed must be held first, so the bound is known before the read is fed, and never too low."""
     stream = meter()
-    stream.feed(ROLE + WORDS[0])
-    limit = stream.safe_bytes(1000)
-    while stream.total_bytes + len(WORDS[0]) < limit:
-        stream.feed(WORDS[0])
-    assert stream.output_tokens_bound < 1000
-    assert stream.safe_bytes(0) == stream.total_bytes
+    for chunk in chunks:
+        weighed, counted = stream.output_tokens_bound_with(chunk), stream.events_with(chunk)
+        stream.feed(chunk)
+        assert weighed >= stream.output_tokens_bound
+        assert counted <= stream.events
+    assert stream.output_tokens_bound_with(b"") == stream.output_tokens_bound
+    whole = meter()
+    assert whole.output_tokens_bound_with(b"".join(PLAIN[:4])) < 4 * len(WORDS[0]) // 2
 
 
 def test_padding_against_eavesdroppers_is_not_text() -> None:

@@ -86,7 +86,7 @@ async def test_a_first_event_that_never_ends_is_passed_on_in_time() -> None:
     """Waiting for its end must not fill the memory."""
     huge = b"data: " + b"x" * 40_000
     world = World(snapshot(), only(huge, b"y" * 40_000, b"z\n\n", LETTERS, piece("", finish="stop"), DONE))
-    exchange = await world.ask(ask(stream=True, stream_options={"include_usage": True}))
+    exchange = await world.ask(ask(stream=True, max_tokens=40_000, stream_options={"include_usage": True}))
     assert exchange.sent.startswith(huge)
     assert exchange.sent.endswith(DONE)
 

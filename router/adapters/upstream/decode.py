@@ -56,7 +56,7 @@ class Inflater:
         return output
 
 
-class DecodedResponse:
+class DecodedResponse(UpstreamResponse):
     """A compressed answer as plain bytes; `content-encoding` and `content-length` are gone from its headers."""
 
     __slots__ = ("_inflater", "_inner", "_started", "headers", "status")
@@ -102,6 +102,13 @@ class DecodedResponse:
             output = self._inflate(data, CHUNK_BYTES)
             if output:
                 return output
+
+    def pending(self) -> bytes:
+        """What has arrived, decompressed, at most 256 KB."""
+        try:
+            return self._inflater.feed(self._inner.pending(), CHUNK_BYTES)
+        except zlib.error:
+            return b""
 
     def abort(self) -> None:
         """Close the connection now; harmless after the end."""

@@ -9,7 +9,7 @@ from typing import Final, Protocol, cast
 
 from httptools import HttpParserError, HttpResponseParser
 
-from router.ports import Timeouts, UpstreamError, UpstreamFault
+from router.ports import Sink, Timeouts, UpstreamError, UpstreamFault
 
 BUFFER_BYTES: Final = 64 * 1024
 """Reading from the socket stops above this many bytes that nobody has asked for."""
@@ -68,6 +68,8 @@ class Http1Response:
     """Whether a reused connection closed before a byte came."""
     error: UpstreamError | None = None
     wants = HEAD
+    sink: Sink | None = None
+    """Takes the body in place of `parts`, at once."""
 
     def __init__(self, connection: Connection, timeouts: Timeouts, started_at: float) -> None:
         self.connection = connection
@@ -105,6 +107,28 @@ class Http1Response:
             if self.ended:
                 return b""
             await self._arrival(ANY)
+        return self.pending()
+
+    async def pump(self, sink: Sink) -> bool:
+        """Hand to `sink` whatever arrives. See `router.ports.UpstreamResponse.pump`."""
+        if self.parts and not sink(self.pending()):
+            return False
+        if not self.ended and self.error is None:
+            self.sink = sink
+            try:
+                await self._arrival(ANY)
+            finally:
+                full = self.sink is None
+                self.sink = None
+            if full:
+                return False
+        if self.error is not None:
+            raise self.error
+        return True
+
+    def pending(self) -> bytes:
+        """What has arrived and nobody has asked for."""
+        parts = self.parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self.size = 0
@@ -115,9 +139,15 @@ class Http1Response:
         self.connection.abandon(self)
 
     def take(self, pieces: list[bytes]) -> None:
-        """Keep what one read of the socket brought of the body; `pieces` is empty afterwards."""
+        """Keep or hand on what one read of the socket brought of the body; `pieces` is empty afterwards."""
         part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
+        sink = self.sink
+        if sink is not None:
+            if not sink(part):
+                self.sink = None
+                self.wake()
+            return
         self.parts.append(part)
         self.size += len(part)
 

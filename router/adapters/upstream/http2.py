@@ -90,7 +90,7 @@ class PyreqwestUpstream:
         return client
 
 
-class PyreqwestResponse:
+class PyreqwestResponse(UpstreamResponse):
     """An answer that arrives through reqwest. See `router.ports.UpstreamResponse`."""
 
     def __init__(self, name: str, request: StreamRequest, timeouts: Timeouts) -> None:

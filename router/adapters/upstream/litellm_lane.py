@@ -293,7 +293,7 @@ def event(chunk: Any) -> bytes:
     return b"data: " + msgspec.json.encode(answer) + b"\n\n"
 
 
-class WholeAnswer:
+class WholeAnswer(UpstreamResponse):
     """An answer that is here. See `router.ports.UpstreamResponse`."""
 
     def __init__(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
@@ -316,7 +316,7 @@ class WholeAnswer:
         """Nothing is open."""
 
 
-class StreamedAnswer:
+class StreamedAnswer(UpstreamResponse):
     """Chunks from litellm as server-sent events. See `router.ports.UpstreamResponse`."""
 
     def __init__(self, name: str, stream: Any, events: AsyncIterator[Any], first: Any, clock: Clock) -> None:
