@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from policies.types import Candidate, Rejection, Restriction, Traits
+from policies.types import Candidate, Rejection, Restriction
 
 
 # Bounded by what the edge can produce: three operations, three flags, the subsets of five modalities.
@@ -44,9 +44,9 @@ def rejection(
         return Rejection(traits.deployment, "missing_capability", f"lacks {', '.join(sorted(needs - traits.capabilities))}")
     if traits.context_tokens is not None and tokens > traits.context_tokens:
         return Rejection(traits.deployment, "context_too_long", f"needs {tokens:,} tokens, limit {traits.context_tokens:,}")
-    if candidate.worst_case_nusd is None:
+    if candidate.expected_nusd is None:
         return Rejection(traits.deployment, "unpriced", "no price is known")
-    if restrict is not None and (out := _restricted(traits, candidate.worst_case_nusd, restrict)) is not None:
+    if restrict is not None and (out := _restricted(candidate, restrict)) is not None:
         return out
     return _unavailable(candidate) if candidate.health in _UNAVAILABLE else None
 
@@ -62,15 +62,18 @@ def _unavailable(candidate: Candidate) -> Rejection:
     return Rejection(candidate.traits.deployment, "cooldown", detail)
 
 
-def _restricted(traits: Traits, worst_case_nusd: int, restrict: Restriction) -> Rejection | None:
+def _restricted(candidate: Candidate, restrict: Restriction) -> Rejection | None:
+    traits, worst_nusd = candidate.traits, candidate.worst_case_nusd
     names = {traits.deployment, traits.model, traits.provider}
     if restrict.only is not None and restrict.only.isdisjoint(names):
         return Rejection(traits.deployment, "excluded_by_request", "not among those the request allows")
     if not restrict.ignore.isdisjoint(names):
         return Rejection(traits.deployment, "excluded_by_request", "the request ignores it")
-    if restrict.max_cost_nusd is not None and worst_case_nusd > restrict.max_cost_nusd:
-        return too_expensive(traits.deployment, worst_case_nusd, restrict.max_cost_nusd)
-    return None
+    if restrict.max_cost_nusd is None:
+        return None
+    if worst_nusd is None:
+        return Rejection(traits.deployment, "unpriced", "no worst case is known")
+    return too_expensive(traits.deployment, worst_nusd, restrict.max_cost_nusd) if worst_nusd > restrict.max_cost_nusd else None
 
 
 def too_expensive(deployment: str, worst_case_nusd: int, ceiling_nusd: int) -> Rejection:

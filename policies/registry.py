@@ -17,6 +17,10 @@ def _no_names(options: BaseModel) -> frozenset[str]:
     return frozenset()
 
 
+def _never(options: BaseModel) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """An algorithm that orders candidates."""
@@ -27,6 +31,8 @@ class Kind:
     # Each kind binds its own options class; only the loader, which has validated them, calls it.
     bind: Callable[[Any], Order]
     """From validated options to the function that orders."""
+    reads_worst_case: Callable[[Any], bool] = _never
+    """Whether the order that these options give looks at worst cases."""
     names: Callable[[Any], frozenset[str]] = _no_names
     """Deployments and models that options refer to, so that the loader can refuse unknown ones."""
 
@@ -34,7 +40,7 @@ class Kind:
 _ALL: Final = (
     Kind(name="fixed", options=fixed.FixedOptions, bind=fixed.bind),
     Kind(name="weighted", options=weighted.WeightedOptions, bind=weighted.bind, names=weighted.names),
-    Kind(name="cost", options=cost.CostOptions, bind=cost.bind),
+    Kind(name="cost", options=cost.CostOptions, bind=cost.bind, reads_worst_case=cost.reads_worst_case),
     Kind(name="latency", options=latency.LatencyOptions, bind=latency.bind),
     Kind(name="least_busy", options=least_busy.LeastBusyOptions, bind=least_busy.bind),
 )

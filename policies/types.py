@@ -79,8 +79,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
 
 
-class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A deployment as a policy sees it at this moment."""
+class Candidate(msgspec.Struct, gc=False):
+    """A deployment as a policy sees it at this moment. A policy reads it and neither changes nor keeps it."""
 
     traits: Traits
     allowed: bool = True
@@ -89,7 +89,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     """`probe`: half-open, this call may try it; `busy`: its connection limit is reached."""
     in_flight: int = 0
     worst_case_nusd: int | None = None
-    """Highest possible charge for this request; None if no price is known."""
+    """Highest possible charge for this request; None if no price is known, or nothing looks at it."""
     expected_nusd: int | None = None
     """Likely charge for this request; None if no price is known."""
     first_token_ms: float | None = None

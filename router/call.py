@@ -10,7 +10,7 @@ import msgspec
 from policies.engine import Branch
 from policies.types import NOTHING, Decision, RequestFacts
 from router.domain.budgets import BucketSet, Reservation
-from router.domain.estimate import Estimate
+from router.domain.estimate import estimate
 from router.domain.request import ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
@@ -95,7 +95,6 @@ class Call:
         """The configuration that was in force when the request came; it holds to its end."""
         self.began = began
         """Monotonic seconds."""
-        self.estimates: dict[str, Estimate] = {}
 
 
 AttemptState = Literal["held", "booked", "closed"]
@@ -124,6 +123,6 @@ class Attempt:
         self.number = number = call.attempts + 1
         self.attempt_id = f"{call.request_id}.{number}"
         self.deployment = deployment
-        self.estimate = call.estimates[deployment.name]
+        self.estimate = estimate(call.request, deployment, call.snapshot.server, way.timeouts)
         self.reason = reason
         self.way = way

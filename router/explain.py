@@ -9,14 +9,15 @@ import msgspec
 
 from policies.types import Decision, Rejection, RequestFacts
 from router.call import Call, Principal
+from router.domain.estimate import estimate, expected_nusd, worst_case_nusd
 from router.domain.money import format_usd
 from router.domain.request import Operation, parse_request
 from router.domain.windows import applies
 from router.edge.headers import Headers
 from router.errors import RouterError
-from router.fleet import Fleet
+from router.fleet import USUAL_LENGTH, Fleet
 from router.reservation import NO_KEY, NO_TEAM
-from router.routing import candidate_of, route_call
+from router.routing import route_call
 from router.snapshot import Deployment, Snapshot
 
 NO_HEADERS: Final[Headers] = MappingProxyType({})
@@ -168,13 +169,15 @@ def _candidates(call: Call, decision: Decision, fleet: Fleet) -> list[CandidateL
 
 
 def _line(call: Call, deployment: Deployment, fleet: Fleet) -> CandidateLine:
-    _, priced = candidate_of(deployment, call.request, call.snapshot, fleet)
+    request, timeouts = call.request, call.route.timeouts
+    likely = fleet.view(deployment.name, input_tokens=request.shape.tokens_likely).expected_output_tokens
+    priced = estimate(request, deployment, call.snapshot.server, timeouts)
     return CandidateLine(
         deployment=deployment.name,
         model=deployment.model,
         place=None,
-        expected_nusd=priced.expected_nusd,
-        worst_case_nusd=priced.worst_nusd,
+        expected_nusd=expected_nusd(request, deployment, int(likely or USUAL_LENGTH)),
+        worst_case_nusd=worst_case_nusd(request, deployment, timeouts),
         hold_nusd=priced.hold_nusd,
         output_cap=priced.output_cap,
         budgets=_budgets(call, deployment),

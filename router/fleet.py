@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
-Health = Literal["up", "probe", "cooldown", "busy"]
+import msgspec
+
+from policies.types import Candidate, Traits
 
 CONSECUTIVE_FAILURES: Final = 3
 """So many failures in a row start a cooldown."""
@@ -34,10 +36,14 @@ STALE_SECONDS: Final = 300.0
 """Latencies older than this are forgotten, so that a deployment that was slow once is tried again."""
 RING_SIZE: Final = 64
 """Latencies kept per deployment."""
-REFRESH_EVERY: Final = 16
-"""Once that many latencies are known, the quantile is computed anew after every so many."""
+LEARN_EVERY: Final = 16
+"""Of a deployment that has answered so often, answers are learned from in lots of so many ..."""
+LEARN_SECONDS: Final = 1.0
+"""... or after so long, whichever is first."""
 LENGTH_WEIGHT: Final = 0.1
 """Weight of the newest answer in the moving average of lengths."""
+USUAL_LENGTH: Final = 300
+"""Output tokens of an answer as long as nothing was learned. Median of chat answers in the field, 2026-11."""
 
 NEUTRAL_CAUSES: Final = frozenset({"client", "context_length_exceeded", "too_large", "total_timeout"})
 """Failures that a client can bring about at will; they must not take a deployment from all others."""
@@ -61,46 +67,33 @@ def cause_of_status(status: int) -> str:
 _CAUSES: Final = {401: "auth", 402: "payment", 403: "forbidden", 408: "408", 409: "409", 429: "429"}
 
 
-class FleetView:
-    """A deployment at this moment. The fleet's own object: read it at once, do not keep or change it."""
+class FleetView(Candidate, gc=False):
+    """A deployment at this moment, as a policy sees it. The fleet's own object: read it at once, do not keep it."""
 
-    __slots__ = ("available_in_seconds", "expected_output_tokens", "first_token_ms", "health", "in_flight", "total_ms")
-
-    def __init__(self) -> None:
-        self.health: Health = "up"
-        self.in_flight = 0
-        self.first_token_ms: float | None = None
-        """Quantile of recent times to the first token; None if there are none."""
-        self.total_ms: float | None = None
-        """Quantile of recent whole calls; None if there are none."""
-        self.expected_output_tokens: float | None = None
-        """Moving average for inputs of about this size, else for all; None if never seen."""
-        self.available_in_seconds: float | None = None
-        """How long the cooldown still lasts; None if there is none."""
+    expected_output_tokens: float | None = None
+    """Moving average for inputs of about the size that was asked for; None if nothing was ever learned."""
+    lengths: dict[int, int] = msgspec.field(default_factory=dict)
+    """Whole tokens of a likely answer of this deployment, by size of the input."""
 
 
 class _Latencies:
     """The last `RING_SIZE` values and a quantile of them."""
 
-    __slots__ = ("_ring", "_since", "at", "value")
+    __slots__ = ("_ring", "at", "value")
 
     def __init__(self) -> None:
         self._ring: deque[float] = deque(maxlen=RING_SIZE)
-        self._since = 0
         self.value: float | None = None
         self.at = 0.0
 
-    def add(self, ms: float, now: float, quantile: float) -> None:
+    def add(self, values: Sequence[float], now: float, quantile: float) -> None:
         ring = self._ring
         if now - self.at > STALE_SECONDS:
             ring.clear()
         self.at = now
-        ring.append(ms)
-        self._since += 1
-        if self._since >= REFRESH_EVERY or len(ring) <= REFRESH_EVERY:
-            self._since = 0
-            ordered = sorted(ring)
-            self.value = ordered[min(int(quantile * len(ordered)), len(ordered) - 1)]
+        ring.extend(values)
+        ordered = sorted(ring)
+        self.value = ordered[min(int(quantile * len(ordered)), len(ordered) - 1)]
 
 
 class _Outcomes:
@@ -113,15 +106,14 @@ class _Outcomes:
         self._failures = [0] * _SLOTS
         self._slot = 0
 
-    def add(self, now: float, *, failed: bool) -> None:
+    def add(self, now: float, *, calls: int, failures: int = 0) -> None:
         slot = int(now * (_SLOTS / FAILURE_WINDOW_SECONDS))
         if slot != self._slot:
             for stale in range(max(self._slot + 1, slot - _SLOTS + 1), slot + 1):
                 self._calls[stale % _SLOTS] = self._failures[stale % _SLOTS] = 0
             self._slot = slot
-        self._calls[slot % _SLOTS] += 1
-        if failed:
-            self._failures[slot % _SLOTS] += 1
+        self._calls[slot % _SLOTS] += calls
+        self._failures[slot % _SLOTS] += failures
 
     def mostly_failed(self) -> bool:
         calls = sum(self._calls)
@@ -135,19 +127,22 @@ class _State:
     """Everything known of one deployment."""
 
     __slots__ = (
+        "averages",
         "cooldown_seconds",
         "cooled_until",
         "failed_in_a_row",
         "first_token",
-        "lengths",
+        "known",
+        "learn_at_once",
+        "news",
         "outcomes",
         "probe_until",
         "total",
         "view",
     )
 
-    def __init__(self) -> None:
-        self.view = FleetView()
+    def __init__(self, name: str) -> None:
+        self.view = FleetView(Traits(deployment=name, model="", provider=""))
         self.cooled_until: float | None = None
         """End of the cooldown; None while the deployment is up. In the past: half-open."""
         self.cooldown_seconds = 0.0
@@ -158,14 +153,25 @@ class _State:
         self.outcomes = _Outcomes()
         self.first_token = _Latencies()
         self.total = _Latencies()
-        self.lengths: dict[int, float] = {}
+        self.averages: dict[int, float] = {}
+        """Moving averages of answer lengths, by size of the input."""
+        self.news: list[_News] = []
+        """Answers that were not learned from yet."""
+        self.known = 0
+        """Answers that were."""
+        self.learn_at_once = True
+        """While little is known, or something is wrong."""
+
+
+_News = tuple[float, float, float | None, int | None, int]
+"""When it came, milliseconds of the whole call and until its first token, output tokens, input tokens."""
 
 
 class _States(dict[str, _State]):
     """States by deployment; names come from the configuration, so they are few."""
 
     def __missing__(self, name: str) -> _State:
-        state = self[name] = _State()
+        state = self[name] = _State(name)
         return state
 
 
@@ -182,29 +188,53 @@ class Fleet:
         self._clock = clock
         self._quantile = quantile
         self._states = _States()
+        self._cooling: set[_State] = set()
+        self._averages: dict[int, float] = {}
+        """Moving averages of answer lengths of all deployments, by size of the input."""
+        self._learn_at = 0.0
         self._saved_retries = 0.0
         self._floor = RETRY_FLOOR_PER_SECOND
         self._floor_at = clock()
 
     # -- reading
 
-    def view(self, name: str, max_in_flight: int | None = None, *, input_tokens: int = 0) -> FleetView:
-        """The deployment now. The object is reused by the next call for the same name."""
-        state = self._states[name]
-        view = state.view
+    def look(self) -> Mapping[str, _State]:
+        """Bring all views up to date and return what holds them, by deployment, for routing.
+
+        What calls told is in them at the latest `LEARN_EVERY` calls or `LEARN_SECONDS` later; failures are at once.
+        """
         now = self._clock()
+        if self._cooling:
+            for state in self._cooling:
+                self._look_at_cooldown(state, now)
+        if now >= self._learn_at:
+            self._learn_at = now + LEARN_SECONDS
+            for state in self._states.values():
+                self._learn(state)
+                self._forget(state, now)
+        return self._states
+
+    def usual_length(self, size: int) -> int:
+        """Output tokens to expect of a deployment that has not answered inputs of this size yet.
+
+        The same for all of them, so that none looks cheaper or dearer because it was never used: what the fleet as a
+        whole answered to such inputs, else to any, else `USUAL_LENGTH`.
+        """
+        averages = self._averages
+        return int(averages.get(size) or averages.get(_ALL_SIZES) or USUAL_LENGTH)
+
+    def view(self, name: str, max_in_flight: int | None = None, *, input_tokens: int = 0) -> FleetView:
+        """The deployment now, everything learned that is known. The object is reused by the next call for the same name."""
+        state, now = self._states[name], self._clock()
+        view, size = state.view, size_class(input_tokens)
+        self._learn(state)
+        self._forget(state, now)
         if state.cooled_until is not None:
             self._look_at_cooldown(state, now)
-        elif max_in_flight is not None and view.in_flight >= max_in_flight:
-            view.health = "busy"
         else:
-            view.health = "up"
-        if now - state.total.at > STALE_SECONDS:
-            view.total_ms = None
-        if now - state.first_token.at > STALE_SECONDS:
-            view.first_token_ms = None
-        lengths = state.lengths
-        view.expected_output_tokens = lengths.get(_size(input_tokens), lengths.get(_ALL_SIZES)) if lengths else None
+            bound_by(view, max_in_flight)
+        averages = self._averages
+        view.expected_output_tokens = state.averages.get(size, averages.get(size, averages.get(_ALL_SIZES)))
         return view
 
     def states(self) -> Mapping[str, str]:
@@ -221,8 +251,9 @@ class Fleet:
     def ended(self, name: str) -> None:
         """The call is over, however it went. With the last one, a probe without outcome is free again."""
         state = self._states[name]
-        state.view.in_flight -= 1
-        if not state.view.in_flight:
+        view = state.view
+        view.in_flight -= 1
+        if state.probe_until and not view.in_flight:
             state.probe_until = 0.0
 
     # -- outcomes
@@ -232,20 +263,10 @@ class Fleet:
     ) -> None:
         """A call was answered. None: not known, and then not counted."""
         state = self._states[name]
-        now = self._clock()
-        view = state.view
-        state.total.add(total_ms, now, self._quantile)
-        view.total_ms = state.total.value
-        if first_token_ms is not None:
-            state.first_token.add(first_token_ms, now, self._quantile)
-            view.first_token_ms = state.first_token.value
-        if output_tokens is not None:
-            _learn_length(state.lengths, _size(input_tokens), output_tokens)
-        if state.cooled_until is None:
-            state.failed_in_a_row = 0
-            state.outcomes.add(now, failed=False)
-        elif now >= state.cooled_until:
-            self._close(state)
+        news = state.news
+        news.append((self._clock(), total_ms, first_token_ms, output_tokens, input_tokens))
+        if state.learn_at_once or len(news) >= LEARN_EVERY:
+            self._answered(state, news[-1][0])
 
     def failed(self, name: str, *, cause: str, retry_after_seconds: float | None = None) -> None:
         """A call failed. `cause`: an `UpstreamFault` or the word of `cause_of_status`."""
@@ -254,6 +275,8 @@ class Fleet:
             state.probe_until = 0.0
             return
         now = self._clock()
+        self._learn(state)
+        state.learn_at_once = True
         if cause == "429":
             self._cool(state, now, _bounded(retry_after_seconds))
         elif state.cooled_until is not None and now < state.cooled_until:
@@ -283,7 +306,8 @@ class Fleet:
 
     def request_started(self) -> None:
         """A client's request is served: earns a share of a retry."""
-        self._saved_retries = min(self._saved_retries + RETRY_SHARE, RETRY_BURST)
+        saved = self._saved_retries + RETRY_SHARE
+        self._saved_retries = saved if saved < RETRY_BURST else RETRY_BURST
 
     def retry_allowed(self) -> bool:
         """Take one retry out of the budget. False: retrying now would add to an outage."""
@@ -300,6 +324,53 @@ class Fleet:
 
     # -- inside
 
+    def _answered(self, state: _State, now: float) -> None:
+        self._learn(state)
+        if state.cooled_until is None:
+            state.failed_in_a_row = 0
+        elif now >= state.cooled_until:
+            self._close(state)
+        state.learn_at_once = state.cooled_until is not None or state.known < LEARN_EVERY
+
+    def _learn(self, state: _State) -> None:
+        """Work what answers told into the figures that routing goes by."""
+        if not state.news:
+            return
+        news, state.news = state.news, []
+        state.known += len(news)
+        times, totals, firsts, outputs, inputs = zip(*news, strict=True)
+        view, quantile = state.view, self._quantile
+        state.total.add(totals, times[-1], quantile)
+        view.total_ms = state.total.value
+        known_firsts = [ms for ms in firsts if ms is not None]
+        if known_firsts:
+            state.first_token.add(known_firsts, times[-1], quantile)
+            view.first_token_ms = state.first_token.value
+        if state.cooled_until is None:
+            state.outcomes.add(times[-1], calls=len(times))
+        self._learn_lengths(state, inputs, outputs)
+
+    def _learn_lengths(self, state: _State, inputs: Sequence[int], outputs: Sequence[int | None]) -> None:
+        found: dict[int, list[int]] = {}
+        for input_tokens, output_tokens in zip(inputs, outputs, strict=True):
+            # Embeddings have none, and would make every answer look short.
+            if output_tokens:
+                found.setdefault(size_class(input_tokens), []).append(output_tokens)
+        ours = self._averages
+        for size, lengths in found.items():
+            ours[_ALL_SIZES] = _moved(ours.get(_ALL_SIZES), lengths)
+            ours[size] = _moved(ours.get(size), lengths)
+            # A deployment's own average starts from everybody's: one odd first answer must not rule it out.
+            state.averages[size] = average = _moved(state.averages.get(size, ours[size]), lengths)
+            state.view.lengths[size] = int(average)
+
+    @staticmethod
+    def _forget(state: _State, now: float) -> None:
+        if now - state.total.at > STALE_SECONDS:
+            state.view.total_ms = None
+        if now - state.first_token.at > STALE_SECONDS:
+            state.view.first_token_ms = None
+
     @staticmethod
     def _look_at_cooldown(state: _State, now: float) -> None:
         view, until = state.view, state.cooled_until or 0.0
@@ -310,26 +381,26 @@ class Fleet:
         else:
             view.health, view.available_in_seconds = "probe", None
 
-    @staticmethod
-    def _cool(state: _State, now: float, seconds: float) -> None:
+    def _cool(self, state: _State, now: float, seconds: float) -> None:
         state.cooled_until = max(now + seconds, state.cooled_until or 0.0)
         state.probe_until = 0.0
         state.failed_in_a_row = 0
         state.outcomes = _Outcomes()
+        self._cooling.add(state)
 
-    @staticmethod
-    def _close(state: _State) -> None:
+    def _close(self, state: _State) -> None:
         """Half-open no more: up."""
         state.cooled_until = None
         state.probe_until = 0.0
         state.cooldown_seconds = 0.0
-        state.view.available_in_seconds = None
+        state.view.health, state.view.available_in_seconds = "up", None
+        self._cooling.discard(state)
 
     @staticmethod
     def _too_many(state: _State, now: float) -> bool:
         """Count a failure. True if the deployment has to cool down."""
         state.failed_in_a_row += 1
-        state.outcomes.add(now, failed=True)
+        state.outcomes.add(now, calls=1, failures=1)
         if state.cooled_until is not None or state.failed_in_a_row >= CONSECUTIVE_FAILURES:
             return True
         return state.outcomes.mostly_failed()
@@ -338,15 +409,21 @@ class Fleet:
 _ALL_SIZES: Final = -1
 
 
-def _size(input_tokens: int) -> int:
+def size_class(input_tokens: int) -> int:
     """Inputs are of one size within a factor of four: 0, 1 to 3, 4 to 15, 16 to 63, ..."""
     return (input_tokens.bit_length() + 1) >> 1
 
 
-def _learn_length(lengths: dict[int, float], size: int, output_tokens: int) -> None:
-    for bucket in (size, _ALL_SIZES):
-        seen = lengths.get(bucket)
-        lengths[bucket] = float(output_tokens) if seen is None else seen + LENGTH_WEIGHT * (output_tokens - seen)
+def bound_by(view: FleetView, max_in_flight: int | None) -> None:
+    """Mark a deployment that is up as busy if it has all the calls that it may have."""
+    if view.health in ("up", "busy"):
+        view.health = "busy" if max_in_flight is not None and view.in_flight >= max_in_flight else "up"
+
+
+def _moved(average: float | None, lengths: Sequence[int]) -> float:
+    """The average after these lengths; those of one lot weigh alike."""
+    mean = sum(lengths) / len(lengths)
+    return mean if average is None else mean + (average - mean) * (1 - LENGTH_WEIGHT) ** len(lengths)
 
 
 def _bounded(retry_after_seconds: float | None) -> float:

@@ -12,14 +12,13 @@ from router.admission import Admission
 from router.call import Attempt, Call, Way
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation, WindowMoved
-from router.domain.estimate import LIKELY_OUTPUT_TOKENS
 from router.domain.metering import Metered
 from router.domain.request import Operation, parse_request
 from router.domain.usage import Usage
 from router.edge.exchange import Exchange
 from router.edge.replies import error_reply
 from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
-from router.fleet import Fleet
+from router.fleet import USUAL_LENGTH, Fleet
 from router.lines import Ways, log_line
 from router.logs import RequestLog
 from router.metrics import Metrics
@@ -311,7 +310,7 @@ class Pipeline:
             output = priced.output_tokens
         elif not request.stream:
             view = self._fleet.view(attempt.deployment.name, input_tokens=request.shape.tokens_likely)
-            output = min(int(view.expected_output_tokens or LIKELY_OUTPUT_TOKENS) * request.choices, priced.output_tokens)
+            output = min(int(view.expected_output_tokens or USUAL_LENGTH) * request.choices, priced.output_tokens)
         return Usage(input_tokens=request.shape.tokens_likely, output_tokens=output, evidence="partial", doubt="truncated")
 
     def _of_no_answer(self, attempt: Attempt, failure: Failure) -> Usage:

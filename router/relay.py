@@ -282,13 +282,7 @@ class Stream:
         attempt = self.attempt
         if attempt.deployment.price is None:
             return attempt.held
-        timeouts = attempt.call.route.timeouts
-        needed = worst_of(
-            attempt.call.request,
-            attempt.deployment,
-            output_tokens,
-            total_seconds=None if timeouts is None else timeouts.total_seconds,
-        )
+        needed = worst_of(attempt.call.request, attempt.deployment, output_tokens, attempt.way.timeouts)
         by = needed - attempt.held.amount_nusd
         if by <= 0:
             return attempt.held

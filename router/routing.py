@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from policies.engine import choose, decide
-from policies.types import NOTHING, Candidate, Decision, RequestFacts, Restriction
+import msgspec
+
+from policies.engine import Branch, choose, decide
+from policies.types import NOTHING, Decision, RequestFacts, Restriction
 from router.call import Call
-from router.domain.estimate import Estimate, estimate
-from router.domain.request import MAX_LABEL_LENGTH, ParsedRequest, clean_tags, read_max_cost
+from router.domain.estimate import expected_nusd, worst_case_nusd
+from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
 from router.errors import INVALID_REQUEST, MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
-from router.fleet import Fleet
-from router.ports import Timeouts
-from router.snapshot import Deployment, Route, Snapshot
+from router.fleet import Fleet, FleetView, bound_by, size_class
+from router.snapshot import Route, Snapshot
 
 LISTED_NAMES: Final = 20
 
@@ -104,27 +105,22 @@ def _headers_read(call: Call, route: Route) -> Mapping[str, str]:
     return {name: value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH] for name, value in found.items() if value is not None}
 
 
-def candidate_of(
-    deployment: Deployment, request: ParsedRequest, snapshot: Snapshot, fleet: Fleet, timeouts: Timeouts | None = None
-) -> tuple[Candidate, Estimate]:
-    """A deployment as the policy sees it now, and its price for this request."""
-    view = fleet.view(deployment.name, deployment.max_in_flight, input_tokens=request.shape.tokens_likely)
-    total_seconds = None if timeouts is None else timeouts.total_seconds
-    priced = estimate(request, deployment, snapshot.server, view.expected_output_tokens, total_seconds=total_seconds)
-    return (
-        Candidate(
-            deployment.traits,
-            True,
-            view.health,
-            view.in_flight,
-            priced.worst_nusd,
-            priced.expected_nusd,
-            view.first_token_ms,
-            view.total_ms,
-            view.available_in_seconds,
-        ),
-        priced,
-    )
+def offers(call: Call, branch: Branch, fleet: Fleet) -> list[FleetView]:
+    """The candidates of a branch as they are now, with what the call will likely cost at each."""
+    request, deployments = call.request, call.snapshot.deployments
+    size = size_class(request.shape.tokens_likely)
+    states = fleet.look()
+    found = []
+    for name in branch.deployments:
+        deployment = deployments[name]
+        view = states[name].view
+        view.traits = deployment.traits
+        if deployment.max_in_flight is not None:
+            bound_by(view, deployment.max_in_flight)
+        view.expected_nusd = expected_nusd(request, deployment, view.lengths.get(size) or fleet.usual_length(size))
+        view.worst_case_nusd = None
+        found.append(view)
+    return found
 
 
 def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
@@ -138,22 +134,28 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     route = call.route = find_route(snapshot, request.model, call.principal.models)
     restrict = read_labels(call)
     if route.max_cost_nusd is not None:
-        limit = route.max_cost_nusd
-        if restrict is None:
-            restrict = Restriction(max_cost_nusd=limit)
-        elif restrict.max_cost_nusd is None or restrict.max_cost_nusd > limit:
-            restrict = Restriction(only=restrict.only, ignore=restrict.ignore, order=restrict.order, max_cost_nusd=limit)
+        restrict = _limited(restrict, route.max_cost_nusd)
     facts = call.facts = facts_of(call, route)
     branch = call.branch = choose(route.policy, facts)
     call.routed = True
-    candidates = []
-    for name in branch.deployments:
-        candidate, call.estimates[name] = candidate_of(snapshot.deployments[name], request, snapshot, fleet, route.timeouts)
-        candidates.append(candidate)
+    candidates = offers(call, branch, fleet)
+    if branch.reads_worst_case or (restrict is not None and restrict.max_cost_nusd is not None):
+        for candidate in candidates:
+            deployment = snapshot.deployments[candidate.traits.deployment]
+            candidate.worst_case_nusd = worst_case_nusd(request, deployment, route.timeouts)
     decision = call.decision = decide(branch, facts, candidates, draw, restrict=restrict)
     if not decision.order:
         raise nothing_left(call, decision, fleet)
     return decision
+
+
+def _limited(restrict: Restriction | None, max_cost_nusd: int) -> Restriction:
+    """What the request asks, and the route's own limit."""
+    if restrict is None:
+        return Restriction(max_cost_nusd=max_cost_nusd)
+    if restrict.max_cost_nusd is not None and restrict.max_cost_nusd <= max_cost_nusd:
+        return restrict
+    return msgspec.structs.replace(restrict, max_cost_nusd=max_cost_nusd)
 
 
 def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import ROUND_FLOOR, Decimal
-from typing import Literal
+from operator import attrgetter
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,15 +38,16 @@ def bind(options: CostOptions) -> Order:
         if ceiling_nusd is not None:
             rejected = tuple([too_expensive(c.traits.deployment, w, ceiling_nusd) for c in kept if (w := worst_case(c)) > ceiling_nusd])
             kept = [c for c in kept if worst_case(c) <= ceiling_nusd]
-        # The index keeps the order of the YAML between equals, and sorting tuples needs no key function.
-        scored: list[tuple[int, int, str]] = []
-        for c in kept:
-            nusd = c.expected_nusd
-            scored.append((expected(c) if nusd is None else nusd, len(scored), c.traits.deployment))
-        scored.sort()
-        return Ranking(tuple([Ranked(name, (("expected_usd", nusd / 1e9),)) for nusd, _, name in scored]), rejected)
+        # Sorting is stable: it keeps the order of the YAML between equals.
+        cheapest = sorted(kept, key=_EXPECTED)
+        return Ranking(tuple([Ranked(c.traits.deployment, (("expected_usd", expected(c) / 1e9),)) for c in cheapest]), rejected)
 
     return order
+
+
+def reads_worst_case(options: CostOptions) -> bool:
+    """Only a limit needs it."""
+    return options.max_request_usd is not None
 
 
 def worst_case(candidate: Candidate) -> int:
@@ -56,6 +58,10 @@ def worst_case(candidate: Candidate) -> int:
 
 
 def expected(candidate: Candidate) -> int:
-    """Likely charge, nano-USD; without one, the worst case: unknown is not cheap."""
-    likely = candidate.expected_nusd
-    return worst_case(candidate) if likely is None else likely
+    """Likely charge, nano-USD. Raises ValueError for a candidate that the price filter must have stopped."""
+    if candidate.expected_nusd is None:
+        raise ValueError(f"{candidate.traits.deployment} has no price and must not be ordered")
+    return candidate.expected_nusd
+
+
+_EXPECTED: Final = attrgetter("expected_nusd")

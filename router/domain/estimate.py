@@ -2,95 +2,100 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from router.domain.money import MAX_NUSD
 from router.domain.pricing import expected, worst_case
 from router.domain.request import ParsedRequest
+from router.ports import Timeouts
 from router.snapshot import Deployment, ServerSettings
-
-LIKELY_OUTPUT_TOKENS: Final = 300
-"""Length of an answer as long as nothing was learned. Median of chat answers in the field, 2026-11."""
 
 
 class Estimate(msgspec.Struct, frozen=True, gc=False):
-    """The price of one request on one deployment, before it is sent. Amounts are nano-USD."""
+    """What one request may use of one deployment, before it is sent."""
 
     output_cap: int | None
     """Cap per choice that is forwarded; None where there is no output (embeddings)."""
     output_tokens: int
     """All output that the cap allows: choices and hidden reasoning counted in."""
-    worst_nusd: int | None
-    """None: no price is known and none may be assumed."""
-    expected_nusd: int | None
     hold_nusd: int
-    """What is reserved first: the worst case, or for a stream that of its first slice."""
+    """What is reserved first: the worst case, or for a stream that of its first slice; 0 if no price is known."""
     held_output_tokens: int
     """Output tokens that the first hold covers."""
 
 
-def estimate(
-    request: ParsedRequest,
-    deployment: Deployment,
-    server: ServerSettings,
-    likely_output: float | None,
-    *,
-    total_seconds: float | None = None,
-) -> Estimate:
-    """Price the request on the deployment.
+def estimate(request: ParsedRequest, deployment: Deployment, server: ServerSettings, timeouts: Timeouts | None = None) -> Estimate:
+    """What to forward as a cap and to hold.
 
-    `likely_output`: learned length of an answer in tokens, if any. `total_seconds`: how long the call may take; None: as
-    long as the deployment's own limit says.
+    `timeouts`: how long the call may take; None: as long as the deployment's own limit says.
     """
-    shape = request.shape
-    price = deployment.price
+    total = output_bound(request, deployment)
     cap: int | None = None
-    total = 0
     if request.operation != "embeddings":
-        default = deployment.default_max_output_tokens
-        cap = default if request.output_cap is None else request.output_cap
-        # Some servers take a cap of 0 for none at all: then their own is what may come.
-        total = (cap or default) * request.choices
-        if deployment.may_reason_beyond_cap:
-            total *= 2
-    if price is None:
-        return Estimate(cap, total, None, None, 0, total)
-    likely = int(likely_output or LIKELY_OUTPUT_TOKENS) * request.choices
-    if likely > total:
-        likely = total
-    worst = worst_of(request, deployment, total, total_seconds=total_seconds)
-    tariff = deployment.tariff
-    if tariff is None:
-        likely_nusd = int(expected(price, input_tokens=shape.tokens_likely, output_tokens=likely))
-    else:
-        likely_nusd = tariff.fixed - (-(shape.tokens_likely * tariff.input + likely * tariff.output) // 1_000_000)
+        cap = deployment.default_max_output_tokens if request.output_cap is None else request.output_cap
+    held = total
     if request.stream and total > server.slice_tokens and not _hides_output(request, deployment):
-        first = worst_of(request, deployment, server.slice_tokens, total_seconds=total_seconds)
-        return Estimate(cap, total, worst, likely_nusd, first, server.slice_tokens)
-    return Estimate(cap, total, worst, likely_nusd, worst, total)
+        held = server.slice_tokens
+    hold = 0 if deployment.price is None else worst_of(request, deployment, held, timeouts)
+    return Estimate(cap, total, hold, held)
 
 
-def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int, *, total_seconds: float | None = None) -> int:
+def output_bound(request: ParsedRequest, deployment: Deployment) -> int:
+    """Output tokens that can come at most: choices and hidden reasoning counted in."""
+    if request.operation == "embeddings":
+        return 0
+    # Some servers take a cap of 0 for none at all: then their own is what may come.
+    total = (request.output_cap or deployment.default_max_output_tokens) * request.choices
+    return total * 2 if deployment.may_reason_beyond_cap else total
+
+
+def worst_case_nusd(request: ParsedRequest, deployment: Deployment, timeouts: Timeouts | None = None) -> int | None:
+    """The most that the request can cost on the deployment; None if no price is known."""
+    return None if deployment.price is None else worst_of(request, deployment, output_bound(request, deployment), timeouts)
+
+
+def expected_nusd(request: ParsedRequest, deployment: Deployment, likely_output: int) -> int | None:
+    """What the request will likely cost on the deployment; None if no price is known.
+
+    `likely_output`: length of a likely answer in tokens, per choice.
+    """
+    output = likely_output * request.choices
+    most = output_bound(request, deployment)
+    if output > most:
+        output = most
+    tariff = deployment.tariff
+    if tariff is not None:
+        return tariff.fixed - (-(request.shape.tokens_likely * tariff.input + output * tariff.output) // 1_000_000)
+    price = deployment.price
+    return None if price is None else int(expected(price, input_tokens=request.shape.tokens_likely, output_tokens=output))
+
+
+def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int, timeouts: Timeouts | None = None) -> int:
     """The most that this request can cost with so much output, nano-USD. The deployment must have a price."""
     shape, tariff = request.shape, deployment.tariff
     # No provider reads more than fits into the model's context.
-    bound = min(shape.tokens_bound, deployment.traits.context_tokens or shape.tokens_bound)
-    if tariff is not None and not shape.images and not shape.audio_tokens_bound:
-        return min(tariff.fixed - (-(bound * tariff.dearest_input + output_tokens * tariff.dearest_output) // 1_000_000), MAX_NUSD)
-    price = deployment.price
+    bound, context = shape.tokens_bound, deployment.traits.context_tokens
+    if context is not None and 0 < context < bound:
+        bound = context
+    if tariff is None or shape.images or shape.audio_tokens_bound:
+        most = _worst_by_price(request, deployment, bound, output_tokens, timeouts)
+    else:
+        most = tariff.fixed - (-(bound * tariff.dearest_input + output_tokens * tariff.dearest_output) // 1_000_000)
+    return most if most < MAX_NUSD else MAX_NUSD
+
+
+def _worst_by_price(request: ParsedRequest, deployment: Deployment, bound: int, output_tokens: int, timeouts: Timeouts | None) -> int:
+    shape, price = request.shape, deployment.price
     if price is None:
         raise ValueError(f"{deployment.name} has no price")
-    most = worst_case(
+    return worst_case(
         price,
         input_tokens=bound,
         output_tokens=output_tokens,
         audio_input_tokens=shape.audio_tokens_bound,
         images=shape.images,
-        seconds=(total_seconds or deployment.timeouts.total_seconds) if price.per_hour_nusd else 0.0,
+        seconds=(timeouts or deployment.timeouts).total_seconds if price.per_hour_nusd else 0.0,
     )
-    return min(most, MAX_NUSD)
 
 
 def _hides_output(request: ParsedRequest, deployment: Deployment) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
-from router.domain.estimate import LIKELY_OUTPUT_TOKENS, Estimate, estimate, worst_of
+from router.domain.estimate import Estimate, estimate, expected_nusd, worst_case_nusd, worst_of
 from router.domain.money import MAX_NUSD
 from router.domain.request import Operation, ParsedRequest, parse_request
+from router.fleet import USUAL_LENGTH
 from router.snapshot import Deployment, Snapshot
 from tests.running import compiled
 
@@ -40,38 +41,52 @@ def request(operation: Operation = "chat", **more: object) -> ParsedRequest:
     return parse_request(json.dumps({"model": "m", name: given[name], **more}).encode(), operation)
 
 
-def priced(snapshot: Snapshot, model: str, asked: ParsedRequest, likely: float | None = None) -> Estimate:
+class Priced(NamedTuple):
+    """All that is said of a request before it is sent."""
+
+    estimate: Estimate
+    worst_nusd: int | None
+    expected_nusd: int | None
+
+
+def price(snapshot: Snapshot, deployment: Deployment, asked: ParsedRequest, likely: int = USUAL_LENGTH) -> Priced:
+    return Priced(
+        estimate(asked, deployment, snapshot.server), worst_case_nusd(asked, deployment), expected_nusd(asked, deployment, likely)
+    )
+
+
+def priced(snapshot: Snapshot, model: str, asked: ParsedRequest, likely: int = USUAL_LENGTH) -> Priced:
     (name,) = snapshot.routes[model].deployments
-    return estimate(asked, snapshot.deployments[name], snapshot.server, likely)
+    return price(snapshot, snapshot.deployments[name], asked, likely)
 
 
 def test_the_worst_case_is_the_whole_cap_for_every_choice(snapshot: Snapshot) -> None:
     """Eight answers of a hundred tokens are eight hundred tokens."""
     one, eight = priced(snapshot, "plain", request(max_tokens=100)), priced(snapshot, "plain", request(max_tokens=100, n=8))
-    assert (one.output_cap, one.output_tokens) == (100, 100)
-    assert (eight.output_cap, eight.output_tokens) == (100, 800)
+    assert (one.estimate.output_cap, one.estimate.output_tokens) == (100, 100)
+    assert (eight.estimate.output_cap, eight.estimate.output_tokens) == (100, 800)
     assert one.worst_nusd is not None
     assert eight.worst_nusd is not None
     assert 7 * 100 * 10_000 <= eight.worst_nusd - one.worst_nusd <= 7 * 100 * 10_000 + 10_000
-    assert eight.hold_nusd == eight.worst_nusd
+    assert eight.estimate.hold_nusd == eight.worst_nusd
 
 
 def test_without_a_cap_the_configured_one_is_held_and_sent(snapshot: Snapshot) -> None:
     """A hold without a cap behind it is a guess."""
-    assert priced(snapshot, "plain", request()).output_cap == 500
-    assert priced(snapshot, "plain", request()).output_tokens == 500
+    assert priced(snapshot, "plain", request()).estimate.output_cap == 500
+    assert priced(snapshot, "plain", request()).estimate.output_tokens == 500
 
 
 def test_a_cap_of_zero_is_sent_as_it_is_but_not_trusted(snapshot: Snapshot) -> None:
     """Scoring a prompt needs it; a server that reads it as "no cap" must not write for free."""
     found = priced(snapshot, "plain", request(max_tokens=0))
-    assert (found.output_cap, found.output_tokens) == (0, 500)
+    assert (found.estimate.output_cap, found.estimate.output_tokens) == (0, 500)
 
 
 def test_embeddings_have_no_output(snapshot: Snapshot) -> None:
     """And no cap to send."""
     found = priced(snapshot, "plain", request("embeddings"))
-    assert (found.output_cap, found.output_tokens) == (None, 0)
+    assert (found.estimate.output_cap, found.estimate.output_tokens) == (None, 0)
     assert found.worst_nusd is not None
     assert found.worst_nusd > 0
 
@@ -80,10 +95,10 @@ def test_a_stream_holds_a_slice_first(snapshot: Snapshot) -> None:
     """A cap of a hundred thousand tokens must not lock a budget that a short answer will leave almost untouched."""
     found = priced(snapshot, "plain", request(stream=True, max_tokens=100_000))
     assert found.worst_nusd is not None
-    assert found.held_output_tokens == snapshot.server.slice_tokens
-    assert found.hold_nusd < found.worst_nusd / 10
+    assert found.estimate.held_output_tokens == snapshot.server.slice_tokens
+    assert found.estimate.hold_nusd < found.worst_nusd / 10
     whole = priced(snapshot, "plain", request(stream=False, max_tokens=100_000))
-    assert whole.hold_nusd == whole.worst_nusd
+    assert whole.estimate.hold_nusd == whole.worst_nusd
 
 
 def thinker(snapshot: Snapshot, *, beyond_cap: bool) -> Deployment:
@@ -97,28 +112,28 @@ def thinker(snapshot: Snapshot, *, beyond_cap: bool) -> Deployment:
 def test_output_that_a_stream_hides_is_held_whole(snapshot: Snapshot) -> None:
     """Slices are counted by what is seen; thoughts are not."""
     asked = request(stream=True, max_tokens=100_000)
-    known = estimate(asked, thinker(snapshot, beyond_cap=False), snapshot.server, None)
-    assert known.hold_nusd == known.worst_nusd
+    known = price(snapshot, thinker(snapshot, beyond_cap=False), asked)
+    assert known.estimate.hold_nusd == known.worst_nusd
     told = priced(snapshot, "plain", request("chat", stream=True, max_tokens=100_000, reasoning_effort="high"))
-    assert told.hold_nusd == told.worst_nusd
+    assert told.estimate.hold_nusd == told.worst_nusd
 
 
 def test_thoughts_beside_the_cap_double_what_may_come(snapshot: Snapshot) -> None:
     """Some providers bound only what they show."""
-    found = estimate(request(max_tokens=100), thinker(snapshot, beyond_cap=True), snapshot.server, None)
-    assert (found.output_cap, found.output_tokens) == (100, 200)
+    found = price(snapshot, thinker(snapshot, beyond_cap=True), request(max_tokens=100))
+    assert (found.estimate.output_cap, found.estimate.output_tokens) == (100, 200)
 
 
 def test_what_is_likely_is_never_more_than_the_cap(snapshot: Snapshot) -> None:
     """The cheapest model is chosen by it."""
     short = priced(snapshot, "plain", request(max_tokens=10))
     usual = priced(snapshot, "plain", request(max_tokens=10_000))
-    learned = priced(snapshot, "plain", request(max_tokens=10_000), likely=2000.0)
+    learned = priced(snapshot, "plain", request(max_tokens=10_000), likely=2000)
     assert short.expected_nusd is not None
     assert usual.expected_nusd is not None
     assert learned.expected_nusd is not None
-    assert usual.expected_nusd - short.expected_nusd == (LIKELY_OUTPUT_TOKENS - 10) * 10_000
-    assert learned.expected_nusd - usual.expected_nusd == (2000 - LIKELY_OUTPUT_TOKENS) * 10_000
+    assert usual.expected_nusd - short.expected_nusd == (USUAL_LENGTH - 10) * 10_000
+    assert learned.expected_nusd - usual.expected_nusd == (2000 - USUAL_LENGTH) * 10_000
     assert short.worst_nusd is not None
     assert short.expected_nusd <= short.worst_nusd
 
@@ -146,7 +161,7 @@ def test_a_machine_by_the_hour_is_held_for_the_longest_call(snapshot: Snapshot) 
 def test_without_a_price_nothing_is_promised(snapshot: Snapshot) -> None:
     """Unknown is not zero."""
     found = priced(snapshot, "unpriced", request(max_tokens=5))
-    assert (found.worst_nusd, found.expected_nusd, found.output_tokens) == (None, None, 5)
+    assert (found.worst_nusd, found.expected_nusd, found.estimate.output_tokens) == (None, None, 5)
     (name,) = snapshot.routes["unpriced"].deployments
     with pytest.raises(ValueError, match="no price"):
         worst_of(request(), snapshot.deployments[name], 5)

@@ -326,19 +326,33 @@ def test_calls_without_first_token_time_leave_it_unknown(fleet: Fleet) -> None:
     assert fleet.view("a").first_token_ms is None
 
 
-def test_the_quantile_is_recomputed_every_sixteen_calls(fleet: Fleet) -> None:
+def answer_fast(fleet: Fleet, ms: float, times: int = 1) -> None:
+    for _ in range(times):
+        fleet.succeeded("a", first_token_ms=None, total_ms=ms, output_tokens=10)
+
+
+def test_a_deployment_is_learned_from_in_lots_once_it_is_known(fleet: Fleet) -> None:
     """Sorting after every call would cost more than the rest; sixteen calls are soon made."""
-    for _ in range(fleet_module.REFRESH_EVERY):
-        fleet.succeeded("a", first_token_ms=None, total_ms=10.0, output_tokens=None)
-    for _ in range(fleet_module.RING_SIZE - 1):
-        fleet.succeeded("a", first_token_ms=None, total_ms=90.0, output_tokens=None)
-    assert fleet.view("a").total_ms == 90.0
-    for _ in range(fleet_module.REFRESH_EVERY - 1):
-        fleet.succeeded("a", first_token_ms=None, total_ms=1.0, output_tokens=None)
-    assert fleet.view("a").total_ms == 90.0
-    for _ in range(2 * fleet_module.REFRESH_EVERY):
-        fleet.succeeded("a", first_token_ms=None, total_ms=1.0, output_tokens=None)
-    assert fleet.view("a").total_ms == 1.0
+    view = fleet.look()["a"].view
+    answer_fast(fleet, 10.0, fleet_module.LEARN_EVERY)
+    assert view.total_ms == 10.0
+    answer_fast(fleet, 90.0, fleet_module.LEARN_EVERY - 1)
+    assert fleet.look()["a"].view.total_ms == 10.0
+    answer_fast(fleet, 90.0)
+    assert fleet.look()["a"].view.total_ms == 90.0
+
+
+def test_nothing_learned_is_held_back_for_long(fleet: Fleet, clock: FakeClock) -> None:
+    """With few calls, each must count before the next is routed; who asks for the view gets everything at once."""
+    view = fleet.look()["a"].view
+    answer_fast(fleet, 10.0, fleet_module.LEARN_EVERY)
+    fleet.succeeded("a", first_token_ms=5.0, total_ms=10.0, output_tokens=10)
+    assert fleet.look()["a"].view.first_token_ms is None
+    clock.now += fleet_module.LEARN_SECONDS
+    assert fleet.look()["a"].view.first_token_ms == 5.0
+    fleet.succeeded("a", first_token_ms=7.0, total_ms=10.0, output_tokens=10)
+    assert view.first_token_ms == 5.0
+    assert fleet.view("a").first_token_ms == 7.0
 
 
 def test_old_latencies_are_forgotten(fleet: Fleet, clock: FakeClock) -> None:
@@ -376,6 +390,30 @@ def test_an_unseen_input_size_gets_the_average_of_all(fleet: Fleet) -> None:
     fleet.succeeded("a", first_token_ms=None, total_ms=1.0, output_tokens=100, input_tokens=100)
     fleet.succeeded("a", first_token_ms=None, total_ms=1.0, output_tokens=200, input_tokens=9000)
     assert fleet.view("a", input_tokens=1).expected_output_tokens == pytest.approx(110)
+
+
+def test_what_was_never_used_is_expected_to_answer_like_the_others(fleet: Fleet) -> None:
+    """A model without a history must not look cheaper or dearer than those that have one."""
+    assert fleet.usual_length(fleet_module.size_class(100)) == fleet_module.USUAL_LENGTH
+    fleet.succeeded("a", first_token_ms=None, total_ms=1.0, output_tokens=50, input_tokens=100)
+    fleet.succeeded("b", first_token_ms=None, total_ms=1.0, output_tokens=80, input_tokens=9000)
+    assert fleet.usual_length(fleet_module.size_class(100)) == 50
+    assert fleet.view("b", input_tokens=100).expected_output_tokens == 50
+    assert fleet.view("new", input_tokens=9000).expected_output_tokens == 80
+    assert fleet.usual_length(fleet_module.size_class(10**6)) == 53
+
+
+def test_one_odd_first_answer_does_not_rule_a_deployment_out(fleet: Fleet) -> None:
+    """Its own average starts from what is usual: after one answer nobody would try it again."""
+    answer_fast(fleet, 1.0, 30)
+    fleet.succeeded("b", first_token_ms=None, total_ms=1.0, output_tokens=1010)
+    assert 100 < (fleet.view("b").expected_output_tokens or 0) < 210
+
+
+def test_calls_without_output_say_nothing_of_the_length_of_answers(fleet: Fleet) -> None:
+    """Embeddings have none."""
+    fleet.succeeded("a", first_token_ms=None, total_ms=1.0, output_tokens=0)
+    assert fleet.view("a").expected_output_tokens is None
 
 
 def test_the_average_follows_slowly(fleet: Fleet) -> None:

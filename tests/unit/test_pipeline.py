@@ -211,8 +211,8 @@ async def test_a_call_that_was_lost_before_its_answer_is_charged_for_what_is_lik
     timed_out = world.ledger.records[1]
     assert (timed_out.outcome, timed_out.output_tokens) == ("upstream_lost", 40)
     reset = world.ledger.records[2]
-    # The other deployment: nothing was learned of it, so the usual length counts, up to the cap.
-    assert (reset.outcome, reset.output_tokens) == ("upstream_lost", 200)
+    # The other deployment: nothing was learned of it, so what the others answer counts.
+    assert (reset.outcome, reset.output_tokens) == ("upstream_lost", 40)
 
 
 async def test_overruns_name_their_cause() -> None:

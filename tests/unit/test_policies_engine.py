@@ -136,7 +136,7 @@ def test_an_unknown_context_does_not_exclude() -> None:
 
 def test_without_a_price_a_candidate_is_out() -> None:
     """No hold can be made for what has no worst case."""
-    assert only_rejection(candidate(worst_case_nusd=None)) == ("unpriced", "no price is known")
+    assert only_rejection(candidate(worst_case_nusd=None, expected_nusd=None)) == ("unpriced", "no price is known")
 
 
 def test_free_is_a_price() -> None:
@@ -162,9 +162,16 @@ def test_a_half_open_deployment_may_be_tried() -> None:
     assert names(decided(candidate(health="probe"))) == ["p/one"]
 
 
+def test_a_worst_case_that_nobody_worked_out_is_above_every_limit() -> None:
+    """Unknown is not cheap."""
+    unknown = candidate(worst_case_nusd=None)
+    assert only_rejection(unknown, restrict=Restriction(max_cost_nusd=1)) == ("unpriced", "no worst case is known")
+    assert names(decided(unknown)) == ["p/one"]
+
+
 def test_lasting_reasons_come_before_passing_ones() -> None:
     """A client must not be told to wait for what will never work."""
-    gone = candidate(health="cooldown", worst_case_nusd=None)
+    gone = candidate(health="cooldown", worst_case_nusd=None, expected_nusd=None)
     assert only_rejection(gone) == ("unpriced", "no price is known")
 
 

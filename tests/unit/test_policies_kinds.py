@@ -85,17 +85,22 @@ def test_cost_keeps_the_order_of_the_yaml_between_equals() -> None:
     assert names("cost", [candidate("c"), candidate("a"), candidate("b", expected_nusd=1)]) == "bca"
 
 
-def test_cost_takes_the_worst_case_where_nothing_else_is_known() -> None:
-    """Unknown is not cheap."""
-    assert names("cost", [candidate("a", expected_nusd=None, worst_case_nusd=600), candidate("b")]) == "ba"
-
-
 def test_cost_skips_what_could_cost_more_than_one_request_may() -> None:
     """The guard is the worst case, not the likely one."""
     dear = candidate("a", expected_nusd=1, worst_case_nusd=50_000_001)
     ranking = rank("cost", [dear, candidate("b", worst_case_nusd=50_000_000)], max_request_usd="0.05")
     assert [r.deployment for r in ranking.order] == ["b"]
     assert ranking.rejected == (Rejection("a", "too_expensive", "could cost 0.050000001 USD, limit 0.05 USD"),)
+
+
+def test_only_a_limit_makes_cost_look_at_worst_cases() -> None:
+    """What is not looked at is not worked out; a limit over amounts that nobody worked out must not let all pass."""
+    entry = KINDS["cost"]
+    assert not entry.reads_worst_case(entry.options())
+    assert entry.reads_worst_case(entry.options(max_request_usd="0.05"))
+    assert not KINDS["fixed"].reads_worst_case(KINDS["fixed"].options())
+    with pytest.raises(ValueError, match="a has no price"):
+        rank("cost", [candidate("a", worst_case_nusd=None)], max_request_usd="0.05")
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "9007200"])

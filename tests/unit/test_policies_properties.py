@@ -26,12 +26,15 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, object]]] = {
 }
 DRAWS = st.floats(0, 1, exclude_max=True)
 AMOUNTS = st.none() | st.integers(0, 2 * 10**9)
+PRICES = st.just((None, None)) | st.tuples(*[st.integers(0, 2 * 10**9)] * 2)
+"""Worst case and likely charge: both are known or none."""
 TIMES = st.none() | st.floats(0, 2000)
 
 
 @st.composite
 def candidates(draw: st.DrawFn) -> list[Candidate]:
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=6))
+    prices = [draw(PRICES) for _ in names]
     return [
         Candidate(
             traits=Traits(
@@ -45,8 +48,8 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
             allowed=draw(st.booleans()),
             health=draw(st.sampled_from(["up", "up", "up", "probe", "cooldown", "busy"])),
             in_flight=draw(st.integers(0, 50)),
-            worst_case_nusd=draw(AMOUNTS),
-            expected_nusd=draw(AMOUNTS),
+            worst_case_nusd=prices[index][0],
+            expected_nusd=prices[index][1],
             first_token_ms=draw(TIMES),
             total_ms=draw(TIMES),
         )
@@ -154,6 +157,6 @@ def test_weights_become_shares_of_the_draws(weights: list[float], offset: float)
 def test_cost_never_puts_the_dearer_first(branch: Branch, facts: RequestFacts, offered: list[Candidate], draw: float) -> None:
     """The likely charge never falls along the order."""
     decision = decide(branch, facts, offered, draw)
-    likely = {c.traits.deployment: c.worst_case_nusd if c.expected_nusd is None else c.expected_nusd for c in offered}
+    likely = {c.traits.deployment: c.expected_nusd for c in offered}
     costs = [likely[name] or 0 for name in ordered(decision)]
     assert costs == sorted(costs)

@@ -12,7 +12,7 @@ from router.call import Call, Principal
 from router.domain.request import parse_request
 from router.errors import RouterError
 from router.fleet import Fleet
-from router.routing import candidate_of, find_route, nothing_left, read_labels, route_call
+from router.routing import find_route, nothing_left, read_labels, route_call
 from router.settings.load import load_text, price_book
 from router.snapshot import Snapshot
 
@@ -161,9 +161,6 @@ def test_a_cooldown_says_when_to_come_back() -> None:
     state.failed("one/large", cause="429", retry_after_seconds=7)
     error = refused(call_of("auto"), state)
     assert error.retry_after_seconds == pytest.approx(7)
-    call = call_of("small")
-    candidate, _ = candidate_of(call.snapshot.deployments["one/small"], call.request, call.snapshot, state)
-    assert candidate.available_in_seconds == pytest.approx(20)
 
 
 def test_a_refusing_rule_whose_deployments_rest_is_waited_for() -> None:
