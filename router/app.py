@@ -44,6 +44,7 @@ from router.reservation import Reservations
 from router.settlement import Settlements
 from router.siblings import Siblings
 from router.snapshot import Snapshot
+from router.store_watch import StoreWatch
 from router.tasks import Background
 
 log = structlog.get_logger("faregate.app")
@@ -52,6 +53,8 @@ READY_SECONDS: Final = 1.0
 """How long an answer of the store to `ping` is good for `/readyz`."""
 BUDGETS_SECONDS: Final = 5.0
 """How often the budgets are read for metrics."""
+WATCH_SECONDS: Final = 1.0
+"""How often a store that is away is looked for."""
 KEYS_SECONDS: Final = 10.0
 SIMULATED: Final = "simulated"
 """`Snapshot.source` where nothing but simulated providers was found."""
@@ -85,10 +88,10 @@ class Service:
         self._log_target = 1 if log_target is None else log_target
         self._siblings = Siblings(run_folder, worker, dump=self.metrics.dump, render_alone=self.metrics.render)
         self._stack = AsyncExitStack()
-        self._background = Background()
+        self._store_watch = StoreWatch(time.monotonic)
+        self._background = Background(store_away=self._store_watch.away)
         self._budget_states: tuple[BucketState, ...] = ()
         self._ready_until = 0.0
-        self._store_up = False
 
     async def start(self) -> None:
         """Open the store, start what runs in the background, and build the pipeline.
@@ -105,7 +108,6 @@ class Service:
         self.ledger: Ledger = open_ledger(store, timeout_seconds=None if _is_file(store) else server.store_timeout_seconds)
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
-        self._store_up = True
         await self.ledger.publish_limits({budget.name: budget.limit_nusd for budget in snapshot.budgets}, version=snapshot.version)
         self.metered = MeteredStore(self.ledger, self.metrics, clock=time.monotonic)
         self.outbox = Outbox(_outbox_path(store, self._worker), self.metered)
@@ -226,9 +228,9 @@ class Service:
             try:
                 await self.ledger.ping()
             except StoreUnavailable as exc:
-                self._store_up = False
+                self._store_watch.away(str(exc))
                 return f"the budget store does not answer: {exc}"
-            self._store_up = True
+            self._store_watch.back()
             self._ready_until = now + READY_SECONDS
         return ""
 
@@ -245,7 +247,7 @@ class Service:
             set_configuration(scrape, version=snapshot.version, loaded_at_seconds=loaded, last_reload_ok=True)
             set_budgets(scrape, snapshot.budgets, self._budget_states)
             set_deployments(scrape, self._deployment_states())
-            scrape.set("faregate_store_up", float(self._store_up))
+            scrape.set("faregate_store_up", float(self._store_watch.is_up))
             scrape.set("faregate_outbox_entries", self.outbox.depth)
             scrape.set("faregate_holds_open", len(self.live))
             if self._request_log is not None:
@@ -264,10 +266,17 @@ class Service:
         every(lease_seconds / 3, self._beat, name="heartbeat")
         every(lease_seconds / 2, self._sweep, name="sweep")
         every(KEYS_SECONDS, self.admission.refresh, name="keys")
+        every(WATCH_SECONDS, self._look_for_store, name="store")
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
 
     async def _beat(self) -> None:
         await self.ledger.heartbeat({attempt_id: _progress(attempt) for attempt_id, attempt in self.live.items()})
+
+    async def _look_for_store(self) -> None:
+        """Notice early that a store is back; that it went is noticed by whoever needs it."""
+        if not self._store_watch.is_up:
+            await self.ledger.ping()
+            self._store_watch.back()
 
     async def _sweep(self) -> None:
         swept = await self.ledger.sweep()

@@ -16,12 +16,14 @@ log = structlog.get_logger("faregate.tasks")
 class Background:
     """Repeats functions until it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, store_away: Callable[[str], None]) -> None:
+        """`store_away` is told why, whenever work was in vain because the budget store does not answer."""
+        self._store_away = store_away
         self._tasks: set[asyncio.Task[None]] = set()
 
     def every(self, seconds: float, work: Callable[[], Awaitable[None]], *, name: str, at_once: bool = False) -> None:
         """Call `work` again and again, `seconds` after its last end."""
-        self._tasks.add(asyncio.create_task(_repeat(seconds, work, name, at_once), name=name))
+        self._tasks.add(asyncio.create_task(self._repeat(seconds, work, name, at_once), name=name))
 
     async def close(self) -> None:
         """Stop, and wait until nothing runs any more."""
@@ -32,16 +34,15 @@ class Background:
                 await task
         self._tasks.clear()
 
-
-async def _repeat(seconds: float, work: Callable[[], Awaitable[None]], name: str, at_once: bool) -> None:
-    if not at_once:
-        await asyncio.sleep(seconds)
-    while True:
-        try:
-            await work()
-        except StoreUnavailable as exc:
-            log.warning("store unavailable", task=name, reason=str(exc))
-        # A task that dies silently would stop heartbeats or sweeps: log it and go on.
-        except Exception:
-            log.exception("task failed", task=name)
-        await asyncio.sleep(seconds)
+    async def _repeat(self, seconds: float, work: Callable[[], Awaitable[None]], name: str, at_once: bool) -> None:
+        if not at_once:
+            await asyncio.sleep(seconds)
+        while True:
+            try:
+                await work()
+            except StoreUnavailable as exc:
+                self._store_away(str(exc))
+            # A task that dies silently would stop heartbeats or sweeps: log it and go on.
+            except Exception:
+                log.exception("task failed", task=name)
+            await asyncio.sleep(seconds)

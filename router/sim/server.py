@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import logging
 import socket
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.sim.app import SimApp
 from router.sim.bill import Bill
 from router.sim.profiles import PROFILES, Profile, without_faults
+
+_simulating: contextvars.ContextVar[bool] = contextvars.ContextVar("simulating", default=False)
+# A stream that is cut on request is an error to uvicorn, and no news to us.
+_SILENT: Final = logging.getLogger("faregate.sim.http")
+_SILENT.setLevel(logging.CRITICAL + 1)
+
+
+def _not_simulated(record: logging.LogRecord) -> bool:
+    """uvicorn has one logger for all servers of a process: only what a simulator says there is left out."""
+    return not _simulating.get()
+
+
+logging.getLogger("uvicorn.error").addFilter(_not_simulated)
+
+
+class _Protocol(HttpToolsProtocol):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _SILENT
 
 
 class _Server(uvicorn.Server):
@@ -52,12 +74,11 @@ class Simulator:
         self.app = SimApp(seed=seed, profiles=chosen, speed=speed, control=control)
         self._host = host
         self._port = port
-        # A stream that is cut on request is an error to uvicorn, and no news to us: hence no log.
         config = uvicorn.Config(
             self.app,
+            http=_Protocol,
             lifespan="off",
             log_config=None,
-            log_level="critical",
             access_log=False,
             proxy_headers=False,
             ws="none",
@@ -86,12 +107,16 @@ class Simulator:
             listener.close()
             raise
         self._port = listener.getsockname()[1]
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        self._serving = asyncio.create_task(self._serve(listener))
         while not self._server.started:
             if self._serving.done():
                 self._serving.result()
             await asyncio.sleep(0.001)
         return self
+
+    async def _serve(self, listener: socket.socket) -> None:
+        _simulating.set(True)
+        await self._server.serve(sockets=[listener])
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._server.stop.set()

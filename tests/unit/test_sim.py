@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -340,3 +341,20 @@ async def _status(client: openai.AsyncOpenAI) -> int:
 async def _drain(stream: openai.AsyncStream[Any]) -> None:
     async for _ in stream:
         pass
+
+
+async def test_a_simulator_silences_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """It shares the process with the real server, whose events go to the same logger of uvicorn."""
+    caplog.set_level(logging.INFO)
+    async with Simulator() as sim:
+        logging.getLogger("uvicorn.error").error("of the real server")
+        sim.cut("small-edge", 3)
+        async with httpx.AsyncClient(base_url=sim.base_url) as client:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.post(
+                    "/chat/completions",
+                    json={"model": "small-edge", "stream": True, "messages": [{"role": "user", "content": "x"}]},
+                    headers={"authorization": "Bearer x"},
+                )
+    said = [record.getMessage() for record in caplog.records if record.name.startswith(("uvicorn", "faregate.sim"))]
+    assert said == ["of the real server"]

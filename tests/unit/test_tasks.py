@@ -26,12 +26,14 @@ async def test_work_is_repeated_although_one_turn_fails() -> None:
         if len(turns) == 4:
             enough.set()
 
-    background = Background()
+    away: list[str] = []
+    background = Background(store_away=away.append)
     with capture_logs() as logs:
         background.every(0, work, name="beat", at_once=True)
         await asyncio.wait_for(enough.wait(), 10)
         await background.close()
-    assert [(entry["event"], entry["task"]) for entry in logs] == [("task failed", "beat"), ("store unavailable", "beat")]
+    assert [(entry["event"], entry["task"]) for entry in logs] == [("task failed", "beat")]
+    assert away == ["it is away"]
 
 
 async def test_work_begins_after_its_first_pause_unless_told_otherwise() -> None:
@@ -41,7 +43,7 @@ async def test_work_begins_after_its_first_pause_unless_told_otherwise() -> None
     async def work() -> None:
         ran.set()
 
-    background = Background()
+    background = Background(store_away=str)
     background.every(3600, work, name="later")
     await asyncio.sleep(0)
     assert not ran.is_set()
@@ -63,7 +65,7 @@ async def test_closing_waits_for_what_runs() -> None:
             await asyncio.sleep(0)
             cleaned.set()
 
-    background = Background()
+    background = Background(store_away=str)
     background.every(1, work, name="long", at_once=True)
     await started.wait()
     await background.close()
