@@ -221,6 +221,12 @@ class FakeResponse(UpstreamResponse):
         self._chunks = list(script.chunks)
         self.open = True
         self.aborted = False
+        self.buffered = b""
+        """Has come, and nobody has asked for it."""
+
+    def pending(self) -> bytes:
+        taken, self.buffered = self.buffered, b""
+        return taken
 
     async def read(self, limit: int) -> bytes:
         parts = []

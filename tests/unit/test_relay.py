@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import msgspec
 import pytest
 
+from router.domain.budgets import Refusal, Reservation
 from router.settings.load import load_text, price_book
 from tests.pipeline_fakes import (
     CONFIG,
     DONE,
     PRICE,
     SSE,
+    FakeExchange,
     FakeResponse,
     Script,
     World,
@@ -174,3 +179,86 @@ async def test_an_answer_is_aborted_only_once_it_is_over() -> None:
     (response,) = world.upstream.responses
     assert isinstance(response, FakeResponse)
     assert not response.open
+
+
+async def test_one_read_with_more_than_is_held_is_passed_on_as_far_as_the_money_goes() -> None:
+    """However much a provider writes at once, the client gets no more than was held; what was written is on the bill."""
+    burst = b"".join([LETTERS] * 40)
+    world = World(snapshot(slice_tokens=64), only(burst), limit_nusd=300 * PRICE)
+    exchange = await world.ask(ask(stream=True, stream_options={"include_usage": True}))
+    assert exchange.sent.count(b"twenty-six") == 64 // 26
+    assert b'"finish_reason":"length"' in exchange.sent
+    assert exchange.sent.endswith(DONE)
+    (record,) = world.ledger.records
+    assert (record.outcome, record.evidence, record.output_tokens) == ("cut", "partial", 200)
+    assert b'"completion_tokens":200' in exchange.sent
+
+
+async def test_one_read_waits_for_the_money_it_needs() -> None:
+    """It is held before any of it is passed on, in one step."""
+    world = World(snapshot(slice_tokens=64), stream_answer(piece("."), b"".join([LETTERS] * 6)))
+    extend, sent = world.ledger.extend, []
+    exchange = FakeExchange(ask(stream=True))
+
+    async def watched(held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
+        sent.append(exchange.sent.count(b"twenty-six"))
+        return await extend(held, by_nusd=by_nusd)
+
+    # The same, seen.
+    world.ledger.extend = watched  # type: ignore[method-assign]
+    await world.pipeline.serve(exchange, "chat")
+    assert sent == [0]
+    assert exchange.sent.count(b"twenty-six") == 6
+    assert world.ledger.records[0].outcome == "ok"
+
+
+async def test_a_burst_beyond_the_cap_is_stopped_within_it() -> None:
+    """A provider that ignores the cap may write everything at once."""
+    world = World(snapshot(), stream_answer(piece("a") * 400, told=None))
+    exchange = await world.ask(ask(stream=True, max_tokens=20))
+    assert 20 <= exchange.sent.count(b'"a"') < 60
+    (record,) = world.ledger.records
+    assert (record.outcome, record.output_tokens) == ("cut", 400)
+
+
+class Leaving(FakeExchange):
+    """A client that takes the first event and then nothing, and leaves when the provider has gone on."""
+
+    def __init__(self, response: Callable[[], FakeResponse]) -> None:
+        super().__init__(ask(stream=True), gone=True)
+        self._response = response
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        self.sent += data
+        self._response().buffered = LETTERS * 3
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return asyncio.get_running_loop().create_future()
+
+
+async def test_what_a_slow_reader_that_leaves_has_not_taken_is_paid_for() -> None:
+    """The provider wrote it and we took it: reading slowly and hanging up is no way to spend unseen."""
+    world = World(snapshot(), stream_answer(LETTERS, LETTERS))
+    exchange = Leaving(lambda: world.upstream.responses[0])
+    with pytest.raises(asyncio.CancelledError):
+        await world.pipeline.serve(exchange, "chat")
+    assert exchange.sent.count(b"twenty-six") == 1
+    (record,) = world.ledger.records
+    assert (record.outcome, record.evidence) == ("client_left", "partial")
+    assert 4 * 26 // 4 <= record.output_tokens < 5 * 26 // 4
+
+
+async def test_a_first_event_that_has_come_is_paid_for_whoever_leaves() -> None:
+    """Between its arrival and the head of our answer the client can go."""
+    world = World(snapshot(), stream_answer(LETTERS * 2))
+
+    class Gone(FakeExchange):
+        async def start(self, status: int, headers: bytes) -> None:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await world.pipeline.serve(Gone(ask(stream=True), gone=True), "chat")
+    (record,) = world.ledger.records
+    assert record.outcome == "client_left"
+    assert record.output_tokens >= 2 * 26 // 4
