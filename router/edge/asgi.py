@@ -29,14 +29,14 @@ async def serve_asgi(app: AsgiApp, exchange: WireExchange) -> None:
     scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": exchange.version,
-        "method": exchange.method,
+        "http_version": exchange.head.version,
+        "method": exchange.head.method,
         "scheme": "http",
         "path": unquote(exchange.path),
-        "raw_path": exchange.target,
-        "query_string": exchange.query,
+        "raw_path": exchange.head.target,
+        "query_string": exchange.head.query,
         "root_path": "",
-        "headers": exchange.pairs,
+        "headers": exchange.head.pairs,
         "client": None,
         "server": None,
     }
@@ -86,7 +86,7 @@ class AsgiExchange:
         self._max_body_bytes = max_body_bytes
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.headers: Headers = dict(scope["headers"])
+        self.headers: Headers = {name: value for name, value in scope["headers"] if name != b"content-length"}
         self.gone = False
         self.started = False
         self.task: asyncio.Task[None] | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
 
 import structlog
 
@@ -12,17 +12,19 @@ from router.domain.request import Operation
 from router.edge.asgi import AsgiApp, AsgiExchange, Receive, Scope, Send
 from router.edge.exchange import Exchange
 from router.edge.headers import Headers, encode
-from router.edge.replies import error_reply
+from router.edge.heads import RequestHead
+from router.edge.replies import SERVING_FAILED, error_reply
 from router.edge.routes import OPERATIONS
-from router.errors import INTERNAL, OVERLOADED, UNSUPPORTED_MEDIA_TYPE, ErrorSpec, RouterError
+from router.errors import OVERLOADED, UNSUPPORTED_MEDIA_TYPE, ErrorSpec, RouterError
 from router.snapshot import ServerSettings
 
 log = structlog.get_logger("faregate.edge")
 
 ENCODINGS: Final = frozenset({b"identity", b""})
+UNPROVEN_BODY_BYTES: Final = 64 * 1024
+"""A longer body is read only after its key was found good."""
 
-
-Serve = Callable[[Exchange, Operation], Awaitable[None]]
+Serve = Callable[[Exchange, Operation], Coroutine[Any, Any, None]]
 """The pipeline, as the edge knows it."""
 
 
@@ -38,11 +40,21 @@ class Gate:
         self.asgi = asgi
         self.operations: Mapping[bytes, Operation] = OPERATIONS
         self.max_body_bytes = settings.max_body_bytes
+        self.unproven_body_bytes = min(UNPROVEN_BODY_BYTES, settings.max_body_bytes)
         self.max_header_bytes = settings.max_header_bytes
         self.max_connections = settings.max_connections
 
+    def work(self, exchange: Exchange, head: RequestHead, operation: Operation) -> Coroutine[Any, Any, None]:
+        """What serves a call for a model. It fails only by a bug: then the caller answers and reports."""
+        if not head.sound:
+            problem = _bad_head(head.headers)
+            if problem is not None:
+                return _reply(exchange, problem)
+            head.sound = True
+        return self._call(exchange, operation)
+
     async def serve(self, exchange: Exchange, operation: Operation) -> None:
-        """Serve a call for a model; whatever goes wrong becomes an answer or a closed connection."""
+        """The same for other servers; whatever goes wrong becomes an answer or a closed connection."""
         try:
             problem = _bad_head(exchange.headers)
             if problem is not None:
@@ -58,7 +70,7 @@ class Gate:
             if exchange.started:
                 exchange.abort()
             else:
-                await _reply(exchange, RouterError(INTERNAL, "The router failed to serve this request; its log says why."))
+                await _reply(exchange, SERVING_FAILED)
 
     def report(self, problem: BaseException) -> None:
         """Log a bug, without anything of the request."""

@@ -2,20 +2,24 @@
 
 uvicorn runs the server; this protocol replaces its HTTP implementation. Calls for models go straight to the
 pipeline, everything else through ASGI. A client that leaves is known at once: its task is cancelled.
+
+A head that is the same as one before it on the connection is not parsed again: see `router.edge.heads.KnownHead`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
 from router.edge.asgi import serve_asgi
 from router.edge.exchange import STATUS_LINES
-from router.edge.headers import encode
-from router.edge.replies import error_reply
+from router.edge.headers import Headers, encode
+from router.edge.heads import KnownHead, RequestHead, know
+from router.edge.replies import SERVING_FAILED, error_reply
 from router.errors import BAD_HTTP, BODY_TOO_LARGE, DRAINING, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ErrorSpec, RouterError
 
 if TYPE_CHECKING:
@@ -31,8 +35,6 @@ HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 60.0
 IDLE_SECONDS: Final = 90.0
 """Longer than the keep-alive of common client pools: whoever closes first should be the client."""
-UNPROVEN_BODY_BYTES: Final = 64 * 1024
-"""A longer body is read only after its key was found good."""
 MAX_PIPELINED: Final = 16
 OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers by which a client offers another protocol."""
@@ -40,6 +42,12 @@ CHUNK_MARK_BYTES: Final = 16
 """Most bytes of framing per byte of a chunked body: a chunk of one byte has six, and somebody may write zeros before."""
 VERSIONS: Final = frozenset({"1.1", "1.0"})
 HIGH_WATER: Final = 256 * 1024
+MAX_HEADS_KNOWN: Final = 8
+"""Different heads of one connection that are made known, one after the other: a proxy before us may mix many clients."""
+HOST: Final = b"host"
+TRANSFER_ENCODING: Final = b"transfer-encoding"
+EXPECT: Final = b"expect"
+UPGRADE: Final = b"upgrade"
 
 
 class GateProtocol(asyncio.Protocol):
@@ -63,10 +71,17 @@ class GateProtocol(asyncio.Protocol):
         self.phase = "idle"
         self.since = 0.0
         self.url = b""
-        self.names: list[tuple[bytes, bytes]] = []
+        self.pairs: list[tuple[bytes, bytes]] = []
+        # Set before any body.
+        self.head: RequestHead = None  # type: ignore[assignment]
         self.parts: list[bytes] = []
-        self.head_bytes = 0
         self.body_bytes = 0
+        self.known: KnownHead | None = None
+        self.heads_to_know = MAX_HEADS_KNOWN
+        self.packet = b""
+        """What is being parsed, if it began between two requests and none has begun in it yet."""
+        self.missing = 0
+        """Bytes to come of the body behind a known head: the parser sees neither of them."""
         self.fresh = False
         """The request began in the packet that is being read."""
         self.pending = 0
@@ -143,9 +158,44 @@ class GateProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return
+        if self.missing:
+            self._go_on(data)
+        elif self.known is None or self.phase != "idle" or not self._take_known(self.known, data):
+            self._parse(data)
+
+    def _take_known(self, known: KnownHead, data: bytes) -> bool:
+        """Take a request with the known head and no more than one body; False leaves all of it to the parser."""
+        start, size = known.find_body(data)
+        missing = size - len(data) + start
+        if not start or missing < 0 or size > self.gate.unproven_body_bytes:
+            return False
+        if missing:
+            self.phase = "body"
+            self.since = self.loop.time()
+            self.head = known.head
+            self.parts = [data[start:]]
+            self.missing = missing
+        else:
+            self._take(WireExchange(self, known.head, data[start:], not self.draining))
+        return True
+
+    def _go_on(self, data: bytes) -> None:
+        """The body behind a known head goes on."""
+        missing = self.missing
+        self.parts.append(data[:missing])
+        self.missing = max(0, missing - len(data))
+        if not self.missing:
+            self.phase = "idle"
+            self._take(WireExchange(self, self.head, b"".join(self.parts), not self.draining))
+            if len(data) > missing:
+                self.data_received(data[missing:])
+
+    def _parse(self, data: bytes) -> None:
+        self.packet = b""
         if self.phase == "idle":
             self.since = self.loop.time()
             self.phase = "head"
+            self.packet = data
         self.fresh = False
         before = self.body_bytes
         try:
@@ -167,7 +217,7 @@ class GateProtocol(asyncio.Protocol):
         method = self.parser.get_method()
         if method == b"CONNECT":
             return self.refuse(BAD_HTTP, "CONNECT is not served: this is no forward proxy.")
-        kept = [pair for pair in self.names if pair[0] not in OFFERS]
+        kept = [pair for pair in self.head.pairs if pair[0] not in OFFERS]
         self.parser = httptools.HttpRequestParser(self)
         self.phase = "idle"
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self.url, encode(kept), rest))
@@ -177,8 +227,10 @@ class GateProtocol(asyncio.Protocol):
         """Refuse a request that holds more in the parser than its head, chunk marks and trailers may need."""
         most = self.gate.max_header_bytes
         if self.phase == "head":
+            if self._head_too_large():
+                return
             if self.fresh:
-                endless = size > most and not self.names
+                endless = size > most and not self.pairs
             else:
                 self.pending += size
                 endless = self.pending > most
@@ -194,66 +246,64 @@ class GateProtocol(asyncio.Protocol):
         self.pending = 0
         self.phase = "head"
         self.url = b""
-        self.names = []
+        self.pairs = []
         self.parts = []
-        self.head_bytes = 0
         self.body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self.head_bytes += len(url)
-        if self.head_bytes > self.gate.max_header_bytes:
-            self.refuse(HEADERS_TOO_LARGE, f"The request line is longer than {self.gate.max_header_bytes} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.phase == "body":
-            # A trailer: whoever checked the head has not seen it, so it counts for nothing.
-            return
-        self.names.append((name.lower(), value))
-        self.head_bytes += len(name) + len(value)
-        if self.head_bytes > self.gate.max_header_bytes or len(self.names) > MAX_HEADERS:
-            self.refuse(
-                HEADERS_TOO_LARGE, f"The headers are longer than {self.gate.max_header_bytes} bytes or more than {MAX_HEADERS} in number."
-            )
+        self.pairs.append((name.lower(), value))
+
+    def _head_too_large(self) -> bool:
+        """Refuse a head that is too long, or has too many headers, so far."""
+        most, pairs = self.gate.max_header_bytes, self.pairs
+        if len(self.url) > most:
+            self.refuse(HEADERS_TOO_LARGE, f"The request line is longer than {most} bytes.")
+        elif len(pairs) > MAX_HEADERS or len(self.url) + sum(map(len, chain.from_iterable(pairs))) > most:
+            self.refuse(HEADERS_TOO_LARGE, f"The headers are longer than {most} bytes or more than {MAX_HEADERS} in number.")
+        return self.closing
 
     def on_headers_complete(self) -> None:
-        if self.closing:
+        if self.closing or self._head_too_large():
             return
         self.phase = "body"
-        length = host = encoding = expect = None
-        hosts = 0
-        for name, value in self.names:
-            if name == b"content-length":
-                length = value
-            elif name == b"host":
-                hosts += 1
-                host = value
-            elif name == b"transfer-encoding":
-                encoding = value
-            elif name == b"expect":
-                expect = value
-        if length is None and encoding is None and expect is None and hosts == 1 and host:
-            return
-        self._check_head(length, hosts, encoding, expect)
+        parser, packet = self.parser, self.packet
+        self.packet = b""
+        pairs = self.pairs
+        # Trailers come into a list of their own: whoever checked the head has not seen them, so they count for nothing.
+        self.pairs = []
+        target, _, query = self.url.partition(b"?")
+        method = parser.get_method().decode("ascii")
+        operation = self.gate.operations.get(target) if method == "POST" else None
+        head = self.head = RequestHead(method, target, query, parser.get_http_version(), pairs, operation)
+        if self._check_head(head) and packet and operation is not None and self.heads_to_know and parser.should_keep_alive():
+            self.heads_to_know -= 1
+            self.known = know(head, packet)
 
-    def _check_head(self, length: bytes | None, hosts: int, encoding: bytes | None, expect: bytes | None) -> None:
-        if hosts != 1 and self.parser.get_http_version() != "1.0":
-            return self.refuse(BAD_HTTP, "A request needs exactly one Host header.")
-        if encoding is not None and (length is not None or encoding.strip().lower() != b"chunked"):
-            return self.refuse(BAD_HTTP, "Transfer-Encoding must be `chunked`, alone and without Content-Length.")
-        size = int(length) if length is not None and length.isdigit() else None
-        if length is not None and size is None:
-            return self.refuse(BAD_HTTP, "Content-Length must be one number.")
-        if size is not None and size > self.gate.max_body_bytes:
-            return self.refuse(BODY_TOO_LARGE, self._too_large())
-        if (encoding is not None or (size or 0) > UNPROVEN_BODY_BYTES) and self.gate.refuses_early(dict(self.names)):
-            exchange = self._make_exchange()
-            exchange.keep_alive = False
+    def _check_head(self, head: RequestHead) -> bool:
+        """Refuse what could be understood in two ways, or is too large. True if the same head may be taken again unseen."""
+        headers = head.headers
+        length, encoding, expect = head.length, headers.get(TRANSFER_ENCODING), headers.get(EXPECT)
+        one_host = HOST in headers and (len(headers) == len(head.pairs) or [name for name, _ in head.pairs].count(HOST) == 1)
+        if not one_host and head.version != "1.0":
+            self.refuse(BAD_HTTP, "A request needs exactly one Host header.")
+        elif encoding is not None and (length is not None or encoding.strip().lower() != b"chunked"):
+            self.refuse(BAD_HTTP, "Transfer-Encoding must be `chunked`, alone and without Content-Length.")
+        elif length is not None and not length.isdigit():
+            self.refuse(BAD_HTTP, "Content-Length must be one number.")
+        elif length is not None and int(length) > self.gate.max_body_bytes:
+            self.refuse(BODY_TOO_LARGE, self._too_large())
+        elif (encoding is not None or int(length or 0) > self.gate.unproven_body_bytes) and self.gate.refuses_early(headers):
+            exchange = WireExchange(self, head, b"", False)
             self.closing = True
-            return self._start(exchange)
-        if expect is not None and expect.lower() == b"100-continue":
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return None
+            self._start(exchange)
+        else:
+            if expect is not None and expect.lower() == b"100-continue":
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return encoding is None and expect is None and head.version == "1.1" and UPGRADE not in headers
+        return False
 
     def _too_large(self) -> str:
         return f"The request body is larger than {self.gate.max_body_bytes} bytes; server.max_body sets this limit."
@@ -271,11 +321,18 @@ class GateProtocol(asyncio.Protocol):
         if self.closing or self.parser.should_upgrade():
             return
         self.phase = "idle"
-        self.since = self.loop.time()
-        exchange = self._make_exchange()
-        if exchange.version not in VERSIONS:
-            self.refuse(BAD_HTTP, f"HTTP/{exchange.version} is not spoken here, only HTTP/1.1 and 1.0.")
-        elif self.active is None:
+        head, parts = self.head, self.parts
+        if head.version not in VERSIONS:
+            self.refuse(BAD_HTTP, f"HTTP/{head.version} is not spoken here, only HTTP/1.1 and 1.0.")
+            return
+        keep_alive = head.version == "1.1" and self.parser.should_keep_alive() and not self.draining
+        self._take(WireExchange(self, head, parts[0] if len(parts) == 1 else b"".join(parts), keep_alive))
+
+    # Requests
+
+    def _take(self, exchange: WireExchange) -> None:
+        """A request is whole: serve it, after those before it."""
+        if self.active is None:
             self._start(exchange)
         elif len(self.waiting) >= MAX_PIPELINED:
             self.refuse(BAD_HTTP, f"More than {MAX_PIPELINED} requests were sent without waiting for an answer.")
@@ -283,27 +340,12 @@ class GateProtocol(asyncio.Protocol):
             self.waiting.append(exchange)
             self.transport.pause_reading()
 
-    def _make_exchange(self) -> WireExchange:
-        parser = self.parser
-        version = parser.get_http_version()
-        parts = self.parts
-        return WireExchange(
-            self,
-            parser.get_method().decode("ascii"),
-            self.url,
-            self.names,
-            parts[0] if len(parts) == 1 else b"".join(parts),
-            version == "1.1" and parser.should_keep_alive() and not self.draining,
-            version,
-        )
-
     def _start(self, exchange: WireExchange) -> None:
         self.active = exchange
         gate = self.gate
-        operation = gate.operations.get(exchange.target) if exchange.method == "POST" else None
-        work = serve_asgi(gate.asgi, exchange) if operation is None else gate.serve(exchange, operation)
-        task = self.loop.create_task(work)
-        exchange.task = task
+        operation = exchange.head.operation
+        work = serve_asgi(gate.asgi, exchange) if operation is None else gate.work(exchange, exchange.head, operation)
+        task = exchange.task = self.loop.create_task(work)
         self.state.tasks.add(task)
         task.add_done_callback(self._served)
 
@@ -311,20 +353,28 @@ class GateProtocol(asyncio.Protocol):
         """The task is over, money included: the connection is free for the next request."""
         self.state.tasks.discard(task)
         self.state.total_requests += 1
-        exchange = self.active
-        self.active = None
+        exchange, self.active = self.active, None
+        # Nothing else ends it.
+        assert exchange is not None  # noqa: S101
         if not task.cancelled() and (problem := task.exception()) is not None:
             self.gate.report(problem)
-        if exchange is None or not exchange.complete or not exchange.keep_alive:
+            if exchange.head.operation is not None:
+                exchange.fail()
+        if not exchange.complete or not exchange.keep_alive:
             self.close()
-            return
+        elif self.draining or self.waiting:
+            self._follow()
+        else:
+            self.since = self.loop.time()
+
+    def _follow(self) -> None:
+        """Begin with the next of the requests that came meanwhile, or end the connection if the service ends."""
         if self.draining:
             if self.waiting:
                 self.refuse(DRAINING, "The server is shutting down and has not begun with this request; send it again.")
             self.close()
-            return
-        self.since = self.loop.time()
-        if self.waiting and not self.closing:
+        elif not self.closing:
+            self.since = self.loop.time()
             following = self.waiting.popleft()
             self.transport.resume_reading()
             self._start(following)
@@ -333,53 +383,29 @@ class GateProtocol(asyncio.Protocol):
 class WireExchange:
     """One request on a connection and its answer. See `router.edge.exchange.Exchange`."""
 
-    __slots__ = (
-        "_body",
-        "_connection",
-        "_path",
-        "_transport",
-        "chunked",
-        "complete",
-        "gone",
-        "headers",
-        "keep_alive",
-        "method",
-        "pairs",
-        "query",
-        "started",
-        "target",
-        "task",
-        "version",
-    )
+    # Defaults stand in the class: an instance then costs a third of what it would with a slot for each.
+    gone = False
+    started = False
+    complete = False
+    """The whole answer has been written."""
+    chunked = False
+    task: asyncio.Task[None] | None = None
 
-    def __init__(
-        self,
-        connection: GateProtocol,
-        method: str,
-        url: bytes,
-        pairs: list[tuple[bytes, bytes]],
-        body: bytes,
-        keep_alive: bool,
-        version: str,
-    ) -> None:
+    def __init__(self, connection: GateProtocol, head: RequestHead, body: bytes, keep_alive: bool) -> None:
         self._connection = connection
         self._transport = connection.transport
-        self.method = method
-        self.target, _, self.query = url.partition(b"?")
-        self.pairs = pairs
-        self.headers = dict(pairs)
+        self.head = head
+        self.headers: Headers = head.headers
         self._body = body
         self.keep_alive = keep_alive
-        self.version = version
-        self.gone = False
-        self.started = False
-        self.complete = False
-        self.chunked = False
-        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def method(self) -> str:
+        return self.head.method
 
     @property
     def path(self) -> str:
-        return self.target.decode("latin-1")
+        return self.head.target.decode("latin-1")
 
     async def body(self) -> bytes:
         return self._body
@@ -392,25 +418,24 @@ class WireExchange:
                 self.task.cancel()
 
     async def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        self._answer(status, headers, body)
+        if self._connection.paused is not None:
+            await self._drain()
+
+    def _answer(self, status: int, headers: bytes, body: bytes) -> None:
         self.started = self.complete = True
         if self.gone:
             return
-        head = STATUS_LINES[status] + headers
-        if not self.keep_alive:
-            head += b"connection: close\r\n"
-        if self.method == "HEAD":
-            self._transport.write(b"%bcontent-length: %d\r\n\r\n" % (head, len(body)))
-        else:
-            self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
-        if self._connection.paused is not None:
-            await self._drain()
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        shown = b"" if self.head.method == "HEAD" else body
+        self._transport.write(b"%b%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINES[status], headers, closing, len(body), shown))
 
     async def start(self, status: int, headers: bytes) -> None:
         self.started = True
         if self.gone:
             return
         head = STATUS_LINES[status] + headers
-        self.chunked = self.version == "1.1"
+        self.chunked = self.head.version == "1.1"
         if not self.chunked:
             self.keep_alive = False
         if not self.keep_alive:
@@ -432,6 +457,14 @@ class WireExchange:
         self.complete = True
         if not self.gone and self.chunked:
             self._transport.write(b"0\r\n\r\n")
+
+    def fail(self) -> None:
+        """The task has failed: answer if no answer has begun, else show that it is not whole."""
+        if self.started:
+            self.abort()
+            return
+        reply = error_reply(SERVING_FAILED)
+        self._answer(reply.status, encode(reply.headers), reply.body)
 
     def abort(self) -> None:
         self.keep_alive = False

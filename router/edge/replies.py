@@ -8,11 +8,14 @@ from typing import NamedTuple
 import msgspec
 
 from router.edge.headers import RETRY_AFTER, SHOULD_RETRY
-from router.errors import RouterError
+from router.errors import INTERNAL, RouterError
 
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 MAX_RETRY_AFTER_SECONDS = 60
 """Some clients sleep for the whole Retry-After without a word, so a longer one is not sent."""
+
+
+SERVING_FAILED = RouterError(INTERNAL, "The router failed to serve this request; its log says why.")
 
 
 class Reply(NamedTuple):
