@@ -31,9 +31,10 @@ def command(
         raise typer.Exit(1) from None
     if not schema.exists():
         _write(schema, schema_text())
-    for line in found.lines:
-        typer.echo(f"found: {line}")
-    typer.echo(f"Wrote {target}. Next: faregate check {target}; faregate serve --config {target}")
+    # All that it says is for a person: a program reads the files.
+    for line in found.found or ("nothing: the file serves simulated models, which cost nothing",):
+        typer.echo(f"found: {line}", err=True)
+    typer.echo(f"Wrote {target}. Next: faregate check {target}; faregate serve --config {target}", err=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -50,10 +50,17 @@ class Discovery:
 
     data: dict[str, Any]
     """The configuration, as it would stand in a file."""
-    lines: tuple[str, ...]
-    """What was found, one line each."""
+    found: tuple[str, ...]
+    """Providers that were found, one line each."""
+    made: tuple[str, ...]
+    """What is served of it, one line each."""
     source: str
     """`discovered` or `simulated`."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All that there is to tell to whoever serves without a file."""
+        return self.found + self.made
 
 
 def discover_snapshot(*, environ: Mapping[str, str] = os.environ) -> Snapshot:
@@ -114,9 +121,9 @@ async def discover(environ: Mapping[str, str], *, probe: Probe | None = None) ->
         return _simulated(lines)
     data["routes"] = {ROUTE: list(data["models"])}
     data["budgets"] = {"everyone": FOUND_BUDGET}
-    lines.append(f"route {ROUTE}: the cheapest of {len(data['models'])} models that can serve the request, then the next")
-    lines.append(f"budget everyone: {FOUND_BUDGET}, refused before money is spent; `faregate init` writes a file to change it")
-    return Discovery(data, tuple(lines), "discovered")
+    made = [f"route {ROUTE}: the cheapest of {len(data['models'])} models that can serve the request, then the next"]
+    made.append(f"budget everyone: {FOUND_BUDGET}, refused before money is spent; `faregate init` writes a file to change it")
+    return Discovery(data, tuple(lines), tuple(made), "discovered")
 
 
 def _add_cloud(data: dict[str, Any], lines: list[str], name: str, variable: str) -> None:
@@ -147,9 +154,11 @@ def _simulated(lines: list[str]) -> Discovery:
         "routes": {ROUTE: list(SIMULATED)},
         "budgets": {"everyone": SIMULATED_BUDGET},
     }
-    lines.append("no key of a provider in the environment and no local server: serving simulated models, which cost nothing")
-    lines.append(f"models {', '.join(SIMULATED)}; route {ROUTE}; budget everyone: {SIMULATED_BUDGET} of simulated money")
-    return Discovery(data, tuple(lines), "simulated")
+    made = (
+        "no key of a provider in the environment and no local server: serving simulated models, which cost nothing",
+        f"models {', '.join(SIMULATED)}; route {ROUTE}; budget everyone: {SIMULATED_BUDGET} of simulated money",
+    )
+    return Discovery(data, tuple(lines), made, "simulated")
 
 
 async def list_models(base_url: str) -> Sequence[str]:

@@ -36,9 +36,10 @@ def starter(found: Discovery, path: str) -> str:
 def _body(found: Discovery) -> Iterator[str]:
     data = found.data
     yield ""
-    for line in found.lines:
-        yield f"# found: {line}"
+    for line in found.found:
+        yield f"# Found: {line}"
     if found.source == "simulated":
+        yield "# No provider's key is in the environment, and no local server answers: these models are simulated and cost nothing."
         yield "# Put your own in place of `sim`: `openai: {}` takes its key from OPENAI_API_KEY, `ollama: {}` needs none."
     if "server" in data:
         yield f"server: {_flow(data['server'])}"

@@ -126,3 +126,21 @@ def test_init_says_where_it_cannot_write(tmp_path: Path) -> None:
 def test_schema_prints_the_schema() -> None:
     """What editors need, from the installed program."""
     assert run(schema.command).stdout == schema_text()
+
+
+@pytest.mark.parametrize("variables", [{}, {"OPENAI_API_KEY": "sk-0123456789abcdef"}])
+def test_init_writes_what_to_serve_into_the_file_and_the_rest_for_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """Advice on how to come by a file has no place in it, nor does a message in standard output."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = run(init.command, "--dir", str(tmp_path / "c"))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "Wrote" in result.stderr
+    assert ("found: provider openai" in result.stderr) == bool(variables)
+    text = (tmp_path / "c" / "router.yaml").read_text()
+    assert "faregate init" not in text
+    assert ("# Found: provider openai: key in OPENAI_API_KEY" in text) == bool(variables)
+    assert ("simulated and cost nothing" in text) != bool(variables)
