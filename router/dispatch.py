@@ -83,14 +83,8 @@ class Dispatcher:
         """
         call, deployment = attempt.call, attempt.deployment
         provider, operation = deployment.provider, call.operation
-        quirks, timeouts = provider.quirks, attempt.way.timeouts
-        body = upstream_body(
-            call.request,
-            upstream_id=deployment.upstream_id,
-            output_cap=attempt.estimate.output_cap,
-            cap_field=quirks.output_cap_field if operation == "chat" else "max_tokens",
-            stream_usage=quirks.stream_usage,
-        )
+        timeouts = attempt.way.timeouts
+        body = upstream_body(call.request, deployment, attempt.estimate.output_cap)
         if provider.lane == "litellm":
             return self._adapted(provider).call(provider, deployment.upstream_id, operation, body, timeouts=timeouts)
         endpoint = provider.endpoint

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from policies.engine import RoutePolicy
 from policies.types import Traits
 from router.domain.budgets import Budget
@@ -68,11 +70,14 @@ class Deployment:
     """The price as plain numbers; None if it has tiers, fees by the hour, or is unknown."""
     may_reason_beyond_cap: bool = field(init=False, repr=False, compare=False)
     """Whether reasoning may come on top of the output cap."""
+    model_json: msgspec.Raw = field(init=False, repr=False, compare=False)
+    """`upstream_id` as it goes into the body."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tariff", None if self.price is None else tariff_of(self.price))
         beyond = not self.provider.quirks.cap_includes_reasoning and "reasoning" in self.traits.capabilities
         object.__setattr__(self, "may_reason_beyond_cap", beyond)
+        object.__setattr__(self, "model_json", msgspec.Raw(msgspec.json.encode(self.upstream_id)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec.structs import astuple
 
-from router.domain.openai_usage import Counts, Doubt
+from router.domain.openai_usage import NO_PARTS, Counts, Doubt, Parts, RawUsage, plain_parts
 from router.domain.usage import Evidence, Usage
 
 BYTES_PER_TOKEN: Final = 4
@@ -62,6 +63,36 @@ def estimate_tokens(utf8_bytes: int) -> int:
     denser and can be counted low; where the text came as a stream, its events bound the count from below.
     """
     return -(-utf8_bytes // BYTES_PER_TOKEN)
+
+
+def plain_usage(raw: RawUsage, input_bound: int, output_cap_total: int) -> Usage | None:
+    """What most answers report, as it is booked: counts within their bounds that agree with their total.
+
+    None where anything needs a closer look; what this answers, `to_counts` and `resolve` answer too.
+    """
+    given_input, given_output, total, *beyond = astuple(raw)
+    if not given_input or not given_output or total != given_input + given_output:
+        return None
+    if given_input > input_bound or given_output > output_cap_total:
+        return None
+    if beyond == NO_PARTS:
+        return Usage(input_tokens=given_input, output_tokens=given_output, evidence="exact")
+    parts = plain_parts(raw)
+    return None if parts is None else _usage_of(given_input, given_output, parts)
+
+
+def _usage_of(given_input: int, given_output: int, parts: Parts) -> Usage:
+    read, write, audio_in, reasoning, audio_out = parts
+    return Usage(
+        input_tokens=given_input,
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+        audio_input_tokens=audio_in,
+        output_tokens=given_output,
+        reasoning_tokens=reasoning,
+        audio_output_tokens=audio_out,
+        evidence="exact",
+    )
 
 
 def resolve(

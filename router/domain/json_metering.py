@@ -10,25 +10,19 @@ from typing import Any, Final
 
 import msgspec
 
-from router.domain.counting import Dialect, Limits, Metered, book, choice_list, own_output_tokens, resolve, text_bytes
+from router.domain.counting import Dialect, Limits, Metered, book, own_output_tokens, plain_usage, resolve, text_bytes
 from router.domain.openai_usage import Counts, Doubt, RawUsage, decode_usage, to_counts
 from router.domain.usage import Usage
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
 
 
 class _Answer(msgspec.Struct):
     usage: RawUsage | None = None
     model: str | None = None
-    choices: list[_Choice] | None = None
 
 
 class _LooseAnswer(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw(b"null")
     model: Any = None
-    choices: Any = None
 
 
 _decode_answer: Final = msgspec.json.Decoder(_Answer).decode
@@ -39,7 +33,7 @@ _decode_any: Final = msgspec.json.Decoder().decode
 def split_usage(raw: bytes, *, quirks: Dialect | None = None) -> Usage | Doubt:
     """Read a usage object (JSON). A doubt instead of a count where it cannot be believed. Never raises."""
     decoded, doubt = decode_usage(raw)
-    counts = to_counts(decoded, reasoning_beside_output=quirks is not None and quirks.reasoning_beside_output, doubt=doubt)
+    counts = to_counts(decoded, reasoning_beside_output=_beside(quirks), doubt=doubt)
     if counts.doubt is not None:
         return counts.doubt
     if counts.input_tokens is None:
@@ -53,16 +47,30 @@ def meter_json(body: bytes, *, input_likely: int, input_bound: int, output_cap_t
     `input_likely` and `input_bound` are our count of the prompt and its certain bound, `output_cap_total`
     the forwarded cap over all choices (0: none).
     """
-    limits = Limits(input_likely=input_likely, input_bound=input_bound, output_cap_total=output_cap_total)
-    beside = quirks is not None and quirks.reasoning_beside_output
     try:
         answer = _decode_answer(body)
     except (ValueError, RecursionError):
-        return _meter_loosely(body, limits, beside=beside)
+        return _meter_loosely(body, _limits(input_likely, input_bound, output_cap_total), beside=_beside(quirks))
+    raw = answer.usage
+    usage = None if raw is None else plain_usage(raw, input_bound, output_cap_total)
+    if usage is not None:
+        return Metered(usage=usage, served_model=answer.model or "")
+    return _meter_closely(answer, body, _limits(input_likely, input_bound, output_cap_total), beside=_beside(quirks))
+
+
+def _limits(input_likely: int, input_bound: int, output_cap_total: int) -> Limits:
+    return Limits(input_likely=input_likely, input_bound=input_bound, output_cap_total=output_cap_total)
+
+
+def _beside(quirks: Dialect | None) -> bool:
+    return quirks is not None and quirks.reasoning_beside_output
+
+
+def _meter_closely(answer: _Answer, body: bytes, limits: Limits, *, beside: bool) -> Metered:
+    """Count what is shaped as it should be but does not add up at first sight."""
     raw = answer.usage
     counts = Counts(doubt="missing") if raw is None else to_counts(raw, reasoning_beside_output=beside)
-    finish_reason = answer.choices[-1].finish_reason if answer.choices else None
-    return resolve(counts, limits, lambda: _own_count(body, output_cap_total), served_model=answer.model or "", finish_reason=finish_reason)
+    return resolve(counts, limits, lambda: _own_count(body, limits.output_cap_total), served_model=answer.model or "")
 
 
 def _own_count(body: bytes, cap_total: int) -> int:
@@ -87,11 +95,9 @@ def _meter_loosely(body: bytes, limits: Limits, *, beside: bool) -> Metered:
     except (ValueError, RecursionError):
         return resolve(Counts(doubt="unreadable"), limits, lambda: _own_count(body, limits.output_cap_total))
     raw, doubt = decode_usage(bytes(answer.usage))
-    reasons = [choice.get("finish_reason") for choice in choice_list(answer.choices)]
     return resolve(
         to_counts(raw, reasoning_beside_output=beside, doubt=doubt),
         limits,
         lambda: _own_count(body, limits.output_cap_total),
         served_model=answer.model if isinstance(answer.model, str) else "",
-        finish_reason=reasons[-1] if reasons and isinstance(reasons[-1], str) else None,
     )

@@ -32,7 +32,9 @@ def charge(price: Price, usage: Usage, *, images: int = 0, duration_ms: int = 0)
         total += _input_parts(rates, usage)
     if usage.reasoning_tokens or usage.audio_output_tokens:
         total += _output_parts(rates, usage)
-    return _sum(price, total, images=images, duration_ms=duration_ms)
+    if images or price.per_hour_nusd is not None:
+        return _sum(price, total, images=images, duration_ms=duration_ms)
+    return NanoUsd(price.per_request_nusd - (-total // _PER_MILLION))
 
 
 def worst_case(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from policies.types import NOTHING, TEXT_ONLY
 from router.domain.money import from_usd
-from router.domain.shape import InputShape, depth_exceeds, may_hold_parts, shape_of_input, shape_of_messages
+from router.domain.shape import InputShape, depth_exceeds, opens_few, shape_of_input, shape_of_messages
 from router.errors import INVALID_JSON, INVALID_REQUEST, RouterError
+from router.snapshot import Deployment
 
 Operation = Literal["chat", "completions", "embeddings"]
 
@@ -26,16 +27,24 @@ MAX_OPTION_BYTES: Final = 64 * 1024
 Fields = dict[str, msgspec.Raw]
 
 _INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
-_CAPS: Final = frozenset({"max_tokens", "max_completion_tokens", "n_predict"})
-"""Names of the cap on output. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
-"""Members besides the messages that become input tokens."""
-_RARE: Final = frozenset({"n", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
+_OTHER_CAPS: Final = frozenset({"max_completion_tokens", "n_predict"})
+"""Names of the cap on output beside `max_tokens`. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
+_FEATURES: Final = frozenset({"n", "best_of", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
 _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
+_OTHER_MODELS: Final = frozenset({"models", "plugins", "preset", "route"})
+"""With these OpenRouter calls a model of the client's choice, or adds calls of its own (its API reference, read 2026-11)."""
+_PAID_EXTRAS: Final = frozenset({"service_tier", "web_search_options", "search_parameters"})
+"""What providers bill on top of tokens, or at other rates: OpenAI's tiers and web search, xAI's live search (read 2026-11)."""
+_PRICED_TIERS: Final = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "flex"})
+"""Tiers that cost what the price says or less; `auto` is what the operator has set at the provider."""
+_only_common: Final = (_OTHER_CAPS | _FEATURES | _ABOUT_ITSELF | _OTHER_MODELS | _PAID_EXTRAS).isdisjoint
 _TRUE: Final = msgspec.Raw(b"true")
 _FALSE: Final = msgspec.Raw(b"false")
+_NOTHING: Final = (b"null", b"[]")
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_str = msgspec.json.Decoder(str).decode
+_decode_cap: Final[Callable[[msgspec.Raw], int]] = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_CAP)]).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
 
@@ -51,7 +60,7 @@ class OwnOptions(msgspec.Struct, forbid_unknown_fields=True):
     explain: bool = False
 
 
-class ParsedRequest(msgspec.Struct, kw_only=True, gc=False):
+class ParsedRequest(msgspec.Struct, gc=False):
     """What was read of one request."""
 
     operation: Operation
@@ -64,6 +73,8 @@ class ParsedRequest(msgspec.Struct, kw_only=True, gc=False):
     """The client itself asked for a usage chunk at the end of a stream."""
     output_cap: int | None = None
     """Per choice; None if the client set none. 0 scores a prompt without an answer."""
+    cap_field: str = ""
+    """The one member that holds `output_cap`; empty if none or several do."""
     choices: int = 1
     tools: bool = False
     json_schema: bool = False
@@ -77,6 +88,10 @@ class ParsedRequest(msgspec.Struct, kw_only=True, gc=False):
     order: tuple[str, ...] = ()
     max_cost_nusd: int | None = None
     explain: bool = False
+    unpriced_extra: str = ""
+    """A member that asks for something whose price nobody knows."""
+    labelled: bool = False
+    """Whether any of user, session, tags, only, ignore, order, max_cost_nusd may be set."""
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -110,38 +125,41 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         model = _decode_str(raw_model)
     except msgspec.MsgspecError:
         raise invalid("'model' must be a string.", "model") from None
-    shape = _read_input(fields, operation, body)
-    parsed = ParsedRequest(operation=operation, model=model, fields=fields, shape=shape)
+    parsed = ParsedRequest(operation, model, fields, _read_input(fields, operation, body))
     if operation != "embeddings":
         _read_output(fields, parsed)
-    if not _ABOUT_ITSELF.isdisjoint(fields):
-        _read_identity(fields, parsed)
-        if "faregate" in fields:
-            _read_own(fields.pop("faregate"), parsed)
-        if "provider" in fields:
-            _read_provider_preferences(fields["provider"], parsed)
+    if not _only_common(fields):
+        _read_rare(fields, parsed)
     return parsed
 
 
 def _read_object(body: bytes) -> Fields:
-    if not body:
-        raise RouterError(INVALID_JSON, "The request body is empty; a JSON object is needed.")
     if not body.isascii():
-        try:
-            body.decode()
-        except UnicodeDecodeError as exc:
-            raise RouterError(INVALID_JSON, f"The request body is not UTF-8 at byte {exc.start}.") from None
-    try:
-        if depth_exceeds(body, MAX_JSON_DEPTH):
-            raise RouterError(INVALID_JSON, f"The request body nests deeper than {MAX_JSON_DEPTH} levels.")
-    except ValueError as exc:
-        raise RouterError(INVALID_JSON, f"The request body cannot be read: {exc}.") from None
+        _check_utf8(body)
+    if not opens_few(body, MAX_JSON_DEPTH):
+        _check_depth(body)
     try:
         return _decode_fields(body)
     except msgspec.ValidationError:
         raise RouterError(INVALID_JSON, "The request body must be a JSON object.") from None
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise RouterError(INVALID_JSON, f"The request body is not valid JSON: {exc}") from None
+        said = f"is not valid JSON: {exc}" if body else "is empty; a JSON object is needed."
+        raise RouterError(INVALID_JSON, f"The request body {said}") from None
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as exc:
+        raise RouterError(INVALID_JSON, f"The request body is not UTF-8 at byte {exc.start}.") from None
+
+
+def _check_depth(body: bytes) -> None:
+    try:
+        if depth_exceeds(body, MAX_JSON_DEPTH):
+            raise RouterError(INVALID_JSON, f"The request body nests deeper than {MAX_JSON_DEPTH} levels.")
+    except ValueError as exc:
+        raise RouterError(INVALID_JSON, f"The request body cannot be read: {exc}.") from None
 
 
 def _read_input(fields: Fields, operation: Operation, body: bytes) -> InputShape:
@@ -149,52 +167,109 @@ def _read_input(fields: Fields, operation: Operation, body: bytes) -> InputShape
     raw = fields.get(name)
     if raw is None:
         raise invalid(f"'{name}' is missing.", name)
-    # Every other member may be input to some provider (tools, documents, predictions): all bytes count.
-    extra = len(body) - len(raw)
-    if operation == "chat":
-        try:
-            return shape_of_messages(raw, extra_bytes=extra, parts=may_hold_parts(body))
-        except (msgspec.MsgspecError, ValueError) as exc:
-            raise invalid(f"'messages' must be a list of objects with at least one element: {exc}", "messages") from None
     try:
-        return shape_of_input(raw, extra_bytes=extra)
+        if operation == "chat":
+            return shape_of_messages(raw, body)
+        # Every other member may be input to some provider: all bytes count.
+        return shape_of_input(raw, extra_bytes=len(body) - len(raw))
     except (msgspec.MsgspecError, ValueError) as exc:
-        raise invalid(f"'{name}' must be a string or a list of strings or tokens: {exc}", name) from None
+        wanted = "a list of objects with at least one element" if operation == "chat" else "a string or a list of strings or tokens"
+        raise invalid(f"'{name}' must be {wanted}: {exc}", name) from None
 
 
 def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
-    for name, raw in fields.items():
-        if name == "stream":
-            parsed.stream = _flag(raw, name)
-        elif name in _CAPS:
-            cap = _whole(raw, name, MAX_OUTPUT_CAP, least=0)
-            if cap is not None and (parsed.output_cap is None or cap < parsed.output_cap):
-                parsed.output_cap = cap
-        elif name in _RARE:
-            _read_rare(name, raw, parsed)
+    """The members that almost every request has; `_read_rare` reads the others."""
+    raw = fields.get("max_tokens")
+    if raw is not None:
+        parsed.output_cap = _cap(raw, "max_tokens")
+        parsed.cap_field = "max_tokens"
+    raw = fields.get("stream")
+    if raw is not None and raw != _FALSE:
+        parsed.stream = _flag(raw, "stream")
+        if parsed.stream and "stream_options" in fields:
+            parsed.wants_usage = _wants_usage(fields["stream_options"])
     if parsed.operation == "completions":
-        raw_best = fields.get("best_of")
-        best_of = None if raw_best is None else _whole(raw_best, "best_of", MAX_CHOICES, least=0)
-        parsed.choices = max(parsed.choices, best_of or 1) * parsed.shape.prompts
-    if parsed.stream and "stream_options" in fields:
-        parsed.wants_usage = _wants_usage(fields["stream_options"])
+        parsed.choices = parsed.shape.prompts
 
 
-def _read_rare(name: str, raw: msgspec.Raw, parsed: ParsedRequest) -> None:
-    if name == "n":
-        parsed.choices = _whole(raw, name, MAX_CHOICES) or 1
-    elif name in ("tools", "functions"):
-        parsed.tools = parsed.tools or bytes(raw) not in (b"null", b"[]")
-    elif name == "response_format":
-        parsed.json_schema = b'"json_schema"' in bytes(raw)
-    else:
-        parsed.reasoning = True
+def _cap(raw: msgspec.Raw, name: str) -> int | None:
+    try:
+        return _decode_cap(raw)
+    except msgspec.MsgspecError:
+        # Null and 0 are rare; all else is refused with a reason.
+        return _whole(raw, name, MAX_OUTPUT_CAP, least=0)
+
+
+def _read_rare(fields: Fields, parsed: ParsedRequest) -> None:
+    if not _OTHER_MODELS.isdisjoint(fields):
+        _refuse_other_models(fields)
+    if parsed.operation != "embeddings":
+        if not _OTHER_CAPS.isdisjoint(fields):
+            _read_other_caps(fields, parsed)
+        if not _FEATURES.isdisjoint(fields):
+            _read_features(fields, parsed)
+    if not _PAID_EXTRAS.isdisjoint(fields):
+        parsed.unpriced_extra = _unpriced_extra(fields)
+    if not _ABOUT_ITSELF.isdisjoint(fields):
+        parsed.labelled = True
+        _read_identity(fields, parsed)
+        if "faregate" in fields:
+            _read_own(fields.pop("faregate"), parsed)
+        if "provider" in fields:
+            _read_provider_preferences(fields["provider"], parsed)
+
+
+def _refuse_other_models(fields: Fields) -> None:
+    """Budgets hold money for the models of the route: nothing in a request may have the provider call another."""
+    for name in sorted(_OTHER_MODELS.intersection(fields)):
+        if bytes(fields[name]) not in _NOTHING:
+            raise invalid(f"'{name}' is not passed on: it can have the provider call other models than the route's. Leave it out.", name)
+
+
+def _unpriced_extra(fields: Fields) -> str:
+    for name in sorted(_PAID_EXTRAS.intersection(fields)):
+        value = _any(fields[name], name)
+        if value is not None and not (name == "service_tier" and isinstance(value, str) and value in _PRICED_TIERS):
+            return name
+    return ""
+
+
+def refuse_unpriced(request: ParsedRequest) -> None:
+    """Refuse what no price is known for. Raises a 400 that names the member."""
+    name = request.unpriced_extra
+    raise invalid(f"'{name}' asks for something whose price is not known, and unpriced calls are refused. Leave it out.", name)
+
+
+def _read_other_caps(fields: Fields, parsed: ParsedRequest) -> None:
+    """The lowest cap counts: of several the strictest was meant, or is safe to assume."""
+    caps = {name: _cap(raw, name) for name, raw in fields.items() if name == "max_tokens" or name in _OTHER_CAPS}
+    parsed.output_cap = min((cap for cap in caps.values() if cap is not None), default=None)
+    parsed.cap_field = next(iter(caps)) if len(caps) == 1 else ""
+
+
+def _read_features(fields: Fields, parsed: ParsedRequest) -> None:
+    choices = 1
+    for name in filter(_FEATURES.__contains__, fields):
+        raw = fields[name]
+        if name == "n":
+            choices = max(choices, _whole(raw, name, MAX_CHOICES) or 1)
+        elif name == "best_of":
+            if parsed.operation == "completions":
+                choices = max(choices, _whole(raw, name, MAX_CHOICES, least=0) or 1)
+        elif name in ("tools", "functions"):
+            parsed.tools = parsed.tools or bytes(raw) not in _NOTHING
+        elif name == "response_format":
+            parsed.json_schema = b'"json_schema"' in bytes(raw)
+        else:
+            parsed.reasoning = True
+    # A completion answers each of its prompts so often.
+    parsed.choices *= choices
 
 
 def _flag(raw: msgspec.Raw, name: str) -> bool:
     if raw == _TRUE:
         return True
-    if raw == _FALSE or bytes(raw) == b"null":
+    if bytes(raw) in (b"false", b"null"):
         return False
     raise invalid(f"'{name}' must be true or false.", name)
 
@@ -298,22 +373,37 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
-def upstream_body(parsed: ParsedRequest, *, upstream_id: str, output_cap: int | None, cap_field: str, stream_usage: bool) -> bytes:
-    """The body for a provider: the client's members in their order and byte for byte, but for the model
+def upstream_body(parsed: ParsedRequest, deployment: Deployment, output_cap: int | None) -> bytes:
+    """The body for a deployment: the client's members in their order and byte for byte, but for the model
     name, the output cap that the hold assumes, and the wish for a usage chunk.
     """
-    fields = dict(parsed.fields)
-    fields["model"] = msgspec.Raw(_encode(upstream_id))
-    if output_cap is not None:
-        # Under the name that the provider obeys: a cap that it does not know would bound nothing.
-        fields.pop("max_tokens" if cap_field == "max_completion_tokens" else "max_completion_tokens", None)
-        cap = fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
-        if "n_predict" in fields:
-            fields["n_predict"] = cap
-    if parsed.stream and stream_usage and not parsed.wants_usage:
+    fields = {**parsed.fields, "model": deployment.model_json}
+    if output_cap != parsed.output_cap or parsed.cap_field != deployment.provider.quirks.output_cap_field:
+        _write_cap(fields, parsed, deployment, output_cap)
+    if parsed.stream and not parsed.wants_usage and deployment.provider.quirks.stream_usage:
         options = _any(fields["stream_options"], "stream_options") if "stream_options" in fields else None
         fields["stream_options"] = msgspec.Raw(_encode({**(options or {}), "include_usage": True}))
     return _encode(fields)
 
 
-__all__ = ["TEXT_ONLY", "ParsedRequest", "clean_tags", "invalid", "parse_request", "read_max_cost", "upstream_body"]
+def _write_cap(fields: Fields, parsed: ParsedRequest, deployment: Deployment, output_cap: int | None) -> None:
+    """Under the name that the provider obeys: a cap that it does not know would bound nothing."""
+    if output_cap is None:
+        return
+    cap_field = deployment.provider.quirks.output_cap_field if parsed.operation == "chat" else "max_tokens"
+    fields.pop("max_tokens" if cap_field == "max_completion_tokens" else "max_completion_tokens", None)
+    cap = fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
+    if "n_predict" in fields:
+        fields["n_predict"] = cap
+
+
+__all__ = [
+    "TEXT_ONLY",
+    "ParsedRequest",
+    "clean_tags",
+    "invalid",
+    "parse_request",
+    "read_max_cost",
+    "refuse_unpriced",
+    "upstream_body",
+]

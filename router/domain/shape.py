@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -29,7 +29,7 @@ COMMON_DEPTH: Final = 8
 UNSEEN_TOKENS_BOUND: Final = 1_000_000
 """For what is known by its address only and may be of any length."""
 
-_OPENS_LIST_OF_OBJECTS: Final = re.compile(rb"\[\s*\{")
+_opens_list_of_objects: Final = re.compile(rb"\[\s*\{").match
 _ADDRESSES: Final = ("image_url", "video_url", "audio_url")
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
@@ -50,11 +50,20 @@ class InputShape(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Message(msgspec.Struct):
-    content: Any = None
+    content: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
 _decode_any = msgspec.json.Decoder().decode
+
+
+def opens_few(body: bytes, most: int) -> bool:
+    """Whether JSON opens at most so many objects and lists, text counted in: then it cannot nest deeper.
+
+    Taking brackets out finds them with `memchr`, a dozen times as fast as `count` on a long text (CPython 3.11).
+    """
+    enough = most + 1
+    return len(body) - len(body.replace(b"{", b"", enough).replace(b"[", b"", enough)) < enough
 
 
 def depth_exceeds(body: bytes, most: int) -> bool:
@@ -63,7 +72,7 @@ def depth_exceeds(body: bytes, most: int) -> bool:
     Raises:
         ValueError: there are more objects and lists than anybody needs; reading them would take the loop's time.
     """
-    if body.count(b"{") + body.count(b"[") <= most:
+    if opens_few(body, most):
         return False
     skeleton = body.translate(_AS_BRACES, _BRACKETS)
     if len(skeleton) <= MAX_BRACKETS and _peels_off(skeleton):
@@ -82,35 +91,31 @@ def _peels_off(skeleton: bytes) -> bool:
     return not skeleton
 
 
-def may_hold_parts(body: bytes) -> bool:
-    """Whether a message could hold anything but text: content in parts names its `type` or, where a server guesses
-    that, an address; or an escape hides the word.
-    """
-    if body.find(b"[", body.find(b"[") + 1) < 0:
-        # Parts stand in a list of their own, within the list of messages.
-        return False
-    return b'"type"' in body or (b"\\" in body and b"\\u00" in body) or b'_url"' in body
+def shape_of_messages(messages: msgspec.Raw, body: bytes) -> InputShape:
+    """Measure a chat: its `messages`, and the body that they came in.
 
-
-def shape_of_messages(raw: msgspec.Raw, *, extra_bytes: int = 0, parts: bool = True) -> InputShape:
-    """Measure `messages`; `extra_bytes` are those of tools and schemas, which count as text.
-
-    `parts` False: `may_hold_parts` said no, so that the size alone tells everything. The bytes that name roles and
-    keys of each message are more than the tokens that a chat template puts around it.
+    Every member of the body may be input to some provider (tools, documents, predictions): all bytes count. The
+    bytes that name roles and keys of each message are more than the tokens that a chat template puts around it.
 
     Raises:
         msgspec.MsgspecError, ValueError: not a list of objects, or empty.
     """
-    size = len(raw) + extra_bytes
-    if not parts and _OPENS_LIST_OF_OBJECTS.match(raw):
+    # Content in parts stands in a list of its own, within the list of messages.
+    if body.find(b"[") == body.rfind(b"[") and _opens_list_of_objects(messages):
+        size = len(body)
         return InputShape(size // BYTES_PER_TOKEN_LIKELY + 1, size + TOKENS_PER_REQUEST)
+    return _shape_with_parts(messages, len(body))
+
+
+def _shape_with_parts(raw: msgspec.Raw, size: int) -> InputShape:
     messages = _decode_messages(raw)
     if not messages:
         raise ValueError("it is empty")
     tally = _Tally()
     for message in messages:
-        if isinstance(message.content, list):
-            for part in message.content:
+        content = bytes(message.content)
+        if content[:1] == b"[":
+            for part in _decode_any(content):
                 tally.add(part)
     size -= tally.media_bytes
     return InputShape(

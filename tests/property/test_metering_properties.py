@@ -6,10 +6,13 @@ import json
 from itertools import pairwise
 from typing import Any, Final
 
+import msgspec
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from router.domain.counting import Limits, plain_usage, resolve
 from router.domain.metering import DOUBTS, Metered, StreamMeter, meter_json, split_usage
+from router.domain.openai_usage import InputDetails, OutputDetails, RawUsage, to_counts
 from router.domain.prices import Price, Rates, Tier
 from router.domain.pricing import UNLIMITED_TOKENS, affordable_output_tokens, charge, expected, worst_case
 from router.domain.sse import DONE
@@ -142,6 +145,38 @@ def test_no_usage_makes_a_stream_with_text_free(words: list[str], usage: Any, st
     _, metered = run([*chunks, DONE], strip=strip)
     check(metered.usage)
     assert metered.usage.output_tokens > 0
+
+
+COUNT: Final = st.none() | st.integers(min_value=0, max_value=60)
+IN_PARTS: Final = st.none() | st.builds(InputDetails, COUNT, COUNT, COUNT, COUNT)
+OUT_PARTS: Final = st.none() | st.builds(OutputDetails, COUNT, COUNT)
+
+
+@UNTIMED
+@given(
+    st.builds(
+        RawUsage, COUNT, COUNT, COUNT, IN_PARTS, OUT_PARTS, input_tokens_details=IN_PARTS, cached_tokens=COUNT, reasoning_tokens=COUNT
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_the_quick_reading_of_a_usage_books_what_the_careful_one_does(raw: RawUsage, adds_up: bool, beside: bool) -> None:
+    """Most answers never meet the careful one: the two must not differ in a token, whatever the provider's dialect."""
+    if adds_up:
+        raw = msgspec.structs.replace(raw, total_tokens=(raw.prompt_tokens or 0) + (raw.completion_tokens or 0))
+    usage = plain_usage(raw, input_bound=50, output_cap_total=50)
+    if usage is not None:
+        limits = Limits(input_likely=40, input_bound=50, output_cap_total=50)
+        counts = to_counts(raw, reasoning_beside_output=beside)
+        assert resolve(counts, limits, lambda: 7) == Metered(usage=usage)
+
+
+def test_the_usual_usage_is_read_quickly() -> None:
+    """With and without parts, as OpenAI and vLLM send it."""
+    assert plain_usage(RawUsage(5, 7, 12), 50, 50) == Usage(input_tokens=5, output_tokens=7, evidence="exact")
+    told = RawUsage(5, 7, 12, InputDetails(cached_tokens=4, audio_tokens=0), OutputDetails(reasoning_tokens=3, audio_tokens=0))
+    want = Usage(input_tokens=5, output_tokens=7, cache_read_tokens=4, reasoning_tokens=3, evidence="exact")
+    assert plain_usage(told, 50, 50) == want
 
 
 RATE: Final = st.integers(min_value=0, max_value=10**12)

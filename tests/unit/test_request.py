@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.types import Traits
 from router.domain.request import MAX_LABEL_LENGTH, MAX_TAGS, Operation, ParsedRequest, parse_request, upstream_body
 from router.errors import RouterError
+from router.ports import Endpoint
+from router.snapshot import Deployment, Provider, Quirks
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
+ENDPOINT = Endpoint(name="p", scheme="http", host="localhost", port=1, base_path="/v1")
 
 
 KNOWN: frozenset[str] = frozenset(
@@ -36,6 +40,13 @@ KNOWN: frozenset[str] = frozenset(
         "faregate",
         "provider",
         "stream_options",
+        "models",
+        "plugins",
+        "preset",
+        "route",
+        "service_tier",
+        "web_search_options",
+        "search_parameters",
     }
 )
 
@@ -56,7 +67,12 @@ def refused(body: bytes, operation: Operation = "chat") -> RouterError:
 
 
 def sent(request: ParsedRequest, *, cap: int | None = None, field: str = "max_tokens", usage: bool = True) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(upstream_body(request, upstream_id="theirs", output_cap=cap, cap_field=field, stream_usage=usage))
+    # The field is one of the two that are known.
+    quirks = Quirks(output_cap_field=field, stream_usage=usage)  # type: ignore[arg-type]
+    provider = Provider(name="p", kind="openai", lane="wire", endpoint=ENDPOINT, quirks=quirks)
+    traits = Traits(deployment="p/theirs", model="m", provider="p")
+    deployment = Deployment(name="p/theirs", model="m", upstream_id="theirs", provider=provider, traits=traits, price=None)
+    body: dict[str, Any] = json.loads(upstream_body(request, deployment, cap))
     return body
 
 
@@ -265,6 +281,46 @@ def test_the_cap_leaves_under_the_name_that_the_provider_obeys(more: dict[str, o
     # None of them is the operation.
     body = sent(parsed(**more), cap=3, field=field)  # type: ignore[arg-type]
     assert {name: body[name] for name in body if name in ("max_tokens", "max_completion_tokens", "n_predict")} == expected
+
+
+@pytest.mark.parametrize("name", ["models", "plugins", "preset", "route"])
+def test_a_request_cannot_have_the_provider_call_another_model(name: str) -> None:
+    """OpenRouter obeys these; the key may not use that model, and no budget holds its price."""
+    error = refused(json.dumps({"model": "m", "messages": MESSAGES, name: ["other/dear"]}).encode())
+    assert (error.spec.code, error.param) == ("invalid_request", name)
+    for empty in (b"null", b"[]"):
+        assert parse_request(b'{"model":"m","messages":[{}],"%b":%b}' % (name.encode(), empty), "chat").model == "m"
+    assert refused(json.dumps({"model": "m", "input": "x", name: "y"}).encode(), "embeddings").param == name
+
+
+@pytest.mark.parametrize(
+    ("more", "extra"),
+    [
+        ({"service_tier": "priority"}, "service_tier"),
+        ({"service_tier": {"tier": "priority"}}, "service_tier"),
+        ({"service_tier": "flex"}, ""),
+        ({"service_tier": "auto"}, ""),
+        ({"service_tier": None}, ""),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"web_search_options": None}, ""),
+        ({"search_parameters": {"mode": "on"}}, "search_parameters"),
+        ({"search_parameters": None, "service_tier": "priority"}, "service_tier"),
+    ],
+)
+def test_what_has_no_known_price_is_named(more: dict[str, object], extra: str) -> None:
+    """A dearer tier, or a search billed beside the tokens, is in no price; a cheaper tier is within it."""
+    # None of them is the operation.
+    assert parsed(**more).unpriced_extra == extra  # type: ignore[arg-type]
+
+
+def test_a_cap_as_the_provider_wants_it_leaves_as_it_came() -> None:
+    """Only where the text differs from what the hold assumes is it written anew; null is not a cap."""
+    assert sent(parsed(max_tokens=5), cap=5) == {"model": "theirs", "messages": MESSAGES, "max_tokens": 5}
+    assert sent(parsed(max_tokens=5, max_completion_tokens=None), cap=5)["max_tokens"] == 5
+    assert "max_completion_tokens" not in sent(parsed(max_tokens=5, max_completion_tokens=None), cap=5)
+    assert sent(parsed(max_tokens=None), cap=7)["max_tokens"] == 7
+    assert sent(parsed("completions", max_tokens=5), cap=5, field="max_completion_tokens")["max_tokens"] == 5
+    assert refused(b'{"model":"m","messages":[{}],"max_tokens":-0}').param == "max_tokens"
 
 
 def test_what_needs_no_change_is_not_changed() -> None:

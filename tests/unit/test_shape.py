@@ -15,7 +15,7 @@ from router.domain.shape import (
     UNSEEN_TOKENS_BOUND,
     InputShape,
     depth_exceeds,
-    may_hold_parts,
+    opens_few,
     shape_of_input,
     shape_of_messages,
 )
@@ -61,9 +61,19 @@ def test_depth_of_odd_bodies(body: bytes, exceeds: bool) -> None:
     assert depth_exceeds(body, 64) is exceeds
 
 
+@given(st.binary(), st.integers(0, 5))
+def test_few_brackets_are_told_from_many(body: bytes, most: int) -> None:
+    """The quick look that spares almost every body the careful one."""
+    assert opens_few(body, most) is (body.count(b"{") + body.count(b"[") <= most)
+
+
+def shape_of(raw: bytes) -> InputShape:
+    """Of a list of messages that came alone."""
+    return shape_of_messages(msgspec.Raw(raw), raw)
+
+
 def messages(*contents: object) -> InputShape:
-    raw = json.dumps([{"role": "user", "content": content} for content in contents]).encode()
-    return shape_of_messages(msgspec.Raw(raw), parts=may_hold_parts(raw))
+    return shape_of(json.dumps([{"role": "user", "content": content} for content in contents]).encode())
 
 
 def test_text_is_bounded_by_its_bytes() -> None:
@@ -76,14 +86,15 @@ def test_text_is_bounded_by_its_bytes() -> None:
 
 def test_the_quick_way_counts_no_less_than_the_careful_one() -> None:
     """A shortcut for plain text must not be a shortcut around the budget."""
-    raw = msgspec.Raw(json.dumps([{"role": "user", "content": "hello"}] * 3).encode())
-    assert shape_of_messages(raw, parts=False) == shape_of_messages(raw, parts=True)
+    quick, careful = (json.dumps([{"role": "user", "content": text}] * 3).encode() for text in ("hello", "h[llo"))
+    assert shape_of(quick) == shape_of(careful)
 
 
 def test_tools_and_schemas_count_as_text() -> None:
     """They become tokens of the prompt."""
-    raw = msgspec.Raw(b'[{"role":"user","content":"x"}]')
-    assert shape_of_messages(raw, extra_bytes=400).tokens_bound == shape_of_messages(raw).tokens_bound + 400
+    raw = b'[{"role":"user","content":"x"}]'
+    for beside in (b"x" * 400, b"[" * 400):
+        assert shape_of_messages(msgspec.Raw(raw), raw + beside).tokens_bound == shape_of(raw).tokens_bound + 400
 
 
 @pytest.mark.parametrize(
@@ -127,19 +138,19 @@ def test_odd_parts_are_text() -> None:
 
 
 def test_a_hidden_type_is_found() -> None:
-    """An escape inside the word must not hide an image."""
-    raw = b'[{"role":"user","content":[{"t\\u0079pe":"im\\u0061ge_url","image_\\u0075rl":{"url":"https://a"}}]}]'
-    assert may_hold_parts(raw)
-    assert shape_of_messages(msgspec.Raw(raw)).images == 1
+    """An escape inside the word must not hide an image, nor may a text before or after it."""
+    hidden = b'{"c\\u006fntent":[{"t\\u0079pe":"im\\u0061ge_url","image_\\u0075rl":{"url":"https://a"}}]}'
+    text = b'{"content":"[1] \\" [{"}'
+    for raw in (b"[%b]" % hidden, b"[%b,%b]" % (text, hidden), b"[%b,%b,{}]" % (hidden, text)):
+        assert shape_of(raw).images == 1
 
 
 @pytest.mark.parametrize("raw", [b"[]", b'"text"', b"{}", b"[5]", b"5", b"[[]]"])
 def test_messages_must_be_objects(raw: bytes) -> None:
     """The message of the error is the client's to read."""
-    with pytest.raises((msgspec.MsgspecError, ValueError)):
-        shape_of_messages(msgspec.Raw(raw))
-    with pytest.raises((msgspec.MsgspecError, ValueError)):
-        shape_of_messages(msgspec.Raw(raw), parts=False)
+    for beside in (b"", b'"["', b"[[]"):
+        with pytest.raises((msgspec.MsgspecError, ValueError)):
+            shape_of_messages(msgspec.Raw(raw), raw + beside)
 
 
 @pytest.mark.parametrize(
