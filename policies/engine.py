@@ -66,7 +66,6 @@ def decide(
     facts: RequestFacts,
     candidates: Sequence[Candidate],
     draw: float,
-    *,
     restrict: Restriction | None = None,
 ) -> Decision:
     """Filter the candidates, then let the branch's kind order what is left.
@@ -111,7 +110,7 @@ def decide(
         order = _preferred_first(order, kept, restrict.order)
     if ranking.rejected:
         rejected.extend(ranking.rejected)
-    return Decision(order=order, rejected=tuple(rejected), rule=branch.rule, kind=branch.kind)
+    return Decision(order, tuple(rejected), branch.rule, branch.kind)
 
 
 def _preferred_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], wanted: tuple[str, ...]) -> tuple[Ranked, ...]:

@@ -141,7 +141,7 @@ class Ranking(msgspec.Struct, frozen=True, gc=False):
     """Those that the kind's own options exclude."""
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What to try in which order, what not and why."""
 
     order: tuple[Ranked, ...]

@@ -39,7 +39,7 @@ class Admission:
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._required = bool(snapshot.keys)
         self._seen: dict[bytes, tuple[Principal, float]] = {}
-        """Principals by the whole header, as long as `_known` believes them. In memory only."""
+        """Principals by the whole header, as long as `_known` believes them and they have not expired. In memory only."""
 
     @property
     def required(self) -> bool:
@@ -59,8 +59,8 @@ class Admission:
             RouterError: 401, if that much is certain already.
         """
         seen = self._seen.get(headers.get(AUTHORIZATION, b""))
-        if seen is not None and seen[1] > (now := self._clock()):
-            return _fresh(seen[0], now)
+        if seen is not None and seen[1] > self._clock():
+            return seen[0]
         if not self._required:
             return _ANYONE
         credential = _credential(headers)
@@ -120,7 +120,9 @@ class Admission:
         if value is not None:
             if len(self._seen) >= MOST_SEEN:
                 self._seen.clear()
-            self._seen[value] = known
+            principal, until = known
+            expires_ms = principal.expires_ms
+            self._seen[value] = (principal, until if expires_ms is None else min(until, expires_ms / 1000))
 
     def _remember(self, digest: bytes, principal: Principal, until: float, now: float) -> Principal:
         self._known[digest] = (principal, until)

@@ -306,8 +306,8 @@ class Fleet:
 
     def request_started(self) -> None:
         """A client's request is served: earns a share of a retry."""
-        saved = self._saved_retries + RETRY_SHARE
-        self._saved_retries = saved if saved < RETRY_BURST else RETRY_BURST
+        if self._saved_retries < RETRY_BURST:
+            self._saved_retries = min(self._saved_retries + RETRY_SHARE, RETRY_BURST)
 
     def retry_allowed(self) -> bool:
         """Take one retry out of the budget. False: retrying now would add to an outage."""

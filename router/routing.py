@@ -50,11 +50,14 @@ def may_ask(route: Route, allowed: frozenset[str], snapshot: Snapshot) -> bool:
 def read_labels(call: Call) -> Restriction | None:
     """Fill in user, session and tags from body, headers and key; return what the request asks of routing."""
     request = call.request
+    if not request.labelled and LABELS.isdisjoint(call.headers):
+        call.tags = call.principal.tags
+        return None
     call.user = request.user
     call.session = request.session
     tags = request.tags
     only, most = request.only, request.max_cost_nusd
-    for name in () if LABELS.isdisjoint(call.headers) else LABELS:
+    for name in LABELS:
         value = call.headers.get(name)
         if value is None:
             continue
@@ -118,9 +121,21 @@ def offers(call: Call, branch: Branch, fleet: Fleet) -> list[FleetView]:
         if deployment.max_in_flight is not None:
             bound_by(view, deployment.max_in_flight)
         view.expected_nusd = expected_nusd(request, deployment, view.lengths.get(size) or fleet.usual_length(size))
-        view.worst_case_nusd = None
         found.append(view)
     return found
+
+
+def _decide(call: Call, branch: Branch, fleet: Fleet, draw: float, restrict: Restriction | None) -> Decision:
+    candidates = offers(call, branch, fleet)
+    if not branch.reads_worst_case and (restrict is None or restrict.max_cost_nusd is None):
+        return decide(branch, call.facts, candidates, draw, restrict)
+    for view in candidates:
+        view.worst_case_nusd = worst_case_nusd(call.request, call.snapshot.deployments[view.traits.deployment], call.route.timeouts)
+    decision = decide(branch, call.facts, candidates, draw, restrict)
+    for view in candidates:
+        # The next request must not be judged by what this one could have cost.
+        view.worst_case_nusd = None
+    return decision
 
 
 def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
@@ -130,20 +145,14 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
         RouterError: 400, 403 or 404 for what the client asked; 402 if every candidate could cost more than the
             request allows; 503 with every reason if nothing can serve it.
     """
-    snapshot, request = call.snapshot, call.request
-    route = call.route = find_route(snapshot, request.model, call.principal.models)
+    route = call.route = find_route(call.snapshot, call.request.model, call.principal.models)
     restrict = read_labels(call)
     if route.max_cost_nusd is not None:
         restrict = _limited(restrict, route.max_cost_nusd)
     facts = call.facts = facts_of(call, route)
     branch = call.branch = choose(route.policy, facts)
     call.routed = True
-    candidates = offers(call, branch, fleet)
-    if branch.reads_worst_case or (restrict is not None and restrict.max_cost_nusd is not None):
-        for candidate in candidates:
-            deployment = snapshot.deployments[candidate.traits.deployment]
-            candidate.worst_case_nusd = worst_case_nusd(request, deployment, route.timeouts)
-    decision = call.decision = decide(branch, facts, candidates, draw, restrict=restrict)
+    decision = call.decision = _decide(call, branch, fleet, draw, restrict)
     if not decision.order:
         raise nothing_left(call, decision, fleet)
     return decision

@@ -40,7 +40,9 @@ def bind(options: CostOptions) -> Order:
             kept = [c for c in kept if worst_case(c) <= ceiling_nusd]
         # Sorting is stable: it keeps the order of the YAML between equals.
         cheapest = sorted(kept, key=_EXPECTED)
-        return Ranking(tuple([Ranked(c.traits.deployment, (("expected_usd", expected(c) / 1e9),)) for c in cheapest]), rejected)
+        # The price filter has stopped what has no price; if one came through, None raises TypeError here.
+        ranked = [Ranked(c.traits.deployment, (("expected_usd", c.expected_nusd / 1e9),)) for c in cheapest]  # type: ignore[operator]
+        return Ranking(tuple(ranked), rejected)
 
     return order
 

@@ -29,11 +29,10 @@ def estimate(request: ParsedRequest, deployment: Deployment, server: ServerSetti
 
     `timeouts`: how long the call may take; None: as long as the deployment's own limit says.
     """
-    total = output_bound(request, deployment)
-    cap: int | None = None
-    if request.operation != "embeddings":
-        cap = deployment.default_max_output_tokens if request.output_cap is None else request.output_cap
-    held = total
+    held = total = output_bound(request, deployment)
+    cap = request.output_cap
+    if cap is None and request.operation != "embeddings":
+        cap = deployment.default_max_output_tokens
     if request.stream and total > server.slice_tokens and not _hides_output(request, deployment):
         held = server.slice_tokens
     hold = 0 if deployment.price is None else worst_of(request, deployment, held, timeouts)
@@ -60,9 +59,8 @@ def expected_nusd(request: ParsedRequest, deployment: Deployment, likely_output:
     `likely_output`: length of a likely answer in tokens, per choice.
     """
     output = likely_output * request.choices
-    most = output_bound(request, deployment)
-    if output > most:
-        output = most
+    if likely_output > (request.output_cap or deployment.default_max_output_tokens) or request.operation == "embeddings":
+        output = min(output, output_bound(request, deployment))
     tariff = deployment.tariff
     if tariff is not None:
         return tariff.fixed - (-(request.shape.tokens_likely * tariff.input + output * tariff.output) // 1_000_000)
