@@ -11,7 +11,7 @@ from policies.engine import Branch, choose, decide
 from policies.types import NOTHING, Decision, RequestFacts, Restriction
 from router.call import Call
 from router.domain.estimate import expected_nusd, worst_case_nusd
-from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost
+from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost, unpriced
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
 from router.errors import INVALID_REQUEST, MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
 from router.fleet import Fleet, FleetView, bound_by, size_class
@@ -146,6 +146,8 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
             request allows; 503 with every reason if nothing can serve it.
     """
     route = call.route = find_route(call.snapshot, call.request.model, call.principal.models)
+    if call.request.unpriced_extra:
+        _check_extra(call, route)
     restrict = read_labels(call)
     if route.max_cost_nusd is not None:
         restrict = _limited(restrict, route.max_cost_nusd)
@@ -156,6 +158,13 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     if not decision.order:
         raise nothing_left(call, decision, fleet)
     return decision
+
+
+def _check_extra(call: Call, route: Route) -> None:
+    """Refuse what is billed beside the known price, as `server.unpriced` says of prices; where nothing is billed it may pass."""
+    deployments = (call.snapshot.deployments[name] for name in route.deployments)
+    if call.snapshot.server.unpriced == "refuse" and not all(one.price is not None and one.price.free for one in deployments):
+        raise unpriced(call.request.unpriced_extra)
 
 
 def _limited(restrict: Restriction | None, max_cost_nusd: int) -> Restriction:

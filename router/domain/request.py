@@ -234,10 +234,9 @@ def _unpriced_extra(fields: Fields) -> str:
     return ""
 
 
-def refuse_unpriced(request: ParsedRequest) -> None:
-    """Refuse what no price is known for. Raises a 400 that names the member."""
-    name = request.unpriced_extra
-    raise invalid(f"'{name}' asks for something whose price is not known, and unpriced calls are refused. Leave it out.", name)
+def unpriced(name: str) -> RouterError:
+    """A 400 for a member that asks for something whose price nobody knows."""
+    return invalid(f"'{name}' asks for what is billed at a price that is not known, so no budget can hold it. Leave it out.", name)
 
 
 def _read_other_caps(fields: Fields, parsed: ParsedRequest) -> None:
@@ -404,6 +403,6 @@ __all__ = [
     "invalid",
     "parse_request",
     "read_max_cost",
-    "refuse_unpriced",
+    "unpriced",
     "upstream_body",
 ]

@@ -9,6 +9,7 @@ import pytest
 
 from router.admission import Admission
 from router.call import Call, Principal
+from router.domain.prices import Price, Rates
 from router.domain.request import parse_request
 from router.errors import RouterError
 from router.fleet import Fleet
@@ -47,6 +48,10 @@ def call_of(model: str = "auto", *, headers: dict[bytes, bytes] | None = None, p
     call.request = parse_request(msgspec.json.encode(body), "chat")
     call.principal = principal or Principal()
     return call
+
+
+def free_price() -> Price:
+    return Price(rates=Rates(input=0, output=0), free=True, source="config")
 
 
 def fleet() -> Fleet:
@@ -91,6 +96,27 @@ def test_a_key_may_ask_for_its_models_and_their_deployments(allowed: set[str], m
         assert route_call(call, fleet(), 0.0).order
     else:
         assert refused(call).spec.code == "model_not_allowed"
+
+
+@pytest.mark.parametrize(("rule", "refuses"), [("refuse", True), ("free", False)])
+def test_an_extra_without_a_price_is_refused_like_a_model_without_one(rule: str, refuses: bool) -> None:
+    """A web search or a dearer tier is billed beside what the hold covers; the operator says whether that may be."""
+    call = call_of(web_search_options={})
+    config = call.snapshot
+    call.snapshot = replace(config, server=replace(config.server, unpriced=rule))
+    if refuses:
+        error = refused(call)
+        assert (error.spec.http_status, error.param) == (400, "web_search_options")
+    else:
+        assert route_call(call, fleet(), 0.0).order
+
+
+def test_an_extra_is_no_matter_where_nothing_is_billed() -> None:
+    """A local server that ignores a tier keeps working with clients that always send one."""
+    call = call_of("small", service_tier="priority")
+    local = {name: replace(one, price=free_price()) for name, one in call.snapshot.deployments.items()}
+    call.snapshot = replace(call.snapshot, deployments=local)
+    assert route_call(call, fleet(), 0.0).order
 
 
 def test_labels_come_from_body_headers_and_key_and_the_key_wins() -> None:
