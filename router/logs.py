@@ -15,7 +15,8 @@ from typing import IO, Any, Final
 
 import msgspec
 
-FLUSH_BYTES: Final = 64 * 1024
+FLUSH_LINES: Final = 128
+"""So many lines go out without waiting for the timer: about as much as a pipe takes."""
 FLUSH_SECONDS: Final = 0.2
 MAX_BACKLOG_BYTES: Final = 4 * 1024 * 1024
 """What may wait for a reader that is too slow. Lines beyond it are dropped and counted."""
@@ -83,8 +84,8 @@ class RequestLog:
     def __init__(self, target: int | str | os.PathLike[str]) -> None:
         self.dropped_lines = 0
         self._lines: list[bytes] = []
-        self._size = 0
         self._rest = b""
+        """What the reader did not take, with its line ends; it comes before the lines."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._fd, self._owned, self._nonblocking = _open(target)
@@ -99,25 +100,39 @@ class RequestLog:
 
     def append(self, encoded: bytes) -> None:
         """Add a line that is JSON already, without its line end. Returns at once."""
-        if self._closed or self._size > MAX_BACKLOG_BYTES:
-            self.dropped_lines += 1
+        lines = self._lines
+        lines.append(encoded)
+        # A log that is closed has no timer either: what is out of the ordinary is found without being looked for.
+        if self._timer is None or len(lines) >= FLUSH_LINES:
+            self._look_after()
+
+    def _look_after(self) -> None:
+        """See to it that the lines go out: they are the first for a while, or many, or come after the end."""
+        if self._closed:
+            self.dropped_lines += len(self._lines)
+            self._lines.clear()
             return
-        self._lines.append(encoded)
-        self._size += len(encoded) + 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._tick)
-        elif self._size >= FLUSH_BYTES and not self._rest:
+        if len(self._lines) >= FLUSH_LINES:
             self.flush()
 
     def flush(self) -> None:
         """Hand over what waits, as far as the reader takes it."""
-        if self._lines:
-            self._lines.append(b"")
-            self._rest += b"\n".join(self._lines)
-            self._lines.clear()
         if self._rest:
             self._rest = self._send(self._rest)
-        self._size = len(self._rest)
+        lines = self._lines
+        if not lines:
+            return
+        lines.append(b"")
+        whole = b"\n".join(lines)
+        lines.clear()
+        if not self._rest:
+            self._rest = self._send(whole)
+        elif len(self._rest) + len(whole) <= MAX_BACKLOG_BYTES:
+            self._rest += whole
+        else:
+            self.dropped_lines += whole.count(b"\n")
 
     def close(self) -> None:
         """Write what waits, wait for a slow reader at most `CLOSE_SECONDS`, and drop the rest. Harmless twice."""
@@ -125,6 +140,7 @@ class RequestLog:
             return
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self.flush()
         deadline = time.monotonic() + CLOSE_SECONDS
         while self._rest and (left := deadline - time.monotonic()) > 0:

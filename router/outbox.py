@@ -11,7 +11,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,8 @@ import msgspec
 from router.adapters.entries import machine_clock_ms
 from router.domain.budgets import Bucket, BucketSet, Reservation
 from router.errors import StoreUnavailable
-from router.ports import BudgetStore, Ledger
+from router.metrics_ledger import MeteredStore
+from router.ports import Ledger
 
 RESEND_SECONDS: Final = 5.0
 """Settlements younger than this are sent again after the server changed. Redis' everysec can lose 2 s."""
@@ -66,7 +66,7 @@ class Outbox:
     def __init__(
         self,
         path: str,
-        store: BudgetStore,
+        store: MeteredStore,
         *,
         clock_ms: Callable[[], int] = machine_clock_ms,
         first_pause_seconds: float = FIRST_PAUSE_SECONDS,
@@ -74,6 +74,7 @@ class Outbox:
         """`path` names the file; a second process with the same path takes `path.1`, and so on."""
         self._wanted_path = path
         self._store = store
+        self._plain = store.plain
         self._clock_ms = clock_ms
         self._first_pause_seconds = first_pause_seconds
         self._fd = -1
@@ -133,13 +134,18 @@ class Outbox:
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> None:
         """Book the charge: in the store, else on disk for later. See `BudgetStore.settle`."""
+        store = self._store
+        began = store.clock()
         try:
-            await self._store.settle(held, charge_nusd=charge_nusd, record=record)
+            await self._plain.settle(held, charge_nusd=charge_nusd, record=record)
         except StoreUnavailable:
+            store.failed("settle", began)
             await self._keep(held, charge_nusd, record)
             return
+        now = store.clock()
+        store.settled(now - began)
         if self._run_id:
-            self._remember(held, charge_nusd, record)
+            self._remember(now, held, charge_nusd, record)
 
     async def void(self, held: Reservation) -> None:
         """Give the hold back: in the store, else later. See `BudgetStore.void`."""
@@ -148,8 +154,7 @@ class Outbox:
         except StoreUnavailable:
             await self._keep(held, None, b"")
 
-    def _remember(self, held: Reservation, charge_nusd: int, record: bytes) -> None:
-        now = time.monotonic()
+    def _remember(self, now: float, held: Reservation, charge_nusd: int, record: bytes) -> None:
         recent = self._recent
         recent.append((now, held, charge_nusd, record))
         while recent[0][0] < now - RESEND_SECONDS:

@@ -22,9 +22,10 @@ from router.fleet import USUAL_LENGTH, Fleet
 from router.lines import Ways, log_line
 from router.logs import RequestLog
 from router.metrics import Metrics
+from router.metrics_ledger import MeteredStore
 from router.metrics_series import RequestSeries
 from router.outcome import answer_headers, budget_error, with_ids
-from router.ports import BudgetStore, UpstreamError, UpstreamResponse
+from router.ports import UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
 from router.reservation import Reservations
 from router.routing import route_call
@@ -45,7 +46,7 @@ class Pipeline:
         admission: Admission,
         fleet: Fleet,
         reservations: Reservations,
-        store: BudgetStore,
+        store: MeteredStore,
         dispatcher: Dispatcher,
         settlements: Settlements,
         metrics: Metrics,
@@ -66,6 +67,7 @@ class Pipeline:
         self._settlements = settlements
         self._metrics = metrics
         self._in_flight = metrics.in_flight
+        self._reserved = store.reserved
         self._log = log
         self._live = live
         self._clock = clock
@@ -211,10 +213,18 @@ class Pipeline:
         """One attempt: hold, call, relay, settle. None: the client has its answer."""
         attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason))
         held: Reservation | Refusal | WindowMoved | None = None
+        asked = self._clock()
         try:
             held = await self.reservations.hold(attempt)
+            attempt.began = now = self._clock()
+            self._reserved(now - asked)
             if isinstance(held, WindowMoved):
                 held = await self.reservations.hold_in_next_window(attempt, held)
+                attempt.began = self._clock()
+        except StoreUnavailable:
+            if held is None:
+                self._store.failed("reserve", asked)
+            raise
         finally:
             # If that leads to no call, the next request may probe the deployment.
             if not isinstance(held, Reservation):
@@ -263,7 +273,6 @@ class Pipeline:
         call.budget_left_nusd = attempt.held.tightest_left_nusd
         self._live[attempt.attempt_id] = attempt
         self._fleet.began(attempt.deployment.name)
-        attempt.began = self._clock()
 
     async def _lost(self, attempt: Attempt, error: UpstreamError) -> Failure:
         """The provider cannot be reached, breaks off or is too slow."""

@@ -11,7 +11,7 @@ from router.domain.budgets import BucketSet, Refusal, Reservation, WindowMoved
 from router.domain.windows import bucket_set
 from router.errors import StoreUnavailable
 from router.lines import note
-from router.ports import BudgetStore
+from router.metrics_ledger import MeteredStore
 from router.snapshot import Snapshot
 
 MOST_CACHED_SETS: Final = 50_000
@@ -24,10 +24,11 @@ NO_KEY: Final = "anonymous"
 class Reservations:
     """Builds the buckets of an attempt and reserves in the store."""
 
-    def __init__(self, snapshot: Snapshot, store: BudgetStore, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, snapshot: Snapshot, store: MeteredStore, clock_ms: Callable[[], int]) -> None:
         """`clock_ms` gives Unix milliseconds; if the store's clock differs, the store's counts."""
         self._budgets = snapshot.budgets
-        self._store = store
+        self._store = store.plain
+        self._metered = store
         self._clock_ms = clock_ms
         self._sets: OrderedDict[tuple[str, ...], BucketSet] = OrderedDict()
         named = {budget.each for budget in snapshot.budgets if budget.each} | {
@@ -37,7 +38,7 @@ class Reservations:
         self._tags = tuple(sorted({name[4:] for budget in snapshot.budgets for name, _ in budget.when if name.startswith("tag:")}))
 
     def hold(self, attempt: Attempt) -> Awaitable[Reservation | Refusal | WindowMoved]:
-        """Reserve the first hold of an attempt. For `WindowMoved`, see `hold_in_next_window`.
+        """Reserve the first hold of an attempt. For `WindowMoved`, see `hold_in_next_window`. The caller counts the time.
 
         Raises:
             StoreUnavailable: when awaited; nothing is held.
@@ -62,7 +63,7 @@ class Reservations:
         told = note(attempt.call, attempt.way)
         for _ in range(WINDOW_TRIES - 1):
             buckets = self._buckets(attempt, moved.now_ms)
-            answer = await self._store.reserve(
+            answer = await self._metered.reserve(
                 attempt_id=attempt.attempt_id, amount_nusd=attempt.estimate.hold_nusd, buckets=buckets, note=told
             )
             if not isinstance(answer, WindowMoved):

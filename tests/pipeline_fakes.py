@@ -21,6 +21,7 @@ from router.domain.records import SpendRecord
 from router.errors import StoreUnavailable
 from router.fleet import Fleet
 from router.metrics import Metrics
+from router.metrics_ledger import MeteredStore
 from router.pipeline import Pipeline
 from router.ports import Endpoint, StoredKey, Timeouts, UpstreamError, UpstreamResponse
 from router.reservation import Reservations
@@ -360,12 +361,13 @@ class World:
         self.metrics.configure(config)
         self.live: dict[str, Attempt] = {}
         ids = itertools.count(1)
+        metered = MeteredStore(self.ledger, self.metrics, clock=self.clock)
         self.pipeline = Pipeline(
             snapshot=config,
             admission=Admission(config, NoKeys(), pepper=b"pepper", clock=self.clock),
             fleet=self.fleet,
-            reservations=Reservations(config, self.ledger, lambda: NOW_MS),
-            store=self.ledger,
+            reservations=Reservations(config, metered, lambda: NOW_MS),
+            store=metered,
             dispatcher=Dispatcher(wire=self.upstream),
             settlements=Settlements(Delivering(self.ledger), self.metrics, clock=self.clock, clock_ms=lambda: NOW_MS),
             metrics=self.metrics,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from router.adapters.sqlite.ledger import SqliteLedger
 from router.domain.budgets import Reservation
 from router.errors import StoreUnavailable
+from router.metrics import Metrics
+from router.metrics_ledger import MeteredStore
 from router.outbox import Outbox
 from tests.contract.stores import bucket, buckets, counters, held, records
 
@@ -47,10 +50,16 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "outbox.log")
         self.now_ms = 1_800_000_000_000
+        self.metrics = Metrics()
         self.ledger = Flaky(str(folder / "ledger.sqlite"), clock_ms=lambda: self.now_ms)
 
     async def outbox(self) -> Outbox:
-        made = Outbox(self.path, self.ledger, clock_ms=lambda: self.now_ms, first_pause_seconds=0.001)
+        made = Outbox(
+            self.path,
+            MeteredStore(self.ledger, self.metrics, clock=time.monotonic),
+            clock_ms=lambda: self.now_ms,
+            first_pause_seconds=0.001,
+        )
         await made.start()
         return made
 
