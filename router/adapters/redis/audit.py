@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from router.adapters.entries import KEEP_MS, split_ids
-from router.adapters.redis.keys import Keys
+from router.adapters.redis.keys import Keys, counter_fields, read_counters
 from router.adapters.redis.reads import Read, bucket_index, now_ms
 from router.adapters.redis.scripts import script
 from router.domain.budgets import NEVER_MS
@@ -89,7 +89,7 @@ class Audit:
     async def _catch_up(self, names: Sequence[str]) -> tuple[list[bytes | None], dict[str, int]]:
         """Read the log to its end. Returns the counters of these buckets and what is held, as of that moment."""
         keys = self._keys
-        fields = [f"{name}|{field}" for name in names for field in "shd"]
+        fields = [field for name in names for field in counter_fields(name)]
         into = [keys.books, keys.open_holds, keys.log, keys.trimmed]
         while True:
             self._last, trimmed, sums, at_end, *compared = await self._read(
@@ -111,7 +111,7 @@ class Audit:
                 self._last_ms[name] = max(at_ms, self._last_ms.get(name, 0))
 
     def _drifts(self, name: str, counters: Sequence[bytes | None], held: int) -> Iterator[Drift]:
-        spent, counted, debt = (int(value or 0) for value in counters)
+        spent, counted, debt = read_counters(counters)
         if spent != self._spent[name]:
             yield Drift(name, spent, self._spent[name], "spent")
         if counted != held:

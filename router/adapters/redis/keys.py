@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+def counter_fields(bucket_id: str) -> tuple[str, str, str]:
+    """Where the books keep used (spent and held), spent and debt of a bucket."""
+    return bucket_id, f"{bucket_id}|s", f"{bucket_id}|d"
+
+
+def read_counters(values: Sequence[bytes | None]) -> tuple[int, int, int]:
+    """Spent, held and debt, from the values of `counter_fields`."""
+    used, spent, debt = (int(value or 0) for value in values)
+    return spent, used - spent, debt
 
 
 def limit_field(bucket_id: str) -> str:
@@ -23,10 +35,10 @@ class Keys:
 
     @property
     def books(self) -> str:
-        """Hash of all that a reserve must look at, so that it reads once and writes once.
+        """Hash of all that a reserve must look at, nano-USD and ms.
 
-        `<bucket id>|s`, `|h`, `|d`: spent, held, debt, nano-USD. `<budget>|l`: its limit, nano-USD.
-        `|<replica>`: end of its lease, ms. A bucket id has two bars, the escaped name of a budget none.
+        `<bucket id>`: spent and held together, which is what a limit bounds. `<bucket id>|s`: spent. `<bucket id>|d`: debt.
+        `<budget>|l`: its limit. `|<replica>`: end of its lease. A bucket id has two bars, the escaped name of a budget none.
         """
         return f"{{{self.prefix}}}:books"
 
@@ -87,3 +99,23 @@ class Keys:
     def pepper(self) -> str:
         """String: the secret under which key secrets are hashed."""
         return f"{{{self.prefix}}}:pepper"
+
+    @property
+    def alerts_marks(self) -> str:
+        """Hash: what was told -> until when it is not told again, ms. See `mark.lua`."""
+        return f"{{{self.prefix}}}:alerts:marks"
+
+    @property
+    def alerts_pending(self) -> str:
+        """Hash: what was told -> the event, until it is delivered."""
+        return f"{{{self.prefix}}}:alerts:pending"
+
+    @property
+    def alerts_leader(self) -> str:
+        """String: the replica that looks for what all share. Expires."""
+        return f"{{{self.prefix}}}:alerts:leader"
+
+    @property
+    def alerts_state(self) -> str:
+        """String: statistics over the log, see `router/alerts/statistics.py`."""
+        return f"{{{self.prefix}}}:alerts:state"

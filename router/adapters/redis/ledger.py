@@ -16,7 +16,7 @@ from router.adapters.entries import KEEP_MS, SWEPT_MS, TOMBSTONE_MS, checked_amo
 from router.adapters.redis import reads
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
-from router.adapters.redis.keys import Keys, lease_field, limit_field
+from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
 from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire, parse_url
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
@@ -44,29 +44,18 @@ class _Calls:
     def __init__(self, ledger: RedisLedger, buckets: BucketSet) -> None:
         made, keys = plan(buckets), ledger.keys
         self.buckets = made.buckets
-        # What each bucket is in the books: spent and held, and for those that refuse the limit of their budget.
-        counters = [f"{name}|{field}" for name in made.ids for field in "sh"]
-        checked = [
-            field
-            for name, bucket in zip(made.ids, made.buckets, strict=True)
-            for field in (f"{name}|s", f"{name}|h", limit_field(name) if bucket.hard else "")
-        ]
-        told = "".join(f"{b.limit_nusd} {b.ends_ms}\t" for b in made.buckets)
+        # What is seldom needed goes in one argument: the server pays for every one.
+        told = [f"{ledger.replica}\n{ledger.lease_ms}", *(f"{b.limit_nusd} {b.ends_ms}" for b in made.buckets)]
         begun = f"\n0\n0\n{made.joined}\n{ledger.replica}\n"
-        shared: list[str | int] = [
-            ledger.replica,
-            ledger.lease_ms,
-            made.starts_ms,
-            made.ends_ms,
-            made.joined,
-            told,
-            begun,
-            lease_field(ledger.replica),
-        ]
+        # A limit that does not refuse is not looked up.
+        limits = [limit_field(name) if b.hard else "" for name, b in zip(made.ids, made.buckets, strict=True)]
+        windows: list[str | int] = ["\n".join(told), begun, made.starts_ms, made.ends_ms]
+        shared = [*windows, lease_field(ledger.replica), *limits, *made.ids]
         into = [keys.books, keys.open_holds, keys.index, keys.leases]
-        self.reserve = attempt_call("reserve", into, keys.attempts, ["0", *shared, *checked])
-        self.extend = attempt_call("reserve", into, keys.attempts, ["1", *shared, *checked])
-        booked: list[str | int] = [made.joined, TOMBSTONE_MS, "".join(f"{b.ends_ms}\t" for b in made.buckets), *counters]
+        self.reserve = attempt_call("reserve", into, keys.attempts, ["0", *shared])
+        self.extend = attempt_call("reserve", into, keys.attempts, ["1", *shared])
+        spending = [field for name in made.ids for field in counter_fields(name)[:2]]
+        booked: list[str | int] = [made.joined, TOMBSTONE_MS, "".join(f"{b.ends_ms}\t" for b in made.buckets), *spending]
         into = [keys.books, keys.open_holds, keys.index, keys.log]
         self.settle = attempt_call("settle", into, keys.attempts, ["0", *booked])
         self.void = attempt_call("settle", into, keys.attempts, ["1", *booked])
@@ -190,7 +179,8 @@ class RedisLedger:
             checked_amount(amount_nusd)
             checked_attempt(attempt_id)
         calls = buckets.encoded.get(self._encoded_name) or self._calls(buckets)
-        encoded = calls.reserve % (self._prefix_length + len(attempt_id), attempt_id.encode(), amount_nusd, len(note), note)
+        amount = b"%d" % amount_nusd
+        encoded = calls.reserve % (self._prefix_length + len(attempt_id), attempt_id.encode(), len(amount), amount, len(note), note)
         try:
             # The way of nearly every call, with no coroutine more to wake.
             answer = await self._wire.send(encoded)
@@ -227,7 +217,8 @@ class RedisLedger:
             checked_amount(charge_nusd)
             checked_attempt(attempt_id)
         calls = buckets.encoded.get(self._encoded_name) or self._calls(buckets)
-        encoded = calls.settle % (self._prefix_length + len(attempt_id), attempt_id.encode(), charge_nusd, len(record), record)
+        charge = b"%d" % charge_nusd
+        encoded = calls.settle % (self._prefix_length + len(attempt_id), attempt_id.encode(), len(charge), charge, len(record), record)
         answer = await self._wire.send(encoded)
         if type(answer) is not int:
             answer = await self._run(encoded)
@@ -241,7 +232,8 @@ class RedisLedger:
         return bool(await self._run(self._encode(self._calls(buckets).void, attempt_id, 0)) == 1)
 
     def _encode(self, template: bytes, attempt_id: str, amount_nusd: int) -> bytes:
-        return template % (self._prefix_length + len(attempt_id), checked_attempt(attempt_id).encode(), amount_nusd, 0, b"")
+        attempt, amount = checked_attempt(attempt_id).encode(), b"%d" % amount_nusd
+        return template % (self._prefix_length + len(attempt), attempt, len(amount), amount, 0, b"")
 
     def _clear_doubt(self) -> None:
         if self._doubtful and (self._clearing is None or self._clearing.done()):

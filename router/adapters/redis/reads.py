@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from router.adapters.entries import Entry
-from router.adapters.redis.keys import Keys, limit_field
+from router.adapters.redis.keys import Keys, counter_fields, limit_field, read_counters
 from router.domain.budgets import BucketState
 from router.domain.windows import budget_of
 
@@ -39,29 +39,26 @@ async def bucket_states(read: Read, keys: Keys, *, budget: str | None, current_o
     states: list[BucketState] = []
     for at in range(0, len(wanted), PAGE):
         page = wanted[at : at + PAGE]
-        values = await read("HMGET", keys.books, *(field for name, _ in page for field in _fields(name)))
+        values = await read("HMGET", keys.books, *(field for name, _ in page for field in (*counter_fields(name), limit_field(name))))
         states += [state for i, (name, ends_ms) in enumerate(page) if (state := _state(name, ends_ms, values[4 * i : 4 * i + 4]))]
     return sorted(states, key=lambda s: (s.budget, s.scope, s.window))
 
 
-def _fields(name: str) -> tuple[str, str, str, str]:
-    return f"{name}|s", f"{name}|h", f"{name}|d", limit_field(name)
-
-
 def _state(name: str, ends_ms: int, values: Sequence[bytes | None]) -> BucketState | None:
-    """What the fields of a bucket say; None if it has been dropped."""
-    spent, held, debt, limit = values
-    if spent is None:
+    """What the books say of a bucket; None if it has been dropped."""
+    *counters, limit = values
+    if counters[0] is None:
         return None
     _, scope, label = name.split("|")
+    spent, held, debt = read_counters(counters)
     return BucketState(
         budget=budget_of(name),
         scope=scope,
         window=label,
         limit_nusd=None if limit is None else int(limit),
-        spent_nusd=int(spent),
-        held_nusd=int(held or 0),
-        debt_nusd=int(debt or 0),
+        spent_nusd=spent,
+        held_nusd=held,
+        debt_nusd=debt,
         ends_ms=ends_ms,
     )
 
@@ -76,6 +73,12 @@ async def entries(read: Read, keys: Keys, *, since_ms: int, until_ms: int | None
         if len(page) < PAGE:
             return
         start = "(" + page[-1][0].decode()
+
+
+async def entries_after(read: Read, keys: Keys, start: str, count: int) -> list[tuple[str, Entry]]:
+    """Some lines of the log from `start` on, an id of its stream, each with its own id."""
+    page = await read("XRANGE", keys.log, start, "+", "COUNT", count)
+    return [(stream_id.decode(), _entry(stream_id, flat, len(keys.attempts))) for stream_id, flat in page]
 
 
 def _entry(stream_id: bytes, flat: list[bytes], attempts: int) -> Entry:

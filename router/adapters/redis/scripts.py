@@ -9,8 +9,6 @@ from importlib import resources
 from typing import Final
 
 NAMES: Final = ("reserve", "settle", "sweep", "heartbeat", "limits", "trim", "audit")
-AMOUNT_DIGITS: Final = 16
-"""Of the largest amount, 2^53 - 1."""
 
 
 class Script:
@@ -60,13 +58,12 @@ def attempt_call(name: str, keys: Iterable[str], attempts: str, args: Iterable[s
     """A template for the calls of a script about one attempt: everything but what changes from attempt to attempt.
 
     The last key begins with `attempts`; amount and payload come before `args`. To be filled in one step, as bytes are
-    formatted: `template % (len(attempt) + len(attempts), attempt, amount, len(payload), payload)`.
+    formatted: `template % (len(attempts) + len(attempt), attempt, len(amount), amount, len(payload), payload)`.
     """
     keys, args = list(keys), list(args)
     prefix = attempts.encode()
     head = parts(["EVALSHA", script(name).sha, len(keys) + 1, *keys])
-    # An amount has a fixed width, so that its length need not be said anew.
-    hole = b"$%%d\r\n%b%%b\r\n$%d\r\n%%0%dd\r\n$%%d\r\n%%b\r\n" % (_escaped(prefix), AMOUNT_DIGITS, AMOUNT_DIGITS)
+    hole = b"$%%d\r\n%b%%b\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n" % _escaped(prefix)
     return b"*%d\r\n%b%b%b" % (3 + len(keys) + 1 + 2 + len(args), _escaped(head), hole, _escaped(parts(args)))
 
 

@@ -2,13 +2,13 @@
 -- settle.lua: replace a hold by the charge in every bucket and append the record to the log, or give a hold back.
 -- KEYS[1]  books      hash (see `keys.py`)          KEYS[2]  open    hash (see reserve.lua)
 -- KEYS[3]  index      zset: bucket id -> end of its window, ms
--- KEYS[4]  log        stream: r record, a attempt key, b bucket ids, s h added to spent and taken from held; where they say
+-- KEYS[4]  log        stream: r record, a attempt key, b bucket ids, s added to spent, h taken from held; where they say
 --                     something, d added to debt and o what the store knows better
 -- KEYS[5]  attempt    (see reserve.lua)
 -- ARGV[1]  charge, nano-USD      ARGV[2]  record, JSON     ARGV[3]  '1' to void
 -- ARGV[4]  bucket ids, joined by tabs                      ARGV[5]  how long the attempt is remembered, ms
 -- ARGV[6]  per bucket: end of its window, ms, tab
--- ARGV[7]  and on: per bucket the fields of spent and held
+-- ARGV[7]  and on: per bucket its id and its field of what is spent
 -- Returns 1: the books changed; 0: the attempt had ended before, nothing written.
 -- A hold that the store does not know is charged all the same, as debt, and flagged `orphan`; an unknown attempt that is
 -- voided is marked, so that a reserve that is still under way holds nothing. After a sweep the difference is booked as
@@ -17,8 +17,7 @@
 local key = KEYS[5]
 local void = ARGV[3] == '1'
 local ids, record = ARGV[4], ARGV[2]
-local names, first = ARGV, 7
-local held, charged, debt, outcome = 0, 0, 0, nil
+local names, first, outcome = ARGV, 7, nil
 local hold = redis.call('HGET', KEYS[2], key)
 if hold then
   redis.call('HDEL', KEYS[2], key)
@@ -34,59 +33,59 @@ else
     outcome = 'orphan'
   end
 end
+-- Amounts stay the strings they came as where nothing is added to them: numbers are slow to print.
+local spent, held, owed = ARGV[1], '0', 0
+local charged, debt = '0', '0'
 if hold then
-  local h, c, d, at = string.match(hold, '^(%d+)\n(%d+)\n(%d+)\n()')
-  held, charged, debt = tonumber(h), tonumber(c), tonumber(d)
-  if charged > 0 then outcome = 'corrected' end
-  if void or string.sub(hold, at, at + #ids) ~= ids .. '\n' then
+  local at
+  held, charged, debt, at = string.match(hold, '^(%d+)\n(%d+)\n(%d+)\n()')
+  if void or string.find(hold, ids, at, true) ~= at or string.byte(hold, at + #ids) ~= 10 then
     local own, note = string.match(hold, '^([^\n]*)\n[^\n]*\n(.*)$', at)
     if void then record = note end
     if own ~= ids then
       -- The caller names other buckets than the hold: the hold's own count.
       ids, names, first = own, {}, 1
       for id in string.gmatch(ids, '[^\t]+') do
+        names[#names + 1] = id
         names[#names + 1] = id .. '|s'
-        names[#names + 1] = id .. '|h'
       end
     end
   end
 end
+if charged ~= '0' then
+  outcome = 'corrected'
+  spent = string.format('%d', spent - charged)
+end
 -- What a step adds to spent + held was never checked against a limit: it is debt. What it takes away pays debt back.
-local spent = ARGV[1] - charged
 local growth = spent - held
-local owed = growth
-if growth <= 0 then owed = -math.min(debt, -growth) end
-local last = #names
-if last >= first then
-  local have = redis.call('HMGET', KEYS[1], unpack(names, first))
-  local write, fresh, shift = {}, false, first - 1
-  for at = 1, last - shift, 2 do
-    local count = have[at]
-    fresh = fresh or not count
-    write[2 * at - 1] = names[shift + at]
-    write[2 * at] = (count or 0) + spent
-    write[2 * at + 1] = names[first + at]
-    write[2 * at + 2] = (have[at + 1] or 0) - held
+if growth > 0 then
+  owed = growth
+elseif debt ~= '0' then
+  owed = -math.min(tonumber(debt), -growth)
+end
+local grown = growth ~= 0 and string.format('%d', growth)
+for i = first, #names, 2 do
+  if grown then redis.call('HINCRBY', KEYS[1], names[i], grown) end
+  if spent ~= '0' then redis.call('HINCRBY', KEYS[1], names[i + 1], spent) end
+end
+if owed ~= 0 then
+  for id in string.gmatch(ids, '[^\t]+') do
+    redis.call('HINCRBY', KEYS[1], id .. '|d', owed)
   end
-  redis.call('HSET', KEYS[1], unpack(write))
-  if fresh and first == 7 then
-    local ends = string.gmatch(ARGV[6], '(%d+)\t')
-    for id in string.gmatch(ids, '[^\t]+') do
-      redis.call('ZADD', KEYS[3], 'NX', ends(), id)
-    end
-  end
-  if owed ~= 0 then
-    for id in string.gmatch(ids, '[^\t]+') do
-      redis.call('HINCRBY', KEYS[1], id .. '|d', owed)
-    end
+end
+if outcome == 'orphan' then
+  local ends = string.gmatch(ARGV[6], '(%d+)\t')
+  for id in string.gmatch(ids, '[^\t]+') do
+    redis.call('HINCRBY', KEYS[1], id, 0)
+    redis.call('ZADD', KEYS[3], 'NX', ends(), id)
   end
 end
 redis.call('SET', key, void and 'V' or 'S', 'PX', ARGV[5])
-if owed ~= 0 or outcome then
-  if not void or charged > 0 then
-    redis.call('XADD', KEYS[4], '*', 'r', record, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed + 0, 'o', outcome or '')
+if owed == 0 and not outcome then
+  if not void then
+    redis.call('XADD', KEYS[4], '*', 'r', record, 'a', key, 'b', ids, 's', spent, 'h', held)
   end
-elseif not void then
-  redis.call('XADD', KEYS[4], '*', 'r', record, 'a', key, 'b', ids, 's', spent, 'h', held)
+elseif not void or charged ~= '0' then
+  redis.call('XADD', KEYS[4], '*', 'r', record, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed, 'o', outcome or '')
 end
 return 1

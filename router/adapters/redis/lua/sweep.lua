@@ -28,12 +28,12 @@ local function charge_hold(key, hold, owner)
   local owed = growth
   if growth <= 0 then owed = -math.min(debt, -growth) end
   for id in string.gmatch(ids, '[^\t]+') do
+    redis.call('HINCRBY', KEYS[1], id, growth)
     redis.call('HINCRBY', KEYS[1], id .. '|s', spent)
-    redis.call('HINCRBY', KEYS[1], id .. '|h', 0 - held)
     if owed ~= 0 then redis.call('HINCRBY', KEYS[1], id .. '|d', owed) end
   end
   redis.call('HDEL', KEYS[2], key)
-  local swept_hold = table.concat({'X0', string.format('%.0f', charge), string.format('%.0f', debt + owed), ids, owner, note}, '\n')
+  local swept_hold = string.format('X0\n%d\n%d\n', charge, debt + owed) .. ids .. '\n' .. owner .. '\n' .. note
   redis.call('SET', key, swept_hold, 'PX', ARGV[5])
   redis.call('XADD', KEYS[4], '*', 'r', note, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed + 0, 'o', 'swept')
   swept = swept + 1
@@ -42,7 +42,7 @@ end
 if ARGV[2] == '0' then
   local past = redis.call('ZRANGE', KEYS[5], '-inf', '(' .. string.format('%.0f', now - ARGV[6]), 'BYSCORE', 'LIMIT', 0, 200)
   for _, id in ipairs(past) do
-    redis.call('HDEL', KEYS[1], id .. '|s', id .. '|h', id .. '|d')
+    redis.call('HDEL', KEYS[1], id, id .. '|s', id .. '|d')
     redis.call('HDEL', KEYS[6], id .. '|s', id .. '|d')
     redis.call('ZREM', KEYS[5], id)
   end

@@ -19,7 +19,7 @@ for _, entry in ipairs(page) do
   end
 end
 for id, sum in pairs(sums) do
-  if redis.call('HEXISTS', KEYS[1], id .. '|s') == 1 then
+  if redis.call('HEXISTS', KEYS[1], id) == 1 then
     redis.call('HINCRBY', KEYS[3], id .. '|s', sum[1])
     redis.call('HINCRBY', KEYS[3], id .. '|d', sum[2] + 0)
   end
