@@ -184,7 +184,10 @@ class Service:
             from router.adapters.upstream.litellm_lane import LitellmLane
 
             lane = LitellmLane()
-            await lane.warm()
+            try:
+                await lane.warm()
+            except RouterError as exc:
+                raise ConfigError(f"providers: {exc}") from exc
             self._stack.push_async_callback(lane.close)
             adapter = lane
         return Dispatcher(wire=wire, second_wire=second, adapter=adapter)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import json
 import re
 import shlex
 from pathlib import Path
 from typing import Final
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from router import cli
+from router.adapters.choose import visiting
 from router.errors import ConfigError
 from router.settings import load_snapshot
 from tests.house.source import ROOT, text_files
@@ -61,3 +66,55 @@ def test_the_readme_shows_the_smallest_configuration() -> None:
     (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     shipped = (ROOT / "config" / "minimal.yaml").read_text(encoding="utf-8")
     assert [line for line in shown.splitlines() if line] == [line for line in shipped.splitlines() if line and not line.startswith("#")]
+
+
+PAGES: Final = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in text_files(".md")]
+NOT_RUN: Final = {
+    ("serve",): "it would not end",
+    ("keys", "revoke"): "the key of the example is nobody's",
+    ("demo",): "it has tests of its own",
+}
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The calls of `faregate` in the shell blocks of a page, as words."""
+    blocks = [text for language, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if language in ("sh", "console")]
+    lines = [line.removeprefix("$ ") for text in blocks for line in text.replace("\\\n", " ").splitlines()]
+    calls = [words for line in lines if (words := shlex.split(line, comments=True))[:1] == ["faregate"]]
+    return [words[1 : words.index("<")] if "<" in words else words[1:] for words in calls]
+
+
+def configuration_of(page: Path) -> str:
+    """The complete configuration that a page shows first; the smallest one that there is if it shows none."""
+    shown = [text for language, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if language == "yaml"]
+    whole = [text for text in shown if re.match(r"(#.*\n)*version: 1\n", text)]
+    return whole[0] if whole else (ROOT / "config" / "minimal.yaml").read_text(encoding="utf-8")
+
+
+async def make_books(store: str) -> None:
+    async with visiting(store):
+        pass
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page.values[0])])
+def test_commands_in_a_page_work_with_what_the_page_shows(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader pastes them one after the other, beside the configuration that stands above them."""
+    store = str(tmp_path / "ledger.sqlite")
+    for name, value in (ENVIRONMENT | {"FAREGATE_STORE": store}).items():
+        monkeypatch.setenv(name, value)
+    for name in ("REDIS_URL", "FAREGATE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(make_books(store))
+    Path("router.yaml").write_text(configuration_of(page), encoding="utf-8")
+    request = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "Hello"}]})
+    Path("request.json").write_text(request, encoding="utf-8")
+    for verb, *rest in commands_of(page):
+        shown = f"faregate {shlex.join([verb, *rest])}"
+        command = get_command(cli.load(verb))
+        if any((verb, *rest)[: len(left_out)] == left_out for left_out in NOT_RUN):
+            with command.make_context(verb, list(rest), resilient_parsing=False):
+                continue
+        result = CliRunner().invoke(cli.load(verb), rest, input=request)
+        assert result.exit_code == 0, f"{shown}\n{result.output}"
+        assert result.output, shown
