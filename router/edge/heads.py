@@ -48,23 +48,24 @@ class KnownHead:
     need not be parsed and checked once more. It is forgotten with its connection, because it holds a credential.
     """
 
-    __slots__ = ("_after", "_before", "_reach", "head")
+    __slots__ = ("_after", "_after_size", "_before", "_reach", "_start", "head")
 
     def __init__(self, head: RequestHead, before: bytes, after: bytes) -> None:
+        """`before` and `after` are what stands around the digits of the length."""
         self.head = head
         self._before = before
+        self._start = len(before)
         self._after = after
+        self._after_size = len(after)
         self._reach = len(before) + MAX_DIGITS + len(after)
 
     def find_body(self, data: bytes) -> tuple[int, int]:
         """Where the body begins in data that begins with this head, and the body's length; (0, 0) for another head."""
-        before, after = self._before, self._after
-        if data.startswith(before):
-            start = len(before)
-            end = data.find(after, start, self._reach)
-            digits = data[start:end]
+        if data.startswith(self._before):
+            end = data.find(self._after, self._start, self._reach)
+            digits = data[self._start : end]
             if end > 0 and digits.isdigit():
-                return end + len(after), int(digits)
+                return end + self._after_size, int(digits)
         return 0, 0
 
 

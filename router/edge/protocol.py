@@ -337,8 +337,10 @@ class GateProtocol(asyncio.Protocol):
         elif len(self.waiting) >= MAX_PIPELINED:
             self.refuse(BAD_HTTP, f"More than {MAX_PIPELINED} requests were sent without waiting for an answer.")
         else:
+            # One may wait at no cost: clients ask on while the call before is still being settled.
+            if self.waiting:
+                self.transport.pause_reading()
             self.waiting.append(exchange)
-            self.transport.pause_reading()
 
     def _start(self, exchange: WireExchange) -> None:
         self.active = exchange
@@ -376,7 +378,8 @@ class GateProtocol(asyncio.Protocol):
         elif not self.closing:
             self.since = self.loop.time()
             following = self.waiting.popleft()
-            self.transport.resume_reading()
+            if not self.transport.is_reading():
+                self.transport.resume_reading()
             self._start(following)
 
 

@@ -1,0 +1,166 @@
+"""A head that came before is not parsed again: it must mean what the parser would have found in it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from router.domain.request import Operation
+from router.edge.exchange import Exchange
+from router.edge.gate import Gate
+from router.edge.protocol import MAX_HEADS_KNOWN, GateProtocol
+from router.snapshot import ServerSettings
+
+Seen = tuple[str, dict[bytes, bytes], bytes]
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closed = False
+        self.reading = True
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_reading(self) -> bool:
+        return self.reading
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Talk:
+    """One connection, and the calls that were found in its bytes."""
+
+    def __init__(self, *, knows: bool = True, **settings: Any) -> None:
+        self.seen: list[Seen] = []
+        self.state = ServerState()
+        gate = Gate(call=self._serve, refuses_early=lambda headers: False, asgi=self._other, settings=ServerSettings(**settings))
+        self.protocol = GateProtocol(SimpleNamespace(app=gate), self.state, {})  # type: ignore[arg-type]
+        self.protocol.heads_to_know = MAX_HEADS_KNOWN if knows else 0
+        self.wire = Wire()
+        self.protocol.connection_made(self.wire)  # type: ignore[arg-type]
+
+    async def _serve(self, exchange: Exchange, operation: Operation) -> None:
+        self.seen.append((operation, dict(exchange.headers), await exchange.body()))
+        await exchange.respond(200, b"", b"%d" % len(self.seen))
+
+    async def _other(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": scope["raw_path"]})
+
+    async def send(self, *packets: bytes) -> None:
+        for packet in packets:
+            self.protocol.data_received(packet)
+            while self.state.tasks:
+                await asyncio.sleep(0)
+
+
+def call(body: bytes = b"{}", *, start: bytes = b"POST /v1/chat/completions HTTP/1.1", lines: Sequence[bytes] = ()) -> bytes:
+    return b"\r\n".join([start, b"Host: a", b"Authorization: Bearer k", b"Content-Length: %d" % len(body), *lines, b"", body])
+
+
+HEADS = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer k1\r\nContent-Length: %b\r\nAccept: */*\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer k2\r\nContent-Length: %b\r\nAccept: */*\r\n\r\n",
+    b"POST /v1/embeddings HTTP/1.1\r\nhost:a\r\ncontent-length:%b\r\n\r\n",
+    b"POST /v1/embeddings?x=1 HTTP/1.1\r\ncontent-LENGTH: \t%b\r\nhost: a\r\nx-empty:\r\nx-twice: 1\r\nx-twice: 2\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nExpect: 100-continue\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nConnection: close\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.0\r\nHost: a\r\nContent-Length: %b\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %b\r\n\r\n",
+    b"\r\nPOST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\n\r\n",
+    b"GET /elsewhere HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\n\r\n",
+)
+LENGTHS = (b"%d", b"00%d", b"+%d", b"-%d", b"%d ", b" %d", b"1%d", b"%d, %d", b"%d\r\nx: y", b"%d\r\nContent-Length: 0", b"%d\r", b"")
+BODIES = (b"", b"{}", b"[1,2]", b"\r\n\r\n", b"x" * 70, HEADS[0] % b"3")
+
+
+async def agree(*sent: bytes) -> None:
+    """The same calls, the same bodies, the same answers, the same end, whether heads are known or not."""
+    known, parsed = Talk(max_body_bytes=60), Talk(max_body_bytes=60, knows=False)
+    await known.send(*sent)
+    await parsed.send(*sent)
+    assert known.seen == parsed.seen
+    assert b"".join(known.wire.written) == b"".join(parsed.wire.written)
+    assert (known.wire.closed, known.protocol.phase) == (parsed.wire.closed, parsed.protocol.phase)
+
+
+@pytest.mark.parametrize("head", HEADS)
+async def test_a_known_head_means_what_the_parser_finds_in_it(head: bytes) -> None:
+    """Whatever stands for the length, whatever the body is, and whatever follows in the same packet."""
+    first = head % b"2" + b"{}"
+    for length, body, following in itertools.product(LENGTHS, BODIES, (b"", first, b"\r")):
+        await agree(first, head % length.replace(b"%d", b"%d" % len(body)) + body + following, first)
+
+
+@given(st.sampled_from(HEADS[:4]), st.lists(st.sampled_from(BODIES), min_size=1, max_size=4), st.lists(st.integers(0, 700), max_size=5))
+def test_it_does_not_matter_where_a_known_head_is_cut(head: bytes, bodies: list[bytes], cuts: list[int]) -> None:
+    """Packets end where the network wants."""
+    sent = b"".join(head % (b"%d" % len(body)) + body for body in bodies)
+    at = sorted({0, len(sent), *(cut for cut in cuts if cut < len(sent))})
+    asyncio.run(agree(head % b"2" + b"{}", *[sent[begin:end] for begin, end in itertools.pairwise(at)]))
+
+
+async def test_the_parser_does_not_see_a_known_head() -> None:
+    """Otherwise the test above would compare the parser with itself."""
+    talk = Talk()
+    await talk.send(call(b"[1]"))
+    # Nothing is left that could parse.
+    talk.protocol.parser = None  # type: ignore[assignment]
+    await talk.send(call(b"[2,2]"), call(b"[3]")[:-2], b"3]", call(b""))
+    assert [body for _, _, body in talk.seen] == [b"[1]", b"[2,2]", b"[3]", b""]
+
+
+async def test_another_credential_is_another_head() -> None:
+    """Behind a proxy, clients with different keys share a connection."""
+    talk = Talk()
+    other = call().replace(b"Bearer k", b"Bearer l")
+    await talk.send(call(), call(), other, call(), other)
+    assert [headers[b"authorization"][-1:] for _, headers, _ in talk.seen] == [b"k", b"k", b"l", b"k", b"l"]
+
+
+async def test_heads_that_always_differ_are_not_kept_for_ever() -> None:
+    """To keep one costs time: after a few that never came again, none is."""
+    talk = Talk()
+    await talk.send(*[call(lines=[b"traceparent: %d" % number]) for number in range(20)])
+    assert len(talk.seen) == 20
+    assert talk.protocol.heads_to_know == 0
+
+
+async def test_a_body_above_what_is_taken_unproven_goes_to_the_parser() -> None:
+    """There the key is looked at before the body is read."""
+    talk = Talk()
+    await talk.send(call(), call(b"x" * 70_000))
+    assert [len(body) for _, _, body in talk.seen] == [2, 70_000]
+
+
+async def test_requests_of_the_same_head_in_one_packet_are_answered_in_order() -> None:
+    """What follows in the packet is not part of the body."""
+    talk = Talk()
+    calls = [call(b"[%d]" % number) for number in range(7)]
+    await talk.send(calls[0], calls[1] + calls[2], calls[3][:-2], calls[3][-2:] + calls[4] + calls[5], calls[6])
+    assert [body for _, _, body in talk.seen] == [b"[%d]" % number for number in range(7)]
+    assert b"".join(talk.wire.written).count(b"HTTP/1.1 200") == 7
