@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec.structs import astuple
 
-from router.domain.openai_usage import NO_PARTS, Counts, Doubt, Parts, RawUsage, plain_parts
+from router.domain.openai_usage import NO_PARTS, NOTHING_RARE, Counts, Doubt, InputDetails, OutputDetails, RawUsage
 from router.domain.usage import Evidence, Usage
 
 BYTES_PER_TOKEN: Final = 4
@@ -70,27 +70,31 @@ def plain_usage(raw: RawUsage, input_bound: int, output_cap_total: int) -> Usage
 
     None where anything needs a closer look; what this answers, `to_counts` and `resolve` answer too.
     """
-    given_input, given_output, total, *beyond = astuple(raw)
+    given_input, given_output, total, of_input, of_output, *rare = astuple(raw)
     if not given_input or not given_output or total != given_input + given_output:
         return None
-    if given_input > input_bound or given_output > output_cap_total:
+    if given_input > input_bound or given_output > output_cap_total or rare != NOTHING_RARE:
         return None
-    if beyond == NO_PARTS:
+    if of_input in NO_PARTS and of_output in NO_PARTS:
         return Usage(input_tokens=given_input, output_tokens=given_output, evidence="exact")
-    parts = plain_parts(raw)
-    return None if parts is None else _usage_of(given_input, given_output, parts)
+    return _with_parts(given_input, given_output, of_input or InputDetails(), of_output or OutputDetails())
 
 
-def _usage_of(given_input: int, given_output: int, parts: Parts) -> Usage:
-    read, write, audio_in, reasoning, audio_out = parts
+def _with_parts(given_input: int, given_output: int, of_input: InputDetails, of_output: OutputDetails) -> Usage | None:
+    """The same with parts, if they fit."""
+    read, audio_in, write, created = astuple(of_input)
+    reasoning, audio_out = astuple(of_output)
+    write = created if write is None else write
+    if (read or 0) + (audio_in or 0) + (write or 0) > given_input or (reasoning or 0) + (audio_out or 0) > given_output:
+        return None
     return Usage(
         input_tokens=given_input,
-        cache_read_tokens=read,
-        cache_write_tokens=write,
-        audio_input_tokens=audio_in,
+        cache_read_tokens=read or 0,
+        cache_write_tokens=write or 0,
+        audio_input_tokens=audio_in or 0,
         output_tokens=given_output,
-        reasoning_tokens=reasoning,
-        audio_output_tokens=audio_out,
+        reasoning_tokens=reasoning or 0,
+        audio_output_tokens=audio_out or 0,
         evidence="exact",
     )
 

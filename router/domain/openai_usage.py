@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
+from itertools import product, starmap
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec.structs import astuple
@@ -81,19 +82,12 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     doubt: Doubt | None = None
 
 
-class Parts(NamedTuple):
-    """Parts of the input and of the output."""
-
-    read: int
-    write: int
-    audio_in: int
-    reasoning: int
-    audio_out: int
-
-
-NO_PARTS: Final = list(astuple(RawUsage())[3:])
-"""What follows the two counts and their total where no parts are reported."""
-_NOTHING_RARE: Final = NO_PARTS[2:]
+NO_PARTS: Final = frozenset(
+    {None, *starmap(InputDetails, product((None, 0), repeat=4)), *starmap(OutputDetails, product((None, 0), repeat=2))}
+)
+"""Every way to say that there are no parts."""
+NOTHING_RARE: Final = list(astuple(RawUsage())[5:])
+"""The fields of a usage object after the first five, where none is set."""
 _NO_INPUT_DETAILS: Final = InputDetails()
 _NO_OUTPUT_DETAILS: Final = OutputDetails()
 _decode_usage: Final = msgspec.json.Decoder(RawUsage).decode
@@ -120,22 +114,6 @@ def decode_usage(raw: bytes) -> tuple[RawUsage, Doubt | None]:
         return RawUsage(), "missing" if value is None else "not_a_number"
     usage, doubt = _lenient(RawUsage, value)
     return usage, doubt
-
-
-def plain_parts(raw: RawUsage) -> Parts | None:
-    """The parts of counts that agree with their total, where each is told in one place and all fit; None: look closer."""
-    if list(astuple(raw)[5:]) != _NOTHING_RARE:
-        return None
-    of_input = raw.prompt_tokens_details or _NO_INPUT_DETAILS
-    of_output = raw.completion_tokens_details or _NO_OUTPUT_DETAILS
-    read = of_input.cached_tokens or 0
-    write = _first(of_input.cache_write_tokens, of_input.cache_creation_tokens)
-    audio_in = of_input.audio_tokens or 0
-    reasoning = of_output.reasoning_tokens or 0
-    audio_out = of_output.audio_tokens or 0
-    if read + write + audio_in > (raw.prompt_tokens or 0) or reasoning + audio_out > (raw.completion_tokens or 0):
-        return None
-    return Parts(read, write, audio_in, reasoning, audio_out)
 
 
 def to_counts(raw: RawUsage, *, reasoning_beside_output: bool, doubt: Doubt | None = None) -> Counts:

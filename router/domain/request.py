@@ -29,6 +29,7 @@ Fields = dict[str, msgspec.Raw]
 _INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
 _OTHER_CAPS: Final = frozenset({"max_completion_tokens", "n_predict"})
 """Names of the cap on output beside `max_tokens`. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
+_OTHER_CAP: Final = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _FEATURES: Final = frozenset({"n", "best_of", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
 _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
 _OTHER_MODELS: Final = frozenset({"models", "plugins", "preset", "route"})
@@ -125,7 +126,17 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         model = _decode_str(raw_model)
     except msgspec.MsgspecError:
         raise invalid("'model' must be a string.", "model") from None
-    parsed = ParsedRequest(operation, model, fields, _read_input(fields, operation, body))
+    name = _INPUTS[operation]
+    raw_input = fields.get(name)
+    if raw_input is None:
+        raise invalid(f"'{name}' is missing.", name)
+    try:
+        # Every other member may be input to some provider: all bytes count.
+        shape = shape_of_messages(raw_input, body) if operation == "chat" else shape_of_input(raw_input, body)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        wanted = "a list of objects with at least one element" if operation == "chat" else "a string or a list of strings or tokens"
+        raise invalid(f"'{name}' must be {wanted}: {exc}", name) from None
+    parsed = ParsedRequest(operation, model, fields, shape)
     if operation != "embeddings":
         _read_output(fields, parsed)
     if not _only_common(fields):
@@ -162,27 +173,15 @@ def _check_depth(body: bytes) -> None:
         raise RouterError(INVALID_JSON, f"The request body cannot be read: {exc}.") from None
 
 
-def _read_input(fields: Fields, operation: Operation, body: bytes) -> InputShape:
-    name = _INPUTS[operation]
-    raw = fields.get(name)
-    if raw is None:
-        raise invalid(f"'{name}' is missing.", name)
-    try:
-        if operation == "chat":
-            return shape_of_messages(raw, body)
-        # Every other member may be input to some provider: all bytes count.
-        return shape_of_input(raw, extra_bytes=len(body) - len(raw))
-    except (msgspec.MsgspecError, ValueError) as exc:
-        wanted = "a list of objects with at least one element" if operation == "chat" else "a string or a list of strings or tokens"
-        raise invalid(f"'{name}' must be {wanted}: {exc}", name) from None
-
-
 def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
     """The members that almost every request has; `_read_rare` reads the others."""
     raw = fields.get("max_tokens")
     if raw is not None:
-        parsed.output_cap = _cap(raw, "max_tokens")
         parsed.cap_field = "max_tokens"
+        try:
+            parsed.output_cap = _decode_cap(raw)
+        except msgspec.MsgspecError:
+            parsed.output_cap = _rare_cap(raw, "max_tokens")
     raw = fields.get("stream")
     if raw is not None and raw != _FALSE:
         parsed.stream = _flag(raw, "stream")
@@ -192,12 +191,9 @@ def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
         parsed.choices = parsed.shape.prompts
 
 
-def _cap(raw: msgspec.Raw, name: str) -> int | None:
-    try:
-        return _decode_cap(raw)
-    except msgspec.MsgspecError:
-        # Null and 0 are rare; all else is refused with a reason.
-        return _whole(raw, name, MAX_OUTPUT_CAP, least=0)
+def _rare_cap(raw: msgspec.Raw, name: str) -> int | None:
+    """A cap that may be null or 0; anything else is refused with a reason."""
+    return _whole(raw, name, MAX_OUTPUT_CAP, least=0)
 
 
 def _read_rare(fields: Fields, parsed: ParsedRequest) -> None:
@@ -241,7 +237,7 @@ def unpriced(name: str) -> RouterError:
 
 def _read_other_caps(fields: Fields, parsed: ParsedRequest) -> None:
     """The lowest cap counts: of several the strictest was meant, or is safe to assume."""
-    caps = {name: _cap(raw, name) for name, raw in fields.items() if name == "max_tokens" or name in _OTHER_CAPS}
+    caps = {name: _rare_cap(raw, name) for name, raw in fields.items() if name == "max_tokens" or name in _OTHER_CAPS}
     parsed.output_cap = min((cap for cap in caps.values() if cap is not None), default=None)
     parsed.cap_field = next(iter(caps)) if len(caps) == 1 else ""
 
@@ -376,21 +372,21 @@ def upstream_body(parsed: ParsedRequest, deployment: Deployment, output_cap: int
     """The body for a deployment: the client's members in their order and byte for byte, but for the model
     name, the output cap that the hold assumes, and the wish for a usage chunk.
     """
+    quirks = deployment.provider.quirks
     fields = {**parsed.fields, "model": deployment.model_json}
-    if output_cap != parsed.output_cap or parsed.cap_field != deployment.provider.quirks.output_cap_field:
-        _write_cap(fields, parsed, deployment, output_cap)
-    if parsed.stream and not parsed.wants_usage and deployment.provider.quirks.stream_usage:
+    if output_cap is not None:
+        cap_field = quirks.output_cap_field if parsed.operation == "chat" else "max_tokens"
+        if cap_field != parsed.cap_field or output_cap != parsed.output_cap:
+            _write_cap(fields, cap_field, output_cap)
+    if parsed.stream and not parsed.wants_usage and quirks.stream_usage:
         options = _any(fields["stream_options"], "stream_options") if "stream_options" in fields else None
         fields["stream_options"] = msgspec.Raw(_encode({**(options or {}), "include_usage": True}))
     return _encode(fields)
 
 
-def _write_cap(fields: Fields, parsed: ParsedRequest, deployment: Deployment, output_cap: int | None) -> None:
+def _write_cap(fields: Fields, cap_field: str, output_cap: int) -> None:
     """Under the name that the provider obeys: a cap that it does not know would bound nothing."""
-    if output_cap is None:
-        return
-    cap_field = deployment.provider.quirks.output_cap_field if parsed.operation == "chat" else "max_tokens"
-    fields.pop("max_tokens" if cap_field == "max_completion_tokens" else "max_completion_tokens", None)
+    fields.pop(_OTHER_CAP[cap_field], None)
     cap = fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
     if "n_predict" in fields:
         fields["n_predict"] = cap

@@ -174,15 +174,16 @@ def _inline_bytes(url: object) -> int:
     return len(url) if isinstance(url, str) and url.startswith("data:") else 0
 
 
-def shape_of_input(raw: msgspec.Raw, *, extra_bytes: int = 0) -> InputShape:
-    """Measure `prompt` or `input`: a string, strings, tokens, or lists of tokens.
+def shape_of_input(raw: msgspec.Raw, body: bytes) -> InputShape:
+    """Measure `prompt` or `input` (a string, strings, tokens, or lists of tokens) and the body that it came in.
 
-    `extra_bytes` are those of a suffix: each prompt is completed with it.
+    All other bytes count for each prompt: it is completed with the same suffix.
 
     Raises:
         msgspec.MsgspecError, ValueError: anything else, or empty.
     """
     text = bytes(raw)
+    extra_bytes = len(body) - len(text)
     likely = len(text) // BYTES_PER_TOKEN_LIKELY + 1
     bound = len(text)
     prompts = 1
