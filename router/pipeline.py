@@ -393,6 +393,8 @@ class Pipeline:
     def _ended(self, attempt: Attempt, answer: Answer) -> None:
         call = attempt.call
         call.outcome, call.error_code = answer.outcome, answer.error_code
+        if answer.refused_by:
+            self._metrics.refused(budget=answer.refused_by, action="cut")
         if answer.outcome in ("ok", "cut"):
             self._won(attempt, answer.metered, self._clock())
         else:

@@ -44,6 +44,8 @@ class Answer(msgspec.Struct, kw_only=True):
     outcome: str
     """A member of `router.domain.records.Outcome`."""
     error_code: str = ""
+    refused_by: str = ""
+    """The budget that had no room for the next slice, if that is why the stream was cut."""
 
 
 def meter_of(attempt: Attempt) -> StreamMeter:
@@ -121,6 +123,8 @@ class Stream:
         """Ends when the client can take more."""
         self._short_of = ""
         """Why no more could be held, if so."""
+        self._refused_by = ""
+        """The budget that had no room, if it was one."""
 
     async def first(self) -> bytes | Failure:
         """The first bytes of the body, for `relay`, or why this is no answer. Nothing has reached the client yet."""
@@ -270,9 +274,10 @@ class Stream:
         if not isinstance(answer, Reservation):
             # What is held still covers what may have been produced: go on until it does not.
             self._short_of = "budget_cut" if answer is not None else STORE_UNAVAILABLE.code
+            self._refused_by = answer.bucket.budget if answer is not None else ""
             self._check_at = self._held_tokens
             return bound <= self._held_tokens
-        self._short_of = ""
+        self._short_of = self._refused_by = ""
         self._held_tokens = wanted
         self._may_extend = wanted < estimate.output_tokens
         self._check_at = int(wanted * EXTEND_AT)
@@ -301,7 +306,7 @@ class Stream:
         usage = metered.usage if self.attempt.call.request.wants_usage else None
         await self._send(gap + clean_cut_events(meter.head, open_choices=open_choices, usage=usage))
         await exchange.finish()
-        return Answer(metered=metered, outcome="cut", error_code=self._short_of or "budget_cut")
+        return Answer(metered=metered, outcome="cut", error_code=self._short_of or "budget_cut", refused_by=self._refused_by)
 
 
 def _begins_with_error(attempt: Attempt, chunk: bytes) -> bool:

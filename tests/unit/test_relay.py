@@ -143,6 +143,17 @@ async def test_a_live_stream_goes_on_while_the_store_is_away_as_far_as_its_hold(
     assert record.charge_nusd <= record.hold_nusd
 
 
+@pytest.mark.parametrize(("words", "outcome", "cuts"), [(40, "cut", 1), (4, "ok", 0)])
+async def test_a_stream_that_a_budget_cuts_is_counted_once(words: int, outcome: str, cuts: int) -> None:
+    """However often it asked for more; and not at all if it ended before what it held was used up."""
+    world = World(snapshot(slice_tokens=64), stream_answer(*[LETTERS] * words), limit_nusd=300 * PRICE)
+    await world.ask(ask(stream=True))
+    assert world.ledger.calls["extend"] >= 1
+    assert world.ledger.records[0].outcome == outcome
+    counted = {labels: n for labels, n in world.metrics.state()["faregate_budget_refusals_total"] if n}
+    assert counted == ({(world.snapshot.budgets[0].name, "cut"): cuts} if cuts else {})
+
+
 async def test_roles_are_not_counted_as_text() -> None:
     """A stream with little money is not cut before its first word."""
     choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
