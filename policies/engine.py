@@ -110,7 +110,7 @@ def decide(
         order = _preferred_first(order, kept, restrict.order)
     if ranking.rejected:
         rejected.extend(ranking.rejected)
-    return Decision(order, tuple(rejected), branch.rule, branch.kind)
+    return Decision(order, tuple(rejected), branch.rule, branch.kind, ranking.measure)
 
 
 def _preferred_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], wanted: tuple[str, ...]) -> tuple[Ranked, ...]:

@@ -126,11 +126,11 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ranked(msgspec.Struct, frozen=True, gc=False):
-    """A candidate in the order to try, with the parts of its score."""
+    """A candidate in the order to try, with its score."""
 
     deployment: str
-    score: tuple[tuple[str, float], ...] = ()
-    """(name, value) pairs, the lower the better: `(("expected_usd", 0.0012),)`."""
+    score: float | None = None
+    """What the kind ordered by, in the unit of the ranking's `measure`; None if it had nothing to go by."""
 
 
 class Ranking(msgspec.Struct, frozen=True, gc=False):
@@ -139,6 +139,8 @@ class Ranking(msgspec.Struct, frozen=True, gc=False):
     order: tuple[Ranked, ...]
     rejected: tuple[Rejection, ...] = ()
     """Those that the kind's own options exclude."""
+    measure: str = ""
+    """What the scores are, with the unit: `expected_nusd`, `total_ms`; empty if there are none."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -150,3 +152,5 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Name of the rule that matched; `default` if none did."""
     kind: str
     """The policy kind that ordered the candidates."""
+    measure: str = ""
+    """What the scores of `order` are."""

@@ -158,7 +158,7 @@ def _candidates(call: Call, decision: Decision, fleet: Fleet) -> list[CandidateL
     lines = []
     for place, ranked in enumerate(decision.order, start=1):
         line = _line(call, call.snapshot.deployments[ranked.deployment], fleet)
-        line.place, line.score = place, dict(ranked.score)
+        line.place, line.score = place, _score(decision.measure, ranked.score)
         lines.append(line)
     others = [Rejection(name, "not_selected", "by this rule") for name in call.route.deployments if name not in call.branch.selected]
     for rejected in (*decision.rejected, *others):
@@ -166,6 +166,13 @@ def _candidates(call: Call, decision: Decision, fleet: Fleet) -> list[CandidateL
         line.reason, line.detail = rejected.reason, rejected.detail
         lines.append(line)
     return lines
+
+
+def _score(measure: str, value: float | None) -> dict[str, float]:
+    """The score by its name; people read amounts in USD."""
+    if value is None:
+        return {}
+    return {measure.replace("_nusd", "_usd"): value / 1e9} if measure.endswith("_nusd") else {measure: value}
 
 
 def _line(call: Call, deployment: Deployment, fleet: Fleet) -> CandidateLine:

@@ -40,9 +40,7 @@ def bind(options: CostOptions) -> Order:
             kept = [c for c in kept if worst_case(c) <= ceiling_nusd]
         # Sorting is stable: it keeps the order of the YAML between equals.
         cheapest = sorted(kept, key=_EXPECTED)
-        # The price filter has stopped what has no price; if one came through, None raises TypeError here.
-        ranked = [Ranked(c.traits.deployment, (("expected_usd", c.expected_nusd / 1e9),)) for c in cheapest]  # type: ignore[operator]
-        return Ranking(tuple(ranked), rejected)
+        return Ranking(tuple(map(Ranked, map(_NAME, cheapest), map(_EXPECTED, cheapest))), rejected, "expected_nusd")
 
     return order
 
@@ -66,4 +64,5 @@ def expected(candidate: Candidate) -> int:
     return candidate.expected_nusd
 
 
+_NAME: Final = attrgetter("traits.deployment")
 _EXPECTED: Final = attrgetter("expected_nusd")

@@ -63,8 +63,8 @@ def bind(options: LatencyOptions) -> Order:
                 seen.append((False, float(expected(c)), index, ms, name))
         # The index keeps the order of the YAML between equals, and sorting tuples needs no key function.
         seen.sort()
-        ranked = [Ranked(name, ((label, ms),)) for _, _, _, ms, name in seen]
-        return Ranking(tuple(_explore(ranked, unseen, draw, explore) if unseen else ranked))
+        ranked = [Ranked(name, ms) for _, _, _, ms, name in seen]
+        return Ranking(tuple(_explore(ranked, unseen, draw, explore) if unseen else ranked), (), label)
 
     return order
 

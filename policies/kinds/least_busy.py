@@ -40,7 +40,7 @@ def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Rankin
         loads.append((load, place % count, c.traits.deployment))
         place += 1
     loads.sort()
-    return Ranking(tuple([Ranked(name, (("load", load),)) for load, _, name in loads]))
+    return Ranking(tuple([Ranked(name, load) for load, _, name in loads]), (), "load")
 
 
 _ENDLESS = float("inf")

@@ -39,7 +39,7 @@ def bind(options: WeightedOptions) -> Order:
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
         # Without weights in the options, which is the usual case, the look-ups are spared.
         found = [weight_of(c.traits) for c in kept] if weights else [c.traits.weight for c in kept]
-        return Ranking(tuple(sample([c.traits.deployment for c in kept], found, draw)))
+        return Ranking(tuple(sample([c.traits.deployment for c in kept], found, draw)), (), "share")
 
     return order
 
@@ -81,9 +81,9 @@ def sample(names: list[str], weights: list[float], draw: float) -> list[Ranked]:
             index += 1
             weight = weights[index]
         del weights[index]
-        ranked.append(Ranked(names.pop(index), (("share", weight / total),)))
+        ranked.append(Ranked(names.pop(index), weight / total))
         rest = (point - below) / weight
         # Rounding may carry it to 1.0, which is no draw.
         draw = rest if rest < 1.0 else _BELOW_ONE
-    ranked.extend([Ranked(name, (("share", 0.0),)) for name in names])
+    ranked.extend([Ranked(name, 0.0) for name in names])
     return ranked
