@@ -11,8 +11,9 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, cast
 
@@ -33,6 +34,8 @@ BATCH: Final = 64
 OLD_MS: Final = 10 * 60_000
 """Beyond this the store may have forgotten the attempt id: the log is asked whether the entry was booked."""
 MAX_FILES: Final = 64
+_NUMBERED: Final = re.compile(r"^(.*-)[0-9]+(\\\.log)$")
+"""The escaped name of a worker's file: what is before its number, and what is behind."""
 
 log = logging.getLogger("faregate.outbox")
 
@@ -84,7 +87,10 @@ class Outbox:
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._recent: deque[tuple[float, Reservation, int, bytes]] = deque()
+        self._recent: list[tuple[Reservation, int, bytes]] = []
+        """Settlements of the last seconds, and before them those of the seconds before."""
+        self._older: list[tuple[Reservation, int, bytes]] = []
+        self._aged_at = 0.0
         self._run_id = ""
 
     @property
@@ -98,6 +104,7 @@ class Outbox:
         for entry in await asyncio.to_thread(_undelivered, self._fd):
             self._waiting.append(entry)
             self._seq = max(self._seq, entry.seq)
+        await asyncio.to_thread(self._adopt)
         if self._waiting:
             log.warning("%d settlements of an earlier process wait for the store", len(self._waiting))
             self._wake.set()
@@ -119,6 +126,35 @@ class Outbox:
                 os.write(fd, b"\n")
             return fd
         raise OSError(f"{MAX_FILES} processes use the outbox {self._wanted_path} already")
+
+    def _adopt(self) -> None:
+        """Take over what processes left that do not come back: those of workers that there are no more."""
+        own = Path(self._wanted_path)
+        family = re.compile(_NUMBERED.sub(r"\1[0-9]+\2", re.escape(own.name)) + r"(\.[0-9]+)?")
+        for path in sorted(own.parent.iterdir()):
+            if family.fullmatch(path.name) and path.stat().st_size:
+                self._adopt_file(path)
+
+    def _adopt_file(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            # The lock of a process that lives, or our own.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            entries = []
+            for entry in _undelivered(fd):
+                self._seq += 1
+                entries.append(msgspec.structs.replace(entry, seq=self._seq))
+            if entries:
+                os.write(self._fd, _lines(entries))
+                os.fsync(self._fd)
+                self._waiting.extend(entries)
+                log.warning("%d settlements were left in %s", len(entries), path)
+            # Emptied, not removed: a process may be about to lock it.
+            os.ftruncate(fd, 0)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(fd)
 
     async def close(self) -> None:
         """Stop delivering; what is left stays on disk for the next process."""
@@ -145,7 +181,7 @@ class Outbox:
         now = store.clock()
         store.settled(now - began)
         if self._run_id:
-            self._remember(now, held, charge_nusd, record)
+            self._recent.append((held, charge_nusd, record))
 
     async def void(self, held: Reservation) -> None:
         """Give the hold back: in the store, else later. See `BudgetStore.void`."""
@@ -154,11 +190,11 @@ class Outbox:
         except StoreUnavailable:
             await self._keep(held, None, b"")
 
-    def _remember(self, now: float, held: Reservation, charge_nusd: int, record: bytes) -> None:
-        recent = self._recent
-        recent.append((now, held, charge_nusd, record))
-        while recent[0][0] < now - RESEND_SECONDS:
-            recent.popleft()
+    def _age(self) -> None:
+        """Forget settlements that a server certainly has on disk by now."""
+        now = self._store.clock()
+        if now - self._aged_at >= RESEND_SECONDS:
+            self._older, self._recent, self._aged_at = self._recent, [], now
 
     async def _keep(self, held: Reservation, charge_nusd: int | None, record: bytes) -> None:
         self._seq += 1
@@ -195,9 +231,8 @@ class Outbox:
             self._writing = None
 
     def _append(self, batch: list[Entry]) -> None:
-        data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in batch)
         try:
-            os.write(self._fd, data)
+            os.write(self._fd, _lines(batch))
             # A line that strikes out may be lost: an entry that is delivered twice does nothing.
             if not all(entry.done for entry in batch):
                 os.fsync(self._fd)
@@ -234,6 +269,7 @@ class Outbox:
                 await self._wake.wait()
         except TimeoutError:
             await self._resend()
+        self._age()
 
     async def _resend(self) -> None:
         """Send the last settlements again if the server is not the one that acknowledged them."""
@@ -241,9 +277,10 @@ class Outbox:
         if run_id == self._run_id:
             return
         self._run_id = run_id
-        recent, self._recent = self._recent, deque()
+        recent = self._older + self._recent
+        self._older, self._recent = [], []
         log.warning("the store was restarted or replaced: sending the last %d settlements again", len(recent))
-        for _, held, charge_nusd, record in recent:
+        for held, charge_nusd, record in recent:
             await self.settle(held, charge_nusd=charge_nusd, record=record)
 
     async def _deliver(self) -> bool:
@@ -284,6 +321,10 @@ class Outbox:
 class _Line(msgspec.Struct):
     attempt_id: str = ""
     outcome: str = "ok"
+
+
+def _lines(entries: Iterable[Entry]) -> bytes:
+    return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
 
 
 def _undelivered(fd: int) -> list[Entry]:

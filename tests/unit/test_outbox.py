@@ -219,3 +219,38 @@ async def test_a_full_disk_keeps_settlements_in_memory(
     await until(lambda: outbox.depth == 0)
     await outbox.close()
     assert await counters(place.ledger) == {"company": (80, 0, 0)}
+
+
+async def test_what_a_worker_left_that_does_not_come_back_is_delivered_by_another(place: Place, tmp_path: Path) -> None:
+    """A service that is started again with fewer workers must not leave charges in a file that nobody opens."""
+    place.path = str(tmp_path / "outbox-3.log")
+    gone = await place.outbox()
+    reserved = await held(place.ledger, 100, WHERE)
+    place.ledger.away = True
+    await gone.settle(reserved, charge_nusd=80, record=RECORD)
+    await gone.close()
+    place.path = str(tmp_path / "outbox-0.log")
+    other = await place.outbox()
+    assert other.depth == 1
+    await other.close()
+    assert (tmp_path / "outbox-3.log").stat().st_size == 0
+    # It is in a file of our own from now on, also over another restart.
+    place.ledger.away = False
+    last = await place.outbox()
+    await until(lambda: last.depth == 0)
+    await last.close()
+    assert await counters(place.ledger) == {"company": (80, 0, 0)}
+
+
+async def test_the_file_of_a_worker_that_lives_is_left_alone(place: Place, tmp_path: Path) -> None:
+    """Workers start at the same time, and one that is replaced starts while the others serve."""
+    place.path = str(tmp_path / "outbox-1.log")
+    living = await place.outbox()
+    reserved = await held(place.ledger, 100, WHERE)
+    place.ledger.away = True
+    await living.settle(reserved, charge_nusd=80, record=RECORD)
+    place.path = str(tmp_path / "outbox-0.log")
+    other = await place.outbox()
+    assert (living.depth, other.depth) == (1, 0)
+    await other.close()
+    await living.close()
