@@ -27,9 +27,10 @@ def command(
     from router.logs import configure_logging
     from router.settings import load_snapshot
 
+    config = one_file(file, config)
     configure_logging(log_level, sys.stderr)
     _require_fast_parts()
-    snapshot = load_snapshot(one_file(file, config))
+    snapshot = load_snapshot(config)
     shown = host or snapshot.server.host
     if worker is None:
         _refuse_open_door(snapshot, shown)

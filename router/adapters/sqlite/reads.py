@@ -15,8 +15,8 @@ def bucket_states(db: sqlite3.Connection, *, budget: str | None, now_ms: int | N
     rows = db.execute(
         "SELECT b.budget, b.scope, b.label, l.limit_nusd, b.spent, b.held, b.debt, b.ends_ms FROM bucket b"
         " LEFT JOIN budget l ON l.name=b.budget"
-        " WHERE (?1 IS NULL OR b.budget=?1) AND (?2 IS NULL OR b.ends_ms > ?2) ORDER BY b.id",
-        (budget, now_ms),
+        " WHERE (:budget IS NULL OR b.budget=:budget) AND (:now_ms IS NULL OR b.ends_ms > :now_ms) ORDER BY b.id",
+        {"budget": budget, "now_ms": now_ms},
     )
     return [
         BucketState(budget=r[0], scope=r[1], window=r[2], limit_nusd=r[3], spent_nusd=r[4], held_nusd=r[5], debt_nusd=r[6], ends_ms=r[7])
