@@ -87,7 +87,10 @@ def depth_exceeds(body: bytes, most: int) -> bool:
 def _peels_off(skeleton: bytes) -> bool:
     """Whether nothing is left after the innermost pairs were taken off a few times."""
     for _ in range(COMMON_DEPTH):
-        skeleton = skeleton.replace(b"{}", b"")
+        rest = skeleton.replace(b"{}", b"")
+        if len(rest) == len(skeleton):
+            break
+        skeleton = rest
     return not skeleton
 
 
