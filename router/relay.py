@@ -93,6 +93,16 @@ class Stream:
     meanwhile. It is woken for what takes time: a client that is slower than the provider, and money to be held.
     """
 
+    # Defaults stand in the class: most streams never change them.
+    _look_at = 0
+    """So many bytes may come before it matters again how much is held."""
+    _full: Awaitable[None] | None = None
+    """Ends when the client can take more."""
+    _short_of = ""
+    """Why no more could be held, if so."""
+    _refused_by = ""
+    """The budget that had no room, if it was one."""
+
     def __init__(
         self,
         attempt: Attempt,
@@ -115,16 +125,8 @@ class Stream:
         self._held_tokens = estimate.held_output_tokens
         self._check_at = int(self._held_tokens * EXTEND_AT)
         self._may_extend = self._held_tokens < estimate.output_tokens
-        self._look_at = 0
-        """So many bytes may come before it matters again how much is held."""
         self._waiting: list[bytes] = []
         """Events that have come, and are neither counted nor passed on yet."""
-        self._full: Awaitable[None] | None = None
-        """Ends when the client can take more."""
-        self._short_of = ""
-        """Why no more could be held, if so."""
-        self._refused_by = ""
-        """The budget that had no room, if it was one."""
 
     async def first(self) -> bytes | Failure:
         """The first bytes of the body, for `relay`, or why this is no answer. Nothing has reached the client yet."""

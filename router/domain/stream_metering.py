@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from router.domain import stream_reading as reading
-from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, resolve
+from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, plain_usage, resolve
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
 from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, event_at, latest_events, split_events
@@ -24,6 +24,8 @@ MAX_JSON_BYTES: Final = 16 * MAX_EVENT_BYTES
 _WHOLE: Final = (b"\n\n", b"\r\n\r\n")
 SHORTEST_EVENT_BYTES: Final = 10
 """No event with choices is shorter."""
+_NEAR_BYTES: Final = 2048
+"""The end of a stream, its usage and its last finish reason are almost always within so many bytes."""
 _ENOUGH_EVENTS: Final = 16
 """So many events have an average: the first few may be shorter than those with text."""
 _LATE_EVENTS: Final = 2
@@ -130,10 +132,9 @@ class StreamMeter:
         come to its end, else `estimated`. A second call answers the same.
         """
         if self._metered is None:
-            if self.unread is not None:
-                rest, self.unread = self.unread(), None
-                if rest:
-                    self.feed(rest)
+            unread, self.unread = self.unread, None
+            if unread is not None and not complete:
+                self.feed(unread())
             self._metered = self._finish_json(complete) if self._json else self._finish_stream(complete)
         return self._metered
 
@@ -212,6 +213,8 @@ class StreamMeter:
     def _feed_slowly(self, chunk: bytes) -> bytes:
         """For what the short way cannot take: the beginning, events cut by the chunking, huge ones, several choices."""
         self.total_bytes += len(chunk)
+        if self._json is None and not self._held and chunk.startswith(b"data:"):
+            self._json = False
         if self._json is False:
             relayed = self._advance(chunk)
             self._fast = self.content_seen and self._choices == 1 and not self._held
@@ -303,7 +306,8 @@ class StreamMeter:
                 return
             event = with_text[0]
         self.content_seen = True
-        self._envelope, self._envelope_likely = reading.envelope_bytes(event)
+        # A line end before it may belong to the event before: that depends on the chunking.
+        self._envelope, self._envelope_likely = reading.envelope_bytes(event.lstrip(b"\r\n"))
 
     def _without_usage(self, piece: bytes) -> bytes:
         found = _USAGE_OBJECT.search(piece)
@@ -332,7 +336,9 @@ class StreamMeter:
     def _read_tail(self) -> reading.Tail:
         """The last events, decoded; again only if more has come."""
         if self._tail is None or self._tail[0] != self.total_bytes:
-            self._tail = (self.total_bytes, reading.read_tail(latest_events(self._pieces)))
+            pieces = self._pieces
+            end = pieces[-1] if pieces and len(pieces[-1]) > _NEAR_BYTES else b"".join(pieces[-3:])
+            self._tail = (self.total_bytes, reading.usual_tail(end) or reading.read_tail(latest_events(pieces)))
         return self._tail[1]
 
     def _drain(self) -> bytes:
@@ -362,6 +368,23 @@ class StreamMeter:
             self._partly = self.gap != b""
             self._drain()
         tail = self._read_tail()
+        return self._plainly_told(tail) or self._weighed(tail, complete=complete)
+
+    def _plainly_told(self, tail: reading.Tail) -> Metered | None:
+        """The usual end: one usage, where it should be, that adds up. None: it needs a closer look."""
+        if len(tail.usages) != 1 or tail.error or not tail.ended:
+            return None
+        raw, doubt, after = tail.usages[0]
+        if doubt is not None or after > _LATE_EVENTS:
+            return None
+        limits = self._limits
+        usage = plain_usage(raw, limits.input_bound, limits.output_cap_total)
+        if usage is None:
+            return None
+        return Metered(usage=usage, served_model=tail.model or self.head.model, finish_reason=tail.finish_reason)
+
+    def _weighed(self, tail: reading.Tail, *, complete: bool) -> Metered:
+        """What the provider told, as far as it can be believed."""
         counts, after = reading.best_counts(tail.usages, beside=self._beside)
         doubt: Doubt | None = None
         evidence: Evidence | None = None

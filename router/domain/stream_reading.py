@@ -17,6 +17,8 @@ MOST_USAGES: Final = 2
 
 _NULL: Final = msgspec.Raw(b"null")
 _SOME: Final = msgspec.Raw(b"{}")
+_USUAL_END: Final = b"\n\ndata: [DONE]\n\n"
+_NEXT_DATA: Final = b"\n\ndata: "
 
 
 class KnownDialect(msgspec.Struct, frozen=True):
@@ -79,6 +81,22 @@ class _Delta(msgspec.Struct):
     text: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Text(msgspec.Struct, forbid_unknown_fields=True):
+    content: msgspec.Raw
+    role: msgspec.Raw = _NULL
+
+
+class _PlainChoice(msgspec.Struct):
+    delta: _Text
+
+
+class _Plain(msgspec.Struct):
+    """An event with nothing but text, as almost all are; decoding refuses any other."""
+
+    choices: tuple[_PlainChoice]
+    obfuscation: msgspec.Raw = msgspec.Raw(b"")
+
+
 class _Wrapped(msgspec.Struct):
     choices: list[_Delta] = []
     obfuscation: msgspec.Raw = msgspec.Raw(b"")
@@ -95,6 +113,7 @@ class _Nested(msgspec.Struct):
 
 _decode_event: Final = msgspec.json.Decoder(_Event).decode
 _decode_last: Final = msgspec.json.Decoder(_LastEvent).decode
+_decode_plain: Final = msgspec.json.Decoder(_Plain).decode
 _decode_wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
 _decode_nested: Final = msgspec.json.Decoder(_Nested).decode
 _decode_any: Final = msgspec.json.Decoder().decode
@@ -112,6 +131,27 @@ def read_head(piece: bytes) -> StreamHead:
                 model=_text(event.model),
             )
     return StreamHead()
+
+
+def usual_tail(end: bytes) -> Tail | None:
+    """What `read_tail` says of the usual end: an event with a finish reason, one with the usage, `[DONE]`. None for another."""
+    if not end.endswith(_USUAL_END):
+        return None
+    done = len(end) - len(_USUAL_END)
+    second = end.rfind(_NEXT_DATA, 0, done)
+    first = end.rfind(_NEXT_DATA, 0, second) if second > 0 else -1
+    if first < 0:
+        return None
+    try:
+        finish, told = _decode_last(end[first + len(_NEXT_DATA) : second]), _decode_last(end[second + len(_NEXT_DATA) : done])
+    except (ValueError, RecursionError):
+        return None
+    reason = _last_reason(finish.choices)
+    if not reason or told.usage is None or told.choices or finish.usage is not None or _nested_usage(finish) is not None:
+        return None
+    if told.error != _NULL or finish.error != _NULL:
+        return None
+    return Tail(done=True, finish_reason=reason, model=told.model or finish.model or "", usages=((told.usage, None, 0),))
 
 
 def read_tail(events: Iterable[bytes]) -> Tail:
@@ -170,7 +210,8 @@ def survey(events: Iterable[bytes]) -> Survey:
         elif data != b"[DONE]" and (event is None or (event.error is None and event.usage == _NULL)):
             seen.unknown = True
             continue
-        seen.empty_bytes += len(raw_event)
+        # A line end before an event may belong to the one before: that depends on the chunking.
+        seen.empty_bytes += len(raw_event.lstrip(b"\r\n"))
     return seen
 
 
@@ -204,8 +245,19 @@ def envelope_bytes(event: bytes) -> tuple[int, int]:
     the certain one counts as text because later events may have a smaller one. Padding (`obfuscation`)
     varies and is in neither.
     """
+    data = event_data(event)
     try:
-        wrapped = _decode_wrapped(event_data(event))
+        plain = _decode_plain(data)
+    except (ValueError, RecursionError):
+        return _odd_envelope_bytes(event, data)
+    envelope = len(event) + 2 - len(bytes(plain.obfuscation)) - len(bytes(plain.choices[0].delta.content))
+    return envelope, envelope
+
+
+def _odd_envelope_bytes(event: bytes, data: bytes) -> tuple[int, int]:
+    """The same for an event with more than text: tool calls, several choices, another kind of delta."""
+    try:
+        wrapped = _decode_wrapped(data)
     except (ValueError, RecursionError):
         return 0, 0
     quoted = unquoted = inside = 0

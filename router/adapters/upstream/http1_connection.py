@@ -283,7 +283,8 @@ class Connection(asyncio.Protocol):
         elif broken is not None:
             self._fail("protocol", f"the answer is not HTTP/1.1: {broken.__context__ or broken}")
         elif self._head_done:
-            self._deliver(response)
+            if response.sink is None:
+                self._deliver(response)
         elif len(self._head) > HEAD_BYTES:
             self._fail("protocol", f"the head of the answer is larger than {HEAD_BYTES} bytes")
 
