@@ -111,6 +111,8 @@ class Attempt:
     first_byte_at: float | None = None
     status = 0
     """HTTP status of the provider; 0 if it gave none."""
+    sends = 1
+    """How often the request was sent: twice if a kept connection turned out to be closed."""
     meter: StreamMeter | None = None
     """Counts a stream while it runs."""
     charge_nusd = 0

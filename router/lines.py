@@ -151,6 +151,8 @@ def spend_record(
         line += b',"served_model":%b' % _encode(served_model[:MAX_SERVED_MODEL])
     if baseline_nusd is not None:
         line += b',"baseline_nusd":%d' % baseline_nusd
+    if attempt.sends > 1:
+        line += b',"sends":%d' % attempt.sends
     if attempt.charge_nusd <= held and (usage is None or _is_plain(usage)) and not attempt.way.tiered:
         return line + b"}"
     rare = _rare(attempt, usage, overrun_cause)

@@ -244,6 +244,7 @@ class Pipeline:
         try:
             response = await self._dispatcher.send(attempt)
             attempt.status = response.status
+            attempt.sends = response.sends
             if 200 <= response.status < 300:
                 attempt.first_byte_at = self._clock()
                 # Some providers answer a wish for a stream with plain JSON; clients take it as it comes.
@@ -276,6 +277,7 @@ class Pipeline:
 
     async def _lost(self, attempt: Attempt, error: UpstreamError) -> Failure:
         """The provider cannot be reached, breaks off or is too slow."""
+        attempt.sends = max(attempt.sends, error.sends)
         if error.sent:
             await self._settlements.settle(attempt, usage=self._unanswered(attempt, error.fault), outcome="upstream_lost")
         else:

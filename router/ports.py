@@ -159,6 +159,9 @@ UpstreamFault = Literal[
 class UpstreamError(Exception):
     """The call to a provider failed below HTTP."""
 
+    sends = 1
+    """How often the request was sent; see `UpstreamResponse.sends`."""
+
     def __init__(self, fault: UpstreamFault, message: str, *, sent: bool) -> None:
         super().__init__(message)
         self.fault = fault
@@ -209,6 +212,8 @@ class UpstreamResponse(Protocol):
     status: int
     headers: Sequence[tuple[bytes, bytes]]
     """As sent, names in lower case."""
+    sends: int = 1
+    """How often the request was sent: twice if a reused connection was closed before a byte of an answer came."""
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `UpstreamError` (`too_large` above `limit` bytes, `truncated`, ...)."""

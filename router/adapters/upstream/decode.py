@@ -59,13 +59,14 @@ class Inflater:
 class DecodedResponse(UpstreamResponse):
     """A compressed answer as plain bytes; `content-encoding` and `content-length` are gone from its headers."""
 
-    __slots__ = ("_inflater", "_inner", "_started", "headers", "status")
+    __slots__ = ("_inflater", "_inner", "_started", "headers", "sends", "status")
 
     def __init__(self, inner: UpstreamResponse) -> None:
         self._inner = inner
         self._inflater = Inflater()
         self._started = False
         self.status = inner.status
+        self.sends = inner.sends
         self.headers: Sequence[tuple[bytes, bytes]] = [
             field for field in inner.headers if field[0] not in (b"content-encoding", b"content-length")
         ]

@@ -118,11 +118,16 @@ class Http1Upstream:
         if response.stale:
             response = await self._again(pool.endpoint, head, body, started_at, timeouts)
         if response.error is not None and not response.status:
+            response.error.sends = response.sends
             raise response.error
         return decoded(response) if response.encoded else response
 
     async def _again(self, endpoint: Endpoint, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
-        """Send the request on another connection: the provider closed an idle one while it was on its way."""
+        """Send the request on another connection: the provider closed an idle one while it was on its way.
+
+        Only once, only if the connection had carried a call before, and only if no byte of an answer came. The provider may
+        all the same have begun to work on the first one; so the spend record says that two were sent.
+        """
         pool = self._pools.get(endpoint) or self._open_pool(endpoint)
         try:
             connection = await pool.fresh(timeouts.connect_seconds)
@@ -130,6 +135,7 @@ class Http1Upstream:
             # The provider may have read the first try.
             raise UpstreamError(exc.fault, str(exc), sent=True) from exc
         response = connection.send(head, body, started_at, timeouts)
+        response.sends = 2
         try:
             await response.began
         except BaseException:

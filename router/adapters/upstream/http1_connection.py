@@ -68,6 +68,7 @@ class Http1Response:
     """Whether a reused connection closed before a byte came."""
     error: UpstreamError | None = None
     wants = HEAD
+    sends = 1
     sink: Sink | None = None
     """Takes the body in place of `parts`, at once."""
 

@@ -93,6 +93,8 @@ class PyreqwestUpstream:
 class PyreqwestResponse(UpstreamResponse):
     """An answer that arrives through reqwest. See `router.ports.UpstreamResponse`."""
 
+    sends = 1
+
     def __init__(self, name: str, request: StreamRequest, timeouts: Timeouts) -> None:
         self.status = 0
         self.headers: Sequence[tuple[bytes, bytes]] = ()
