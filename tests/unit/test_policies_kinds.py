@@ -133,9 +133,7 @@ def test_the_draw_falls_into_shares_in_the_order_of_the_yaml() -> None:
 def test_weights_in_the_options_count_before_those_of_the_deployment() -> None:
     """By deployment first, then by model, then the deployment's own."""
     pool = [candidate("a", weight=9, model="x"), candidate("b", weight=9, model="x"), candidate("c", weight=2, model="y")]
-    shares = {
-        r.deployment: r.score for draw in (0.0, 0.3, 0.99) for r in rank("weighted", pool, draw, weights={"a": 1, "x": 3}).order[:1]
-    }
+    shares = {r.deployment: r.score for draw in (0.0, 0.3, 0.99) for r in rank("weighted", pool, draw, weights={"a": 1, "x": 3}).order[:1]}
     assert shares == {"a": 1 / 6, "b": 3 / 6, "c": 2 / 6}
 
 

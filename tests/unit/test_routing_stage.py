@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from router.domain.prices import Price, Rates
 from router.domain.request import parse_request
 from router.errors import RouterError
 from router.fleet import Fleet
-from router.routing import find_route, nothing_left, read_labels, route_call
+from router.routing import find_route, nothing_left, offers, read_labels, route_call
 from router.settings.load import load_text, price_book
 from router.snapshot import Snapshot
 
@@ -99,7 +100,7 @@ def test_a_key_may_ask_for_its_models_and_their_deployments(allowed: set[str], m
 
 
 @pytest.mark.parametrize(("rule", "refuses"), [("refuse", True), ("free", False)])
-def test_an_extra_without_a_price_is_refused_like_a_model_without_one(rule: str, refuses: bool) -> None:
+def test_an_extra_without_a_price_is_refused_like_a_model_without_one(rule: Literal["refuse", "free"], refuses: bool) -> None:
     """A web search or a dearer tier is billed beside what the hold covers; the operator says whether that may be."""
     call = call_of(web_search_options={})
     config = call.snapshot
@@ -154,6 +155,44 @@ def test_the_route_s_own_limit_is_never_loosened(header: bytes | None) -> None:
     assert error.spec.code == "max_cost_exceeded"
     assert error.details is not None
     assert error.details["rejected"] == [{"deployment": "one/large", "reason": "too_expensive"}]
+
+
+def test_a_limit_of_one_request_leaves_nothing_behind_for_the_next() -> None:
+    """What a call could cost at most is worked out for limits only; the next request must not be judged by it."""
+    state = fleet()
+    route_call(call_of("auto", faregate={"max_cost_usd": 1}), state, 0.0)
+    free = call_of("auto")
+    route_call(free, state, 0.0)
+    offered = offers(free, free.branch, state)
+    assert [view.worst_case_nusd for view in offered] == [None, None]
+    assert [view.expected_nusd is not None for view in offered] == [True, True]
+
+
+def test_a_model_never_used_is_compared_at_the_length_that_the_others_answer() -> None:
+    """Its price decides, not that nobody knows how long it would answer."""
+    state = fleet()
+    call = call_of("auto", max_tokens=4000)
+    size = call.request.shape.tokens_likely
+    state.succeeded("one/small", first_token_ms=None, total_ms=1.0, output_tokens=2000, input_tokens=size)
+    route_call(call, state, 0.0)
+    small, large = offers(call, call.branch, state)
+    assert small.expected_nusd is not None
+    assert large.expected_nusd is not None
+    # A hundred times the price for the same tokens; no difference but the rounding.
+    assert abs(large.expected_nusd - 100 * small.expected_nusd) < 100
+
+
+def test_deployments_with_all_their_calls_are_busy_until_one_ends() -> None:
+    """The limit of calls in flight is looked at for every request."""
+    state = fleet()
+    call = call_of("small")
+    limited = replace(call.snapshot.deployments["one/small"], max_in_flight=1)
+    # A plain dict behind a Mapping.
+    call.snapshot.deployments["one/small"] = limited  # type: ignore[index]
+    state.began("one/small")
+    assert "busy" in refused(call, state).message
+    state.ended("one/small")
+    assert route_call(call, state, 0.0).order[0].deployment == "one/small"
 
 
 @pytest.mark.parametrize(("stage", "deployment"), [(b"beta", "one/large"), (b"other", "one/small"), (None, "one/small")])
