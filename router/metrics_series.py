@@ -29,7 +29,11 @@ is none), seconds of the call, seconds to the first token (None: not streamed). 
 
 
 def _known(values: list[Any]) -> list[Any]:
-    return [value for value in values if value is not None] if None in values else values
+    """Those that are not None. All and none are the common cases, and found in C."""
+    unknown = values.count(None)
+    if not unknown:
+        return values
+    return [value for value in values if value is not None] if unknown < len(values) else []
 
 
 class Times:
@@ -140,8 +144,10 @@ class AttemptSeries:
         values.clear()
         self.count.value += len(usages)
         self._count_money(charges, holds, baselines)
-        if any(second is not None for second in first_seconds):
+        streamed = _known(first_seconds)
+        if streamed:
             self._count_streams(usages, seconds, first_seconds)
+            self.first_token.observe_all(streamed)
         self.duration.observe_all(seconds)
         billed = _known(usages)
         if billed:
@@ -152,13 +158,13 @@ class AttemptSeries:
         self.cost.value += charged
         self.gen_ai_cost.value += charged
         self.ratio.observe_all(list(map(truediv, compress(holds, charges), filter(None, charges))))
-        differences = [baseline - charge for baseline, charge in zip(baselines, charges, strict=True) if baseline is not None]
-        avoided = sum(map(max, differences, repeat(0)))
-        self.avoided.value += avoided
-        self.extra.value += avoided - sum(differences)
+        if _known(baselines):
+            differences = [baseline - charge for baseline, charge in zip(baselines, charges, strict=True) if baseline is not None]
+            avoided = sum(map(max, differences, repeat(0)))
+            self.avoided.value += avoided
+            self.extra.value += avoided - sum(differences)
 
     def _count_streams(self, usages: list[Usage | None], seconds: list[float], first_seconds: list[float | None]) -> None:
-        self.first_token.observe_all(_known(first_seconds))
         # The first token's wait is a metric of its own: what follows it is shared out over the others.
         self.per_token.observe_all(
             [

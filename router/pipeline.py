@@ -9,7 +9,7 @@ from typing import Final
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from router.admission import Admission
-from router.call import Attempt, Call, Way
+from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation, WindowMoved
 from router.domain.metering import Metered
@@ -430,17 +430,17 @@ class Pipeline:
         now = self._clock()
         total = now - call.began
         overhead = (call.first_byte_at or now) - call.began - call.upstream_seconds
-        way = call.winner.way if call.winner is not None and call.outcome == "ok" else None
-        series = way.served if way is not None else None
+        winner = call.winner
+        series = winner.way.served if winner is not None and call.outcome == "ok" else None
         if series is None:
-            series = self._request_series(call, way)
+            series = self._request_series(call)
         series.observe((overhead, total, call.attempts, call.decision_seconds))
         if self._metrics.fold_due():
             self._metrics.fold()
         if self._log is not None:
             self._log.append(log_line(call, at_ms=self._clock_ms(), overhead_seconds=overhead, total_seconds=total))
 
-    def _request_series(self, call: Call, way: Way | None) -> RequestSeries:
+    def _request_series(self, call: Call) -> RequestSeries:
         series = self._metrics.request_series(
             route=call.route.name if call.routed else "",
             team=call.principal.team,
@@ -449,8 +449,8 @@ class Pipeline:
             outcome=call.outcome,
             status=call.status,
         )
-        if way is not None:
-            way.served = series
+        if call.winner is not None and call.outcome == "ok":
+            call.winner.way.served = series
         return series
 
 
