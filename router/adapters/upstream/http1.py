@@ -115,11 +115,12 @@ class Http1Upstream:
         except BaseException:
             response.abort()
             raise
-        if response.stale:
-            response = await self._again(pool.endpoint, head, body, started_at, timeouts)
-        if response.error is not None and not response.status:
-            response.error.sends = response.sends
-            raise response.error
+        if not response.status:
+            if response.stale:
+                response = await self._again(pool.endpoint, head, body, started_at, timeouts)
+            if response.error is not None and not response.status:
+                response.error.sends = response.sends
+                raise response.error
         return decoded(response) if response.encoded else response
 
     async def _again(self, endpoint: Endpoint, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
@@ -167,6 +168,7 @@ class Pool:
         self.endpoint = endpoint
         self.loop = loop
         self.name = endpoint.name
+        self.keepalive_seconds = endpoint.keepalive_seconds
         self.heads: dict[str, bytes] = {}
         self.idle: dict[Connection, None] = {}
         self.connections: set[Connection] = set()
@@ -189,7 +191,7 @@ class Pool:
             connection = idle.popitem()[0]
             # As `usable`, but this is the way of every request.
             working = connection.connected and not connection.transport.is_closing()
-            if working and now - connection.heard_at < self.endpoint.keepalive_seconds:
+            if working and now - connection.heard_at < self.keepalive_seconds:
                 connection.heard_at = now
                 return connection
             connection.close()

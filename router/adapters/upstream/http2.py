@@ -50,7 +50,9 @@ class PyreqwestUpstream:
 
     One thing is weaker than in the port: a call that is cancelled before the head of its answer has come is given up
     here at once, but pyreqwest 0.15 keeps its connection until the provider answers, or until `GRACE_SECONDS` after
-    the time for the first byte. Once the head is here, `abort` closes at once.
+    the time for the first byte: it leaves the task that waits for the head to itself, and offers no way to end it but
+    the process (src/client/runtime.rs, `spawn_handled`, read 2026-11). Such a call is charged like any other whose
+    client left. Once the head is here, `abort` closes at once.
     """
 
     def __init__(self) -> None:
