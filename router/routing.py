@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -125,10 +125,9 @@ def offers(call: Call, branch: Branch, fleet: Fleet) -> list[FleetView]:
     return found
 
 
-def _decide(call: Call, branch: Branch, fleet: Fleet, draw: float, restrict: Restriction | None) -> Decision:
-    candidates = offers(call, branch, fleet)
-    if not branch.reads_worst_case and (restrict is None or restrict.max_cost_nusd is None):
-        return decide(branch, call.facts, candidates, draw, restrict)
+def _decide_by_worst_case(
+    call: Call, branch: Branch, candidates: Sequence[FleetView], draw: float, restrict: Restriction | None
+) -> Decision:
     for view in candidates:
         view.worst_case_nusd = worst_case_nusd(call.request, call.snapshot.deployments[view.traits.deployment], call.route.timeouts)
     decision = decide(branch, call.facts, candidates, draw, restrict)
@@ -154,7 +153,12 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     facts = call.facts = facts_of(call, route)
     branch = call.branch = choose(route.policy, facts)
     call.routed = True
-    decision = call.decision = _decide(call, branch, fleet, draw, restrict)
+    candidates = offers(call, branch, fleet)
+    if branch.reads_worst_case or (restrict is not None and restrict.max_cost_nusd is not None):
+        decision = _decide_by_worst_case(call, branch, candidates, draw, restrict)
+    else:
+        decision = decide(branch, facts, candidates, draw, restrict)
+    call.decision = decision
     if not decision.order:
         raise nothing_left(call, decision, fleet)
     return decision
