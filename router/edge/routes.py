@@ -24,7 +24,7 @@ METRICS: Final = "/metrics"
 OTHERS: Final[Mapping[str, str]] = {
     MODELS: "Names that `model` may be: routes, models and deployments that the key may use.",
     MODEL: "One of them.",
-    ME: "The key's own name, team, limits and spending.",
+    ME: "The key's own name, team, limits and spending. Times are ISO 8601 in UTC.",
     LIVE: "200 while the process runs.",
     READY: "200 while the configuration is loaded and the store can reserve; else 503 and why.",
     METRICS: "Prometheus metrics of all workers.",
