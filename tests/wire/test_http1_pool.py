@@ -99,7 +99,9 @@ async def test_the_connection_limit_holds_and_the_line_is_fair() -> None:
         calls[3].cancel()
         gate.open()
         await asyncio.gather(*calls, return_exceptions=True)
-        assert [seen.body["number"] for seen in up.requests] == [0, 1, 2, 4, 5]
+        seen = [seen.body["number"] for seen in up.requests]
+        # Two at a time are on their way, and either may be read first.
+        assert [sorted(seen[:2]), sorted(seen[2:4]), seen[4:]] == [[0, 1], [2, 4], [5]]
         assert up.connections == 2
         assert client.state(endpoint) == PoolState(open=2, idle=2, waiting=0)
 

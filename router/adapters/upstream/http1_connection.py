@@ -84,6 +84,8 @@ class Http1Response:
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Does not suspend if it is here already. Raises `UpstreamError`."""
+        if self.ended and self.size <= limit and len(self.parts) == 1:
+            return self.parts.pop()
         if not self.ended and self.error is None:
             self.limit = limit
             if self.size <= limit:
@@ -137,20 +139,19 @@ class Http1Response:
 
     def abort(self) -> None:
         """Close the connection now; harmless after the end."""
-        self.connection.abandon(self)
+        if not self.ended:
+            self.connection.abandon(self)
 
     def take(self, pieces: list[bytes]) -> None:
         """Keep or hand on what one read of the socket brought of the body; `pieces` is empty afterwards."""
         part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        sink = self.sink
-        if sink is not None:
-            if not sink(part):
-                self.sink = None
-                self.wake()
-            return
-        self.parts.append(part)
-        self.size += len(part)
+        if self.sink is None:
+            self.parts.append(part)
+            self.size += len(part)
+        elif not self.sink(part):
+            self.sink = None
+            self.wake()
 
     def _arrival(self, wants: int) -> asyncio.Future[None]:
         """A future that is resolved when what is wanted is here, or never will be. The idle time starts now."""
