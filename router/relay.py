@@ -169,8 +169,10 @@ class Stream:
             return False
         shown = meter.feed(chunk)
         if shown:
-            self._full = self._write(shown)
-            return self._full is None
+            full = self._write(shown)
+            if full is not None:
+                self._full = full
+                return False
         return True
 
     def _is_covered(self, chunk: bytes) -> bool:

@@ -90,8 +90,9 @@ def latest_events(pieces: Sequence[bytes]) -> Iterator[bytes]:
 
 def event_data(event: bytes) -> bytes:
     """The payload of one event: its data lines joined, comments and other fields left out. Empty if it has none."""
-    if event.startswith(b"data: ") and b"\n" not in event and b"\r" not in event:
-        return event[6:]
+    line = event.rstrip(b"\r\n")
+    if line.startswith(b"data: ") and b"\n" not in line and b"\r" not in line:
+        return line[6:]
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 

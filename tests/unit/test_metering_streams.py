@@ -422,3 +422,77 @@ def test_data_over_several_lines_is_one_payload() -> None:
     """The standard joins them."""
     assert event_data(b'event: x\r\ndata: {"a":\r\ndata:1}\r\n\r\n') == b'{"a":\n1}'
     assert event_data(b": comment\n\n") == b""
+
+
+def test_text_outside_of_choices_is_no_text_of_the_model() -> None:
+    """Some gateways say what they do in events of their own; the envelope is measured on the first real one."""
+    status = event(content="searching the web")
+    stream = meter()
+    stream.feed(status + ROLE)
+    assert not stream.content_seen
+    stream.feed(status + b"".join(WORDS))
+    assert stream.content_seen
+    assert stream.output_tokens_likely < 200
+
+
+def test_a_first_event_larger_than_the_average_is_no_envelope() -> None:
+    """Some servers repeat the whole request in it: then nothing is taken off, rather than too much."""
+    stream = meter()
+    stream.feed(event(choices=[{"index": 0, "delta": {"content": "a"}}], echo="x" * 5000))
+    for _ in range(20):
+        stream.feed(WORDS[0])
+    assert stream.output_tokens_bound == stream.total_bytes
+
+
+def test_bytes_of_no_known_form_are_counted_while_they_come() -> None:
+    """A stream of another dialect is not free while it runs either."""
+    stream = meter()
+    stream.feed(b"data: plain words\n\n")
+    assert stream.output_tokens_likely == stream.total_bytes // 4 + 1
+
+
+def test_a_key_that_looks_like_usage_leaves_an_event_whole() -> None:
+    """Providers have counts of their own."""
+    kept = [ROLE, event(choices=[{"index": 0, "delta": {"content": "a"}}], cached_tokens=5), *WORDS, STOP, DONE]
+    assert relay(meter(strip=True), kept) == b"".join(kept)
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    ("end", "doubt"),
+    [
+        ([STOP, usage_event(), DONE], None),
+        ([STOP, usage_event(), *[b": ping\n\n"] * 9, DONE], None),
+        ([STOP, b"data: {broken\n\n", DONE], "missing"),
+        ([STOP, b'data: {"choices":5,"model":7}\n\n', DONE], "missing"),
+        ([STOP, b'data: {"choices":5,"more":{"usage":1},"x_groq":{"usage":null}}\n\n', DONE], "missing"),
+        ([event(choices=[], x_groq={"usage": {**USAGE, "completion_tokens": -3}}), STOP, DONE], "negative"),
+        ([STOP, usage_event(error={"message": "late"}), DONE], "error_event"),
+        ([delta(finish="stop", usage={**USAGE, "completion_tokens": 9}), usage_event(), DONE], "twice"),
+        ([usage_event(), STOP, DONE], None),
+        ([usage_event(), DONE], None),
+    ],
+)
+def test_the_end_of_a_stream_is_read_alike_in_one_piece_and_in_many(end: list[bytes], doubt: str | None, newline: bytes) -> None:
+    """The usual end is read in one step; every other one event by event."""
+    chunks = [chunk.replace(b"\n", newline) for chunk in [b": hello\n\n", ROLE, *WORDS * 5, *end]]
+    whole, pieces = meter(), meter()
+    relay(whole, [b"".join(chunks)])
+    relay(pieces, chunks)
+    metered = whole.finish(complete=True)
+    assert pieces.finish(complete=True) == metered
+    assert metered.usage.doubt == doubt
+    assert metered.served_model == "gpt-served"
+    assert whole.head == pieces.head == StreamHead(id="chatcmpl-7", created=1_790_000_000, model="gpt-served")
+
+
+def test_what_was_never_fed_is_counted_at_the_end() -> None:
+    """The provider wrote it, whether the client was there to read it or not."""
+    stream = meter()
+    stream.feed(ROLE + WORDS[0])
+    stream.unread = lambda: WORDS[1] + WORDS[2]
+    assert stream.finish(complete=False).usage.output_tokens == 4
+    stream = meter()
+    relay(stream, PLAIN)
+    stream.unread = lambda: pytest.fail("the stream is whole")
+    assert stream.finish(complete=True).usage == exact(12, 3)
