@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,12 +34,12 @@ from router.errors import ConfigError, RouterError, StoreUnavailable
 from router.fleet import Fleet
 from router.logs import RequestLog
 from router.metrics import Metrics
-from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments
+from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments, set_drift
 from router.metrics_ledger import MeteredStore
 from router.metrics_store import Scrape
 from router.outbox import Outbox
 from router.pipeline import Pipeline
-from router.ports import Ledger, Upstream
+from router.ports import Drift, Ledger, Upstream
 from router.reservation import Reservations
 from router.settlement import Settlements
 from router.siblings import Siblings
@@ -56,6 +56,9 @@ BUDGETS_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 1.0
 """How often a store that is away is looked for."""
 KEYS_SECONDS: Final = 10.0
+AUDIT_SECONDS: Final = 60.0
+"""How often counters and log are compared: well within the time that the ledger waits for an auditor to come back."""
+TRIM_SECONDS: Final = 3600.0
 SIMULATED: Final = "simulated"
 """`Snapshot.source` where nothing but simulated providers was found."""
 STORE_START_SECONDS: Final = 15.0
@@ -91,6 +94,8 @@ class Service:
         self._store_watch = StoreWatch(time.monotonic)
         self._background = Background(store_away=self._store_watch.away)
         self._budget_states: tuple[BucketState, ...] = ()
+        self._drifts: Sequence[Drift] | None = None
+        """What the last audit found; None while another process does it."""
         self._ready_until = 0.0
 
     async def start(self) -> None:
@@ -250,6 +255,8 @@ class Service:
             set_configuration(scrape, version=snapshot.version, loaded_at_seconds=loaded, last_reload_ok=True)
             set_budgets(scrape, snapshot.budgets, self._budget_states)
             set_deployments(scrape, self._deployment_states())
+            if self._drifts is not None:
+                set_drift(scrape, snapshot.budgets, self._drifts)
             scrape.set("faregate_store_up", float(self._store_watch.is_up))
             scrape.set("faregate_outbox_entries", self.outbox.depth)
             scrape.set("faregate_holds_open", len(self.live))
@@ -271,6 +278,8 @@ class Service:
         every(KEYS_SECONDS, self.admission.refresh, name="keys")
         every(WATCH_SECONDS, self._look_for_store, name="store")
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
+        every(AUDIT_SECONDS, self._audit, name="audit")
+        every(TRIM_SECONDS, self._trim, name="trim")
 
     async def _beat(self) -> None:
         await self.ledger.heartbeat({attempt_id: _progress(attempt) for attempt_id, attempt in self.live.items()})
@@ -289,6 +298,17 @@ class Service:
 
     async def _read_budgets(self) -> None:
         self._budget_states = tuple(await self.ledger.bucket_states()) if self.snapshot.budgets else ()
+
+    async def _audit(self) -> None:
+        """Compare counters and log; one process of all that share the ledger does it."""
+        self._drifts = await self.ledger.audit()
+        if self._drifts:
+            log.error("counters of the ledger differ from its log", counters=len(self._drifts), first=self._drifts[0].bucket)
+
+    async def _trim(self) -> None:
+        trimmed = await self.ledger.trim(before_ms=wall_clock_ms() - round(self.snapshot.server.keep_log_seconds * 1000))
+        if trimmed:
+            log.info("the ledger's log was trimmed", entries=trimmed)
 
     async def stop(self) -> None:
         """Settle what is open and close everything, in the reverse order of the start."""
@@ -336,6 +356,7 @@ def _outbox_path(store: str, worker: int) -> str:
     so that no settlement is delivered to another one's books. A changed password does not change the name.
     """
     if _is_file(store):
-        return str(Path(store.removeprefix("sqlite://")).parent / f"outbox-{worker}.log")
+        ledger = Path(store.removeprefix("sqlite://"))
+        return str(ledger.with_name(f"{ledger.name}.outbox-{worker}.log"))
     server = hashlib.sha256(store.rpartition("://")[2].rpartition("@")[2].encode()).hexdigest()[:8]
     return str(state_folder() / f"outbox-{server}-{worker}.log")

@@ -85,6 +85,20 @@ class Books(Protocol):
         """Recompute every bucket from the log and the open holds; an empty answer means no drift."""
         ...
 
+    async def audit(self) -> Sequence[Drift] | None:
+        """`verify` for a service that does it again and again: reads only what is new since the last call.
+
+        None: another replica does it now. One that has begun goes on as long as it calls at least every three minutes.
+        """
+        ...
+
+    async def trim(self, *, before_ms: int) -> int:
+        """Drop the log's entries from before this moment, perhaps not the newest one. Returns how many.
+
+        What they added to each bucket is kept, so that counters can still be verified. Records are gone from `records`.
+        """
+        ...
+
     async def ping(self) -> None:
         """Raises `StoreUnavailable` if the store cannot serve a reservation now."""
         ...

@@ -151,6 +151,8 @@ class ServerSettings:
     """`redis://...`, `rediss://...`, `unix://...` or a file path for SQLite."""
     lease_seconds: float = 20.0
     store_timeout_seconds: float = 0.25
+    keep_log_seconds: float = 400 * 86_400.0
+    """Age at which entries leave the ledger's log."""
     drain_seconds: float = 30.0
     max_body_bytes: int = 20 * 1024 * 1024
     max_header_bytes: int = 32 * 1024

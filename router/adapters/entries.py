@@ -19,6 +19,8 @@ TOMBSTONE_MS: Final = 15 * 60_000
 """How long a settled or voided attempt is remembered, so that a second delivery does nothing."""
 SWEPT_MS: Final = 7 * 86_400_000
 """How long a swept attempt is remembered, so that the late truth corrects the estimate."""
+AUDITOR_MS: Final = 180_000
+"""How long a replica that compares counters and log keeps others from doing the same."""
 DOUBT_ORPHAN: Final = "hold_lost"
 """`doubt` of a record whose hold the store did not know: it lost data, and the charge was booked all the same."""
 SEPARATOR: Final = "\t"

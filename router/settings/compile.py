@@ -102,6 +102,7 @@ def _server(context: Context, deployments: Mapping[str, Deployment]) -> ServerSe
         store=given.store or context.environ.get(env.REDIS_URL) or context.environ.get(env.STORE) or "",
         lease_seconds=given.lease,
         store_timeout_seconds=given.store_timeout,
+        keep_log_seconds=given.keep_log,
         drain_seconds=given.drain,
         max_body_bytes=given.max_body,
         max_header_bytes=given.max_header,

@@ -115,6 +115,8 @@ class ServerSection(Section):
     """How long the holds of a process that died stay open before they are charged."""
     store_timeout: Annotated[Duration, Field(ge=0.01, le=10)] = 0.25
     """Longest wait for an answer of the store."""
+    keep_log: Annotated[Duration, Field(ge=86_400, le=3_660 * 86_400)] = 400 * 86_400.0
+    """How long the ledger keeps a spend record. What older ones add up to is kept as long as their budget's counter."""
     when_store_is_down: StoreMode = "closed"
     """What happens while the store does not answer. Only `closed` is available: a request that a hard budget covers is refused."""
     drain: Annotated[Duration, Field(ge=0, le=3600)] = 30.0

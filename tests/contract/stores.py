@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from router.adapters.entries import machine_clock_ms
-from router.adapters.redis.keys import lease_field
+from router.adapters.redis.keys import counter_fields, lease_field
 from router.adapters.redis.ledger import RedisLedger
 from router.adapters.redis.scripts import command
 from router.adapters.redis.wire import Wire, parse_url
@@ -32,6 +32,10 @@ class Store(Protocol):
 
     async def crash(self, name: str) -> None:
         """Let the lease of a replica run out, as if it had stopped to renew it."""
+        ...
+
+    async def tamper(self, bucket_id: str, by: int) -> None:
+        """Change what a bucket says was spent, past the ledger."""
         ...
 
     async def close(self) -> None: ...
@@ -69,6 +73,10 @@ class SqliteStore(_Replicas):
         with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as connection, connection:
             connection.execute("UPDATE lease SET until_ms=0 WHERE replica=?", (name,))
 
+    async def tamper(self, bucket_id: str, by: int) -> None:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as connection, connection:
+            connection.execute("UPDATE bucket SET spent=spent+? WHERE id=?", (by, bucket_id))
+
 
 class RedisStore(_Replicas):
     """A ledger in a Redis, real or faked."""
@@ -87,6 +95,10 @@ class RedisStore(_Replicas):
     async def crash(self, name: str) -> None:
         await self.command("ZADD", "{fg}:leases", 1, name)
         await self.command("HSET", "{fg}:books", lease_field(name), 1)
+
+    async def tamper(self, bucket_id: str, by: int) -> None:
+        for field in counter_fields(bucket_id)[:2]:
+            await self.command("HINCRBY", "{fg}:books", field, by)
 
     async def command(self, *values: str | int) -> list[bytes]:
         wire = Wire(parse_url(self._url), timeout_seconds=5)

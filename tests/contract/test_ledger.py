@@ -12,7 +12,7 @@ import pytest
 from router.domain.budgets import Refusal, Reservation, WindowMoved
 from router.domain.money import MAX_NUSD
 from router.domain.records import SpendRecord
-from router.ports import Ledger, StoredKey
+from router.ports import Drift, Ledger, StoredKey
 from tests.contract.stores import HOUR_MS, Store, bucket, buckets, counters, held, records
 
 RECORD = b'{"attempt_id":"a","request_id":"r","at_ms":1,"charge_nusd":80,"hold_nusd":100}'
@@ -432,3 +432,49 @@ async def test_keys_are_kept_replaced_and_listed(ledger: Ledger) -> None:
 async def test_ping_answers_while_the_store_serves(ledger: Ledger) -> None:
     """Readiness asks this."""
     await ledger.ping()
+
+
+async def test_an_audit_finds_what_was_changed_past_the_ledger(store: Store) -> None:
+    """A service that runs for months must notice by itself that its counters are not its log."""
+    ledger = await store.replica("one")
+    where = buckets(bucket(), bucket("team"))
+    await ledger.settle(await held(ledger, 100, where), charge_nusd=80, record=RECORD)
+    await held(ledger, 50, where)
+    assert await ledger.audit() == []
+    # Also after what it has read already.
+    await ledger.settle(await held(ledger, 10, where), charge_nusd=30, record=RECORD)
+    assert await ledger.audit() == []
+    await store.tamper("team||all", -7)
+    assert await ledger.audit() == [Drift("team||all", 103, 110, "spent")] == list(await ledger.verify())
+
+
+async def test_only_one_replica_audits(store: Store) -> None:
+    """Every one of them would read the whole log."""
+    one, two = await store.replica("one"), await store.replica("two")
+    assert await one.audit() == []
+    assert await two.audit() is None
+    assert await one.audit() == []
+
+
+async def test_a_trimmed_log_still_verifies(store: Store) -> None:
+    """What old entries added up to is kept; budgets and the sums of lifetime windows never change."""
+    ledger, other = await store.replica("one"), await store.replica("two")
+    where = buckets(bucket(), bucket("team"))
+    assert await ledger.audit() == []
+    for charge in (80, 130):
+        await ledger.settle(await held(ledger, 100, where), charge_nusd=charge, record=RECORD)
+    before = await counters(ledger)
+    assert await ledger.audit() == []
+    now_ms = await store.now_ms()
+    assert await ledger.trim(before_ms=now_ms - HOUR_MS) == 0
+    trimmed = await ledger.trim(before_ms=now_ms + HOUR_MS)
+    assert trimmed + len(await records(ledger)) == 2
+    assert trimmed >= 1
+    await ledger.settle(await held(ledger, 100, where), charge_nusd=5, record=RECORD)
+    assert len(await records(ledger)) == 3 - trimmed
+    assert before == {"company": (210, 0, 30), "team": (210, 0, 30)}
+    assert await counters(ledger) == {"company": (215, 0, 30), "team": (215, 0, 30)}
+    # One that has read what was trimmed, and one that has not.
+    assert await ledger.audit() == list(await other.verify()) == []
+    await store.tamper("company||all", 1)
+    assert await other.verify() == [Drift("company||all", 216, 215, "spent")]

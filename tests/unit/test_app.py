@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,20 @@ async def test_budgets_are_read_for_metrics_only_if_there_are_any(tmp_path: Path
         assert service._budget_states == ()
 
 
+async def test_drift_of_the_ledger_is_a_metric(tmp_path: Path) -> None:
+    """Counters that are not what the log adds up to are money that nobody can explain: an alert must see them."""
+    async with running(tmp_path, CONFIG) as run:
+        service = run.app.service
+        assert (await run.client.post("/chat/completions", json=chat("m"))).status_code == 200
+        assert b"faregate_ledger_drift_usd{" not in await service.scrape()
+        await service._audit()
+        assert b'faregate_ledger_drift_usd{budget="everyone"} 0.0\n' in await service.scrape()
+        with contextlib.closing(sqlite3.connect(service.store.removeprefix("sqlite://"), timeout=5)) as books, books:
+            books.execute("UPDATE bucket SET spent=spent+2000000000")
+        await service._audit()
+        assert b'faregate_ledger_drift_usd{budget="everyone"} 2.0\n' in await service.scrape()
+
+
 async def test_a_heartbeat_tells_what_each_stream_has_burnt(tmp_path: Path) -> None:
     """If this process dies, that is what its calls are charged; never more than is held."""
     up, pace = ScriptedUpstream(), Gate()
@@ -165,7 +181,7 @@ def test_the_outbox_is_beside_the_books(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """For a server: in the user's state folder, a file for each, so that no charge gets into another one's books."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     path = application._outbox_path
-    assert path("sqlite:///data/l.sqlite", 0) == path("/data/l.sqlite", 0) == "/data/outbox-0.log"
+    assert path("sqlite:///data/l.sqlite", 0) == path("/data/l.sqlite", 0) == "/data/l.sqlite.outbox-0.log"
     assert Path(path("redis://one:6379/0", 2)).parent == tmp_path / "faregate"
     assert path("redis://one:6379/0", 2).endswith("-2.log")
     assert path("redis://one:6379/0", 0) != path("redis://two:6379/0", 0)

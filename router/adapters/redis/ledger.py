@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import hiredis
 import msgspec
 
-from router.adapters.entries import KEEP_MS, SWEPT_MS, TOMBSTONE_MS, checked_amount, checked_attempt, is_attempt, plan, present
+from router.adapters.entries import AUDITOR_MS, KEEP_MS, SWEPT_MS, TOMBSTONE_MS, checked_amount, checked_attempt, is_attempt, plan, present
 from router.adapters.redis import reads
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
@@ -27,8 +27,6 @@ from router.ports import Drift, StoredKey
 
 SWEEP_LIMIT: Final = 256
 """Holds that one script call looks at: bounds how long others wait for the server."""
-AUDITOR_MS: Final = 180_000
-"""How long a replica that audits keeps others from it."""
 TRIM_LIMIT: Final = 256
 """Most entries of the log that one script call drops."""
 READ_TIMEOUT_SECONDS: Final = 5.0

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 
 import msgspec
 
-from router.adapters.entries import KEEP_MS, SEPARATOR, SWEPT_MS, TOMBSTONE_MS, Plan
+from router.adapters.entries import AUDITOR_MS, KEEP_MS, SEPARATOR, SWEPT_MS, TOMBSTONE_MS, Plan, split_ids
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, WindowMoved
 from router.domain.windows import budget_of
 
+TRIM_LIMIT = 512
+"""Most entries of the log that are dropped at a time."""
 SWEEP_LIMIT = 512
 """Most holds that one sweep charges at a time, so that others get their turn."""
 
@@ -337,6 +340,33 @@ class Batch:
         old = self._db.execute("DELETE FROM bucket WHERE ends_ms < ? AND held=0 RETURNING id", (now - KEEP_MS,)).fetchall()
         for (name,) in old:
             self._counters.pop(name, None)
+        self._db.executemany("DELETE FROM trimmed WHERE bucket=?", old)
+
+    def claim_audit(self, replica: str) -> bool:
+        """Whether this replica is the one that compares counters and log now; it stays it as long as it comes back."""
+        found = self._db.execute("SELECT value FROM meta WHERE name='auditor'").fetchone()
+        holder, until_ms = found[0].split(SEPARATOR) if found else (replica, "0")
+        if holder != replica and int(until_ms) > self.now_ms:
+            return False
+        claim = f"{replica}{SEPARATOR}{self.now_ms + AUDITOR_MS}"
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('auditor', ?)", (claim,))
+        return True
+
+    def trim(self, before_ms: int) -> int:
+        """See `Books.trim`; some entries at a time."""
+        oldest = self._db.execute("SELECT at_ms, seq, buckets, spent, debt FROM log ORDER BY seq LIMIT ?", (TRIM_LIMIT,))
+        # The newest entry stays: its number is what keeps numbers from being given twice.
+        newest = self._db.execute("SELECT max(seq) FROM log").fetchone()[0]
+        rows = list(takewhile(lambda row: row[0] < before_ms and row[1] < newest, oldest))
+        sums = [(name, spent, debt) for _, _, joined, spent, debt in rows for name in split_ids(joined)]
+        self._db.executemany(
+            "INSERT INTO trimmed SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM bucket WHERE id=?1)"
+            " ON CONFLICT (bucket) DO UPDATE SET spent=spent+excluded.spent, debt=debt+excluded.debt",
+            sums,
+        )
+        if rows:
+            self._db.execute("DELETE FROM log WHERE seq <= ?", (rows[-1][1],))
+        return len(rows)
 
     def publish_limits(self, limits: Mapping[str, int], version: str) -> None:
         """See `Books.publish_limits`."""

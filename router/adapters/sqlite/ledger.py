@@ -16,7 +16,7 @@ import msgspec
 from router.adapters.entries import Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
-from router.adapters.sqlite.reads import bucket_states, drift
+from router.adapters.sqlite.reads import Audit, bucket_states
 from router.adapters.sqlite.writer import Writer
 from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, WindowMoved
 from router.errors import ConfigError, StoreUnavailable
@@ -41,6 +41,7 @@ class SqliteLedger:
         self._writer: Writer | None = None
         self._replica = ""
         self._lease_ms = 0
+        self._audit: Audit | None = None
 
     async def open(self, *, replica_id: str, lease_seconds: float) -> None:
         """Open or create the file and take the lease.
@@ -166,7 +167,23 @@ class SqliteLedger:
 
     async def verify(self) -> Sequence[Drift]:
         """See `Books.verify`."""
-        return await self._read(drift)
+        return await self._read(Audit().run)
+
+    async def audit(self) -> Sequence[Drift] | None:
+        """See `Books.audit`."""
+        if not await self._submit(Batch.claim_audit, "", self._replica):
+            self._audit = None
+            return None
+        if self._audit is None:
+            self._audit = Audit()
+        return await self._read(self._audit.run)
+
+    async def trim(self, *, before_ms: int) -> int:
+        """See `Books.trim`."""
+        total = 0
+        while trimmed := await self._submit(Batch.trim, "", before_ms):
+            total += trimmed
+        return total
 
     async def ping(self) -> None:
         """See `Books.ping`."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 
-from router.adapters.entries import SEPARATOR
+from router.adapters.entries import split_ids
 from router.domain.budgets import BucketState
 from router.ports import Drift
 
@@ -24,29 +25,38 @@ def bucket_states(db: sqlite3.Connection, *, budget: str | None, now_ms: int | N
     ]
 
 
-def drift(db: sqlite3.Connection) -> list[Drift]:
-    """Where counters differ from what the log and the open holds add up to."""
-    spent: dict[str, int] = {}
-    debt: dict[str, int] = {}
-    held: dict[str, int] = {}
-    for joined, s, d in db.execute("SELECT buckets, sum(spent), sum(debt) FROM log GROUP BY buckets"):
-        for name in _names(joined):
-            spent[name] = spent.get(name, 0) + s
-            debt[name] = debt.get(name, 0) + d
-    for joined, h in db.execute("SELECT buckets, sum(held) FROM attempt WHERE done_ms IS NULL GROUP BY buckets"):
-        for name in _names(joined):
-            held[name] = held.get(name, 0) + h
-    found: list[Drift] = []
-    for name, s, h, d in db.execute("SELECT id, spent, held, debt FROM bucket ORDER BY id"):
-        if s != spent.get(name, 0):
-            found.append(Drift(name, s, spent.get(name, 0), "spent"))
-        if h != held.get(name, 0):
-            found.append(Drift(name, h, held.get(name, 0), "held"))
-        if d != debt.get(name, 0):
-            found.append(Drift(name, d, debt.get(name, 0), "debt"))
-    return found
+class Audit:
+    """Adds up the log once; every further run reads only what was written since."""
 
+    def __init__(self) -> None:
+        self._last = -1
+        """The last entry read; below zero: nothing was read yet."""
+        self._spent: dict[str, int] = defaultdict(int)
+        self._debt: dict[str, int] = defaultdict(int)
 
-def _names(joined: str) -> Iterator[str]:
-    if joined:
-        yield from joined.split(SEPARATOR)
+    def run(self, db: sqlite3.Connection) -> list[Drift]:
+        """Where counters differ from what the log and the open holds add up to. `db` shows one moment: it is in a transaction."""
+        if self._last < 0:
+            self._add(db.execute("SELECT bucket, spent, debt, 0 FROM trimmed"))
+        rows = db.execute("SELECT buckets, sum(spent), sum(debt), max(seq) FROM log WHERE seq > ? GROUP BY buckets", (self._last,))
+        self._add(rows)
+        held: dict[str, int] = defaultdict(int)
+        for joined, amount in db.execute("SELECT buckets, sum(held) FROM attempt WHERE done_ms IS NULL GROUP BY buckets"):
+            for name in split_ids(joined):
+                held[name] += amount
+        found: list[Drift] = []
+        for name, s, h, d in db.execute("SELECT id, spent, held, debt FROM bucket ORDER BY id"):
+            if s != self._spent.get(name, 0):
+                found.append(Drift(name, s, self._spent.get(name, 0), "spent"))
+            if h != held.get(name, 0):
+                found.append(Drift(name, h, held.get(name, 0), "held"))
+            if d != self._debt.get(name, 0):
+                found.append(Drift(name, d, self._debt.get(name, 0), "debt"))
+        return found
+
+    def _add(self, sums: Iterable[tuple[str, int, int, int]]) -> None:
+        for joined, spent, debt, last in sums:
+            self._last = max(self._last, last)
+            for name in split_ids(joined):
+                self._spent[name] += spent
+                self._debt[name] += debt

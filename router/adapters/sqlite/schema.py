@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the tables below; kept in `user_version`."""
 
 TABLES: Final = """
@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS log (
     seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, attempt_id TEXT NOT NULL, outcome TEXT NOT NULL, spent INTEGER NOT NULL,
     debt INTEGER NOT NULL, held INTEGER NOT NULL, buckets TEXT NOT NULL, record BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS trimmed (bucket TEXT PRIMARY KEY, spent INTEGER NOT NULL, debt INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS budget (name TEXT PRIMARY KEY, limit_nusd INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lease (replica TEXT PRIMARY KEY, until_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS progress (
