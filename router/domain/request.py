@@ -137,7 +137,10 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         wanted = "a list of objects with at least one element" if operation == "chat" else "a string or a list of strings or tokens"
         raise invalid(f"'{name}' must be {wanted}: {exc}", name) from None
     parsed = ParsedRequest(operation, model, fields, shape)
-    if operation != "embeddings":
+    if operation == "chat":
+        _read_output(fields, parsed)
+    elif operation == "completions":
+        parsed.choices = shape.prompts
         _read_output(fields, parsed)
     if not _only_common(fields):
         _read_rare(fields, parsed)
@@ -187,8 +190,6 @@ def _read_output(fields: Fields, parsed: ParsedRequest) -> None:
         parsed.stream = _flag(raw, "stream")
         if parsed.stream and "stream_options" in fields:
             parsed.wants_usage = _wants_usage(fields["stream_options"])
-    if parsed.operation == "completions":
-        parsed.choices = parsed.shape.prompts
 
 
 def _rare_cap(raw: msgspec.Raw, name: str) -> int | None:
