@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from router.adapters.upstream.http1 import PoolState
-from router.adapters.upstream.http1_connection import Http1Response
 from router.ports import Endpoint
 from tests.scripted_upstream import Close, Fail, Gate, Hang, Json, Raw, Sequence, Stream
 from tests.wire.helpers import LIMIT, PATH, TIMEOUTS, drain, fault_of, on_both_loops, request, world
@@ -54,92 +53,6 @@ async def test_events_pass_one_by_one() -> None:
             pacer.step()
             assert (await response.chunk()).count(b'" word"') == 1
         assert (await drain(response)).endswith(b"data: [DONE]\n\n")
-
-
-class Taker:
-    """A sink that takes so many reads at a time."""
-
-    def __init__(self) -> None:
-        self.reads: list[bytes] = []
-        self.room = 0
-
-    def __call__(self, data: bytes) -> bool:
-        assert data
-        self.reads.append(data)
-        self.room -= 1
-        return self.room > 0
-
-
-@on_both_loops
-async def test_a_sink_gets_each_event_when_it_comes() -> None:
-    """Nobody has to be woken for it, and nothing is left out at the end."""
-    async with world() as (up, client, endpoint):
-        pacer, taker = Gate(), Taker()
-        taker.room = 100
-        up.on("m", Stream(tokens=5, pacer=pacer))
-        response = await client.post(endpoint, PATH, request(stream=True), timeouts=TIMEOUTS)
-        pump = asyncio.ensure_future(response.pump(taker))
-        for count in range(1, 6):
-            pacer.step()
-            while b"".join(taker.reads).count(b'" word"') < count:
-                await asyncio.sleep(0)
-            assert b"".join(taker.reads).count(b'" word"') == count
-        assert await pump
-        assert b"".join(taker.reads).endswith(b"data: [DONE]\n\n")
-        assert await response.pump(taker)
-        assert response.pending() == b""
-
-
-@on_both_loops
-async def test_a_sink_that_is_full_gets_the_rest_when_it_asks() -> None:
-    """What comes meanwhile waits, the end of the body too."""
-    async with world() as (up, client, endpoint):
-        taker = Taker()
-        up.on("m", Stream(tokens=5))
-        response = await client.post(endpoint, PATH, request(stream=True), timeouts=TIMEOUTS)
-        ended, calls = False, 0
-        while not ended:
-            taker.room, calls = 1, calls + 1
-            ended = await response.pump(taker)
-        assert calls == len(taker.reads) + 1
-        assert b"".join(taker.reads).count(b'" word"') == 5
-        assert b"".join(taker.reads).endswith(b"data: [DONE]\n\n")
-
-
-@on_both_loops
-async def test_a_sink_gets_all_that_came_before_a_fault() -> None:
-    """It is on the bill."""
-    async with world() as (up, client, endpoint):
-        taker = Taker()
-        taker.room = 100
-        up.on("m", Stream(tokens=5, end="truncate"))
-        response = await client.post(endpoint, PATH, request(stream=True), timeouts=TIMEOUTS)
-        assert (await fault_of(response.pump(taker))).fault == "truncated"
-        assert b"".join(taker.reads).count(b'" word"') == 5
-
-
-@on_both_loops
-async def test_what_nobody_asked_for_can_be_counted_after_the_call_was_given_up() -> None:
-    """A client that leaves does not undo what the provider wrote."""
-    async with world() as (up, client, endpoint):
-        pacer, taker = Gate(), Taker()
-        up.on("m", Stream(tokens=5, pacer=pacer, end="hang"))
-        response = await client.post(endpoint, PATH, request(stream=True), timeouts=TIMEOUTS)
-        pump = asyncio.ensure_future(response.pump(taker))
-        while not taker.reads:
-            await asyncio.sleep(0)
-        assert not await pump
-        again = asyncio.ensure_future(response.pump(taker))
-        await asyncio.sleep(0)
-        again.cancel()
-        await asyncio.wait([again])
-        pacer.open()
-        assert isinstance(response, Http1Response)
-        while b"".join(response.parts).count(b'" word"') < 5:
-            await asyncio.sleep(0)
-        response.abort()
-        assert response.pending().count(b'" word"') == 5
-        assert response.pending() == b""
 
 
 @on_both_loops
