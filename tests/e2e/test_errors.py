@@ -242,8 +242,9 @@ SCENARIOS: dict[str, Scenario] = {
     "overloaded": too_many,
     "upstream_timeout": no_answer,
 }
-ELSEWHERE = {"client_closed_request", "shutting_down"}
-"""Nobody is there to read the first; the second is tested in `test_a_request_that_waits_when_the_server_drains_is_told_so`."""
+ELSEWHERE = {"client_closed_request", "shutting_down", "upstream_refused"}
+"""Nobody is there to read the first; the second is tested in `test_a_request_that_waits_when_the_server_drains_is_told_so`,
+the third, whose status is the provider's, in `test_what_is_no_answer_becomes_an_error_of_ours`."""
 
 
 def test_every_error_of_the_table_is_provoked() -> None:
