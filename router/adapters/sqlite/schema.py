@@ -42,8 +42,12 @@ def connect(path: str, *, timeout_seconds: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=timeout_seconds, isolation_level=None, check_same_thread=False, cached_statements=64)
     # A commit in WAL mode with NORMAL is safe against a killed process; only a power loss can undo the last ones.
     # Source: sqlite.org/pragma.html#pragma_synchronous, read 2026-11.
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
