@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -47,6 +47,9 @@ from router.snapshot import Snapshot
 from router.store_watch import StoreWatch
 from router.tasks import Background
 
+if TYPE_CHECKING:
+    from router.alerts.watch import Alerts
+
 log = structlog.get_logger("faregate.app")
 
 READY_SECONDS: Final = 1.0
@@ -63,6 +66,8 @@ SIMULATED: Final = "simulated"
 """`Snapshot.source` where nothing but simulated providers was found."""
 STORE_START_SECONDS: Final = 15.0
 """How long a store that does not answer is waited for at the start."""
+ALERTS_SECONDS: Final = 5.0
+"""How often to look whether anybody is to be told of anything."""
 GC_THRESHOLD: Final = 50_000
 
 
@@ -97,6 +102,7 @@ class Service:
         self._drifts: Sequence[Drift] | None = None
         """What the last audit found; None while another process does it."""
         self._ready_until = 0.0
+        self._alerts: Alerts | None = None
 
     async def start(self) -> None:
         """Open the store, start what runs in the background, and build the pipeline.
@@ -278,6 +284,7 @@ class Service:
         every(KEYS_SECONDS, self.admission.refresh, name="keys")
         every(WATCH_SECONDS, self._look_for_store, name="store")
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
+        every(ALERTS_SECONDS, self._look_after_alerts, name="alerts", at_once=True)
         every(AUDIT_SECONDS, self._audit, name="audit")
         every(TRIM_SECONDS, self._trim, name="trim")
 
@@ -309,6 +316,25 @@ class Service:
         trimmed = await self.ledger.trim(before_ms=wall_clock_ms() - round(self.snapshot.server.keep_log_seconds * 1000))
         if trimmed:
             log.info("the ledger's log was trimmed", entries=trimmed)
+
+    async def _look_after_alerts(self) -> None:
+        """Begin to look for what people are told of as soon as a configuration names some."""
+        if self._alerts is None and self.snapshot.receivers:
+            from router.alerts.start import start_alerts
+
+            http = Http1Upstream()
+            self._stack.push_async_callback(http.close)
+            self._alerts = start_alerts(
+                self.ledger,
+                owner=self.boot,
+                snapshot=lambda: self.snapshot,
+                states=lambda: self._budget_states,
+                store_watch=self._store_watch,
+                fleet=self.fleet,
+                metrics=self.metrics,
+                http=http,
+            )
+            self._stack.push_async_callback(self._alerts.close)
 
     async def stop(self) -> None:
         """Settle what is open and close everything, in the reverse order of the start."""

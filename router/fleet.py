@@ -189,6 +189,8 @@ class Fleet:
         self._quantile = quantile
         self._states = _States()
         self._cooling: set[_State] = set()
+        self.troubles: dict[str, tuple[str, float]] = {}
+        """Cause and time of the last failure, by deployment."""
         self._averages: dict[int, float] = {}
         """Moving averages of answer lengths of all deployments, by size of the input."""
         self._learn_at = 0.0
@@ -275,6 +277,7 @@ class Fleet:
             state.probe_until = 0.0
             return
         now = self._clock()
+        self.troubles[name] = (cause, now)
         self._learn(state)
         state.learn_at_once = True
         if cause == "429":

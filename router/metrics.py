@@ -113,6 +113,8 @@ _TABLE: Final = (
     _counter("faregate_store_errors_total", "Calls to the budget store that failed.", "call"),
     _min("faregate_store_up", "1 if the budget store answers."),
     _sum("faregate_outbox_entries", "Settlements waiting for the budget store to come back."),
+    # People who are told.
+    _counter("faregate_alerts_total", "Alerts to receivers: sent, or dropped after the last try.", "kind", "outcome"),
     # The process.
     _counter("faregate_log_lines_dropped_total", "Lines of the request log that nobody read in time."),
     _min("faregate_config_last_reload_successful", "1 if the configuration could be loaded the last time that was tried."),
@@ -283,6 +285,14 @@ class Metrics:
     def overran(self, *, cause: str, nusd: int) -> None:
         """Count what was charged above a reservation, nano-USD."""
         self._add("faregate_overshoot_usd_total", nusd, self._guard.word("cause", cause))
+
+    def alert(self, *, kind: str, outcome: str) -> None:
+        """Count an alert to one receiver: `sent` or `dropped`."""
+        self._add("faregate_alerts_total", 1, self._guard.word("kind", kind), self._guard.word("outcome", outcome))
+
+    def counted(self, name: str) -> Mapping[Labels, float]:
+        """A counter of this process now, by its labels. Of what is counted in bulk, what was folded."""
+        return {labels: cell.value for labels, cell in self._stores[name].cells.items()}
 
     def price_lookup(self, result: str) -> None:
         """Count a lookup in the price book: `found`, `free`, `assumed` or `missing`. `configure` does so for its deployments."""

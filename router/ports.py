@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, WindowMoved
+
+if TYPE_CHECKING:
+    from router.alerts.ports import AlertStore
 
 
 class BudgetStore(Protocol):
@@ -147,6 +150,10 @@ class KeyStore(Protocol):
 
 class Ledger(BudgetStore, Lease, Books, KeyStore, Protocol):
     """One store behind all four: SQLite or Redis."""
+
+    def alert_store(self) -> AlertStore:
+        """What alerts keep in the same store. Usable while this is open."""
+        ...
 
     async def open(self, *, replica_id: str, lease_seconds: float) -> None:
         """Connect, check that the store can be trusted with money (raises `ConfigError`), take the lease."""

@@ -10,6 +10,7 @@ import msgspec
 
 from policies.engine import RoutePolicy
 from policies.types import Traits
+from router.alerts.config import AlertRules, Receiver
 from router.domain.budgets import Budget
 from router.domain.prices import Price
 from router.domain.pricing import Tariff, tariff_of
@@ -188,6 +189,9 @@ class Snapshot:
     teams: Mapping[str, Team] = field(default_factory=dict)
     keys: Mapping[str, KeyEntry] = field(default_factory=dict)
     """By key id."""
+    receivers: tuple[Receiver, ...] = ()
+    """Who is told of alerts. Without any, nothing is looked for."""
+    alerts: AlertRules = field(default_factory=AlertRules)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What was found or assumed without a file; printed at the start."""

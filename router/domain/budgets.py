@@ -29,6 +29,8 @@ class Budget:
     """A hard budget refuses; a soft one only counts, alerts and steers."""
     when: tuple[tuple[str, frozenset[str]], ...] = ()
     """(dimension or `tag:<name>`, accepted values) pairs, all of which must hold for the budget to apply."""
+    alert_at: tuple[float, ...] = (0.5, 0.8, 0.95, 1.0)
+    """Shares of the limit whose crossing people are told of, in rising order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import msgspec
 from router.domain.prices import Price
 from router.settings import env
 from router.settings.compile_access import compile_budgets, compile_keys, compile_teams
+from router.settings.compile_alerts import compile_alerts
 from router.settings.compile_context import Context, PriceLookup
 from router.settings.compile_models import compile_models, price_of
 from router.settings.compile_providers import compile_providers
@@ -57,6 +58,7 @@ def compile_settings(
     keys = compile_keys(context, askable)
     budgets = compile_budgets(context, askable)
     server = _server(context, deployments)
+    receivers, alerts = compile_alerts(context)
     if context.findings:
         raise InvalidSettings(context.findings)
     snapshot = Snapshot(
@@ -69,6 +71,8 @@ def compile_settings(
         budgets=budgets,
         teams=teams,
         keys=keys,
+        receivers=receivers,
+        alerts=alerts,
     )
     warnings = (*context.warnings, *lint(settings, snapshot))
     return _with_warnings(snapshot, tuple(show(finding) for finding in warnings))

@@ -106,6 +106,7 @@ def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]]
         each="session" if per_session else given.each,
         hard=given.mode == "hard",
         when=when,
+        alert_at=given.at,
     )
 
 

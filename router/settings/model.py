@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from router.settings.findings import shown
 from router.settings.model_access import BudgetEntry, KeySettings, TeamSettings
+from router.settings.model_alerts import AlertSettings, Receivers
 from router.settings.model_routing import ModelEntry, PriceEntry, RouteEntry
 from router.settings.types import (
     Address,
@@ -210,3 +211,7 @@ class Settings(Section):
     """Groups of keys."""
     keys: dict[Name, KeySettings] = Field(default_factory=dict)
     """Virtual keys. Without any, and without minted ones, requests need no key."""
+    notify: Receivers = Field(default_factory=dict)
+    """Who is told of alerts: `{slack: $SLACK_WEBHOOK}`, addresses or objects by name, or a list of them."""
+    alerts: AlertSettings = all_defaults()
+    """What is looked for, if `notify` names somebody."""

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 
 from router.domain.keys import ID_LENGTH, PREFIX
 from router.settings.findings import shown
+from router.settings.model_alerts import Thresholds
 from router.settings.references import Secret
 from router.settings.types import Instant, Name, ReferencedSecret, Section, Text, Words, all_defaults, as_mapping, format_money
 from router.settings.units import MoneyPer, parse_money_per, parse_window
@@ -80,6 +81,9 @@ class SpendLimit(Section):
     """IANA time zone in which windows begin."""
     mode: Literal["hard", "soft"] = "hard"
     """`hard` refuses what could exceed the limit, before money is spent; `soft` only counts and alerts."""
+    at: Thresholds = (0.5, 0.8, 0.95, 1.0)
+    """Shares of the limit at which `notify` tells people, once per window: `[50%, 80%]` or `{80%: notify}`; `[]` for none.
+    Default: 50, 80, 95 and 100 %."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SpendLimit:

@@ -28,7 +28,7 @@ BLOCKS: Final = [
 ]
 ENVIRONMENT: Final = {
     name: "x" * 8 for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", "".join(path.read_text(encoding="utf-8") for path in text_files(".md")))
-} | {"OPENAI_API_KEY": "x" * 8}
+} | {"OPENAI_API_KEY": "x" * 8, "SLACK_WEBHOOK": "https://chat.example.com/hook"}
 
 
 def of(language: str) -> list[object]:
@@ -73,6 +73,7 @@ NOT_RUN: Final = {
     ("serve",): "it would not end",
     ("keys", "revoke"): "the key of the example is nobody's",
     ("demo",): "it has tests of its own",
+    ("alerts", "test"): "there is nobody to take it",
 }
 
 

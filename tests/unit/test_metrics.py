@@ -94,6 +94,7 @@ def everything(metrics: Metrics) -> None:
     request(metrics, decision_seconds=0.0001)
     metrics.rejected(deployment="sim/b", reason="cooldown")
     metrics.refused(budget="everyone", action="refuse")
+    metrics.alert(kind="budget_threshold", outcome="sent")
     metrics.rejected_request(code="budget_exceeded")
     metrics.fell_back(from_deployment="sim/a", to_deployment="sim/b", reason="5xx")
     metrics.retried(deployment="sim/a", reason="timeout")

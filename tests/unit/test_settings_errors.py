@@ -26,7 +26,7 @@ ONE_MISTAKE = [
     ("version: 1\nrutes: {}", '2:1: rutes: unknown field; did you mean "routes"?'),
     (
         "version: 1\nexperiments: {}",
-        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys",
+        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, notify, alerts",
     ),
     # The server.
     ("version: 1\nserver: 5", "2:9: server: 5 is not a mapping"),
@@ -264,7 +264,7 @@ BUDGET_MISTAKES = [
     ("{limit: $0, mode: soft}", "8:6: budgets.b: a soft budget of $0 would alert always"),
     ("{limit: $99999999/month}", '8:14: budgets.b.limit: "$99999999" is more than a counter can hold exactly ($9,007,199)'),
     ("{limit: $5, timezone: Asia/Seul}", '8:28: budgets.b.timezone: "Asia/Seul" is not an IANA time zone; write Asia/Seoul'),
-    ("{limit: $5, at: {80%: notify}}", "8:18: budgets.b.at: unknown field; known: limit, window, each, timezone, mode, when"),
+    ("{limit: $5, upto: {80%: notify}}", "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, at, when"),
     ("{limit: $5, when: {model: bgi}}", '8:32: budgets.b.when.model: there is no model "bgi"; did you mean "big"?'),
     ("{limit: $5, when: {provider: [openai, x]}}", '8:44: budgets.b.when.provider[1]: there is no provider "x"; known: openai, ollama'),
     ("{limit: $5, when: 'tag(1)'}", '8:24: budgets.b.when: "tag(1)" is not a mapping'),
@@ -298,7 +298,7 @@ KEY_MISTAKES = [
     ("{secret: $BOT_KEY, budget: 5}", "8:33: keys.k.budget: 5 has no unit; write $5 or $5/month"),
     (
         "{secret: $BOT_KEY, budget: {limit: $5, when: {}}}",
-        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode",
+        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, at",
     ),
     ("{secret: $BOT_KEY, tags: [a]}", "8:31: keys.k.tags: a list is not a mapping"),
 ]

@@ -17,6 +17,7 @@ from router.adapters.redis import reads
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
+from router.adapters.redis.markers import RedisMarkers
 from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
 from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire, parse_url
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
@@ -119,6 +120,10 @@ class RedisLedger:
         for wire in (self._wire, self._reads):
             await wire.close()
         self._wire = self._reads = NO_WIRE
+
+    def alert_store(self) -> RedisMarkers:
+        """What alerts keep here."""
+        return RedisMarkers(self._read, self.keys)
 
     @property
     def writes(self) -> int:

@@ -16,6 +16,7 @@ import msgspec
 from router.adapters.entries import Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
+from router.adapters.sqlite.markers import SqliteMarkers
 from router.adapters.sqlite.reads import Audit, bucket_states
 from router.adapters.sqlite.writer import Writer
 from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, WindowMoved
@@ -85,6 +86,10 @@ class SqliteLedger:
         if self._writer is not None:
             await self._writer.close()
             self._writer = None
+
+    def alert_store(self) -> SqliteMarkers:
+        """What alerts keep here."""
+        return SqliteMarkers(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
 
     def _submit(self, method: Callable[..., T], attempt_id: str, *args: Any) -> asyncio.Future[T]:
         if self._writer is None:

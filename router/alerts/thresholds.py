@@ -1,0 +1,141 @@
+"""Which shares of a budget are used up, and what to say of it. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from router.alerts.events import Event, FieldValue
+from router.domain.budgets import NEVER_MS, BucketState, Budget
+from router.domain.money import format_usd
+
+KIND: Final = "budget_threshold"
+DEFAULT_AT: Final = (0.5, 0.8, 0.95, 1.0)
+"""Shares of a limit whose crossing is told, where a budget says nothing else."""
+LISTED: Final = 3
+"""Most instances of a split budget that are told one by one; more at once are told together."""
+NAMED: Final = 10
+"""Instances that are named when they are told together."""
+LIFETIME_KEEP_MS: Final = 400 * 86_400_000
+"""How long a crossing in a window that never ends is remembered."""
+MARGIN_MS: Final = 3_600_000
+"""How long a mark outlives its window: clocks differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A bucket that has reached a share of its limit."""
+
+    state: BucketState
+    limit_nusd: int
+    at: float
+    """The highest share reached."""
+    names: tuple[str, ...]
+    """Marks of this share and of all below it: reaching 80 % at once is told once, not twice."""
+
+
+def bucket_name(state: BucketState) -> str:
+    """`budget|scope|window`."""
+    return f"{state.budget}|{state.scope}|{state.window}"
+
+
+def mark_name(state: BucketState, at: float) -> str:
+    """What is told once: this share of this bucket."""
+    return f"{KIND}|{bucket_name(state)}|{at:g}"
+
+
+def limit_of(state: BucketState, budget: Budget) -> int:
+    """The limit that the store decides by, else the configuration's."""
+    return budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
+
+
+def crossings(states: Iterable[BucketState], budgets: Mapping[str, Budget], told: Mapping[str, object]) -> list[Crossing]:
+    """Buckets that have reached a share which was not told yet. What is spent counts, not what is only held."""
+    found: list[Crossing] = []
+    for state in states:
+        budget = budgets.get(state.budget)
+        if budget is None:
+            continue
+        limit = limit_of(state, budget)
+        reached = [at for at in budget.alert_at if state.spent_nusd > 0 and state.spent_nusd >= limit * at]
+        names = tuple([mark_name(state, at) for at in reached])
+        if names and names[-1] not in told:
+            found.append(Crossing(state, limit, reached[-1], names))
+    return found
+
+
+def rearmed(states: Iterable[BucketState], budgets: Mapping[str, Budget], told: Mapping[str, object]) -> list[str]:
+    """Marks of shares that are not reached any more, because the limit was raised: crossing them again is news again."""
+    return [
+        name
+        for state in states
+        if (budget := budgets.get(state.budget)) is not None
+        for at in budget.alert_at
+        if state.spent_nusd < limit_of(state, budget) * at and (name := mark_name(state, at)) in told
+    ]
+
+
+def keep_ms(state: BucketState, now_ms: int) -> int:
+    """How long a mark of this bucket must last."""
+    return LIFETIME_KEEP_MS if state.ends_ms >= NEVER_MS else max(0, state.ends_ms - now_ms) + MARGIN_MS
+
+
+def grouped(found: Sequence[Crossing]) -> list[list[Crossing]]:
+    """What to tell together: many instances of one budget at the same share at once; each other crossing by itself."""
+    alike: defaultdict[tuple[str, float], list[Crossing]] = defaultdict(list)
+    for crossing in found:
+        alike[crossing.state.budget, crossing.at].append(crossing)
+    groups: list[list[Crossing]] = []
+    for some in alike.values():
+        groups += [some] if len(some) > LISTED else [[crossing] for crossing in some]
+    return groups
+
+
+def event_of(group: Sequence[Crossing], *, hard: bool) -> Event:
+    """What to say of one crossing, or of several alike."""
+    first = group[0]
+    state, share = first.state, f"{first.at * 100:g} %"
+    at_limit = first.at >= 1
+    fields: dict[str, FieldValue] = {
+        "budget": state.budget,
+        "threshold": first.at,
+        "limit_nusd": first.limit_nusd,
+        "window": state.window,
+        "resets_at_ms": None if state.ends_ms >= NEVER_MS else state.ends_ms,
+    }
+    if len(group) > 1:
+        scopes = sorted(crossing.state.scope for crossing in group)
+        subject = f"Budget '{state.budget}': {len(group)} instances have reached {share} of {format_usd(first.limit_nusd)} USD"
+        fields |= {"instances": len(group), "scopes": ", ".join(scopes[:NAMED])}
+        detail = f"Among them: {', '.join(scopes[:NAMED])}."
+    else:
+        whose = f" ({state.scope})" if state.scope else ""
+        subject = (
+            f"Budget '{state.budget}'{whose} has reached {share}: {format_usd(state.spent_nusd)} of {format_usd(first.limit_nusd)} USD"
+        )
+        fields |= {"scope": state.scope, "spent_nusd": state.spent_nusd, "held_nusd": state.held_nusd}
+        detail = f"Set aside for calls under way: {format_usd(state.held_nusd)} USD."
+    return Event(
+        kind=KIND,
+        severity="critical" if at_limit and hard else "warning" if first.at >= 0.8 else "info",
+        subject=subject,
+        text=f"{detail} {_consequence(at_limit=at_limit, hard=hard)} {resets(state.ends_ms)}",
+        about=first.names[-1].partition("|")[2],
+        fields=fields,
+    )
+
+
+def _consequence(*, at_limit: bool, hard: bool) -> str:
+    if not hard:
+        return "It is soft: nothing is refused."
+    return "Further requests are refused." if at_limit else "At its limit, further requests are refused."
+
+
+def resets(ends_ms: int) -> str:
+    """When a window ends, in words."""
+    if ends_ms >= NEVER_MS:
+        return "It never starts anew."
+    return f"It starts anew at {datetime.fromtimestamp(ends_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}."
