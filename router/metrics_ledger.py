@@ -34,19 +34,19 @@ class MeteredStore:
         return getattr(self.plain, name)
 
     async def reserve(
-        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
+        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b"", tokens: int = 0
     ) -> Reservation | Refusal | WindowMoved:
         """See `BudgetStore.reserve`."""
-        work = self.plain.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note)
+        work = self.plain.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note, tokens=tokens)
         return await self._timed("reserve", work)
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
         """See `BudgetStore.extend`."""
         return await self._timed("extend", self.plain.extend(held, by_nusd=by_nusd))
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         """See `BudgetStore.settle`."""
-        return await self._timed("settle", self.plain.settle(held, charge_nusd=charge_nusd, record=record))
+        return await self._timed("settle", self.plain.settle(held, charge_nusd=charge_nusd, record=record, tokens=tokens))
 
     async def void(self, held: Reservation) -> bool:
         """See `BudgetStore.void`."""

@@ -50,17 +50,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     held_nusd: int = 0
     charge_nusd: int | None = None
     """None: void."""
+    held_tokens: int = 0
+    tokens: int | None = None
+    """What the call took in and gave out; None: unknown, or no bucket counts it."""
     buckets: tuple[Bucket, ...] = ()
     record: bytes = b""
 
     def reservation(self) -> Reservation:
         """The hold that it ends."""
-        return _reservation(self.attempt_id, self.held_nusd, self.buckets)
+        return _reservation(self.attempt_id, self.held_nusd, self.held_tokens, self.buckets)
 
 
-def _reservation(attempt_id: str, amount_nusd: int, buckets: tuple[Bucket, ...]) -> Reservation:
+def _reservation(attempt_id: str, amount_nusd: int, tokens: int, buckets: tuple[Bucket, ...]) -> Reservation:
     ends_ms = min((b.ends_ms for b in buckets), default=0)
-    return Reservation(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=BucketSet(buckets=buckets, valid_until_ms=ends_ms))
+    where = BucketSet(buckets=buckets, valid_until_ms=ends_ms)
+    return Reservation(attempt_id=attempt_id, amount_nusd=amount_nusd, tokens=tokens, buckets=where)
 
 
 class Outbox:
@@ -87,9 +91,9 @@ class Outbox:
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._recent: list[tuple[Reservation, int, bytes]] = []
+        self._recent: list[tuple[Reservation, int, bytes, int | None]] = []
         """Settlements of the last seconds, and before them those of the seconds before."""
-        self._older: list[tuple[Reservation, int, bytes]] = []
+        self._older: list[tuple[Reservation, int, bytes, int | None]] = []
         self._aged_at = 0.0
         self._run_id = ""
 
@@ -168,20 +172,20 @@ class Outbox:
             os.close(self._fd)
             self._fd = -1
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> None:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> None:
         """Book the charge: in the store, else on disk for later. See `BudgetStore.settle`."""
         store = self._store
         began = store.clock()
         try:
-            await self._plain.settle(held, charge_nusd=charge_nusd, record=record)
+            await self._plain.settle(held, charge_nusd=charge_nusd, record=record, tokens=tokens)
         except StoreUnavailable:
             store.failed("settle", began)
-            await self._keep(held, charge_nusd, record)
+            await self._keep(held, charge_nusd, record, tokens)
             return
         now = store.clock()
         store.settled(now - began)
         if self._run_id:
-            self._recent.append((held, charge_nusd, record))
+            self._recent.append((held, charge_nusd, record, tokens))
 
     async def void(self, held: Reservation) -> None:
         """Give the hold back: in the store, else later. See `BudgetStore.void`."""
@@ -196,7 +200,7 @@ class Outbox:
         if now - self._aged_at >= RESEND_SECONDS:
             self._older, self._recent, self._aged_at = self._recent, [], now
 
-    async def _keep(self, held: Reservation, charge_nusd: int | None, record: bytes) -> None:
+    async def _keep(self, held: Reservation, charge_nusd: int | None, record: bytes, tokens: int | None = None) -> None:
         self._seq += 1
         entry = Entry(
             seq=self._seq,
@@ -204,6 +208,8 @@ class Outbox:
             at_ms=self._clock_ms(),
             held_nusd=held.amount_nusd,
             charge_nusd=charge_nusd,
+            held_tokens=held.tokens,
+            tokens=tokens,
             buckets=held.buckets.buckets,
             record=record,
         )
@@ -280,8 +286,8 @@ class Outbox:
         recent = self._older + self._recent
         self._older, self._recent = [], []
         log.warning("the store was restarted or replaced: sending the last %d settlements again", len(recent))
-        for held, charge_nusd, record in recent:
-            await self.settle(held, charge_nusd=charge_nusd, record=record)
+        for held, charge_nusd, record, tokens in recent:
+            await self.settle(held, charge_nusd=charge_nusd, record=record, tokens=tokens)
 
     async def _deliver(self) -> bool:
         """Deliver the oldest entries. False: the store did not take all of them."""
@@ -300,7 +306,7 @@ class Outbox:
             if entry.charge_nusd is None:
                 await self._store.void(entry.reservation())
             elif not await self._booked_long_ago(entry):
-                await self._store.settle(entry.reservation(), charge_nusd=entry.charge_nusd, record=entry.record)
+                await self._store.settle(entry.reservation(), charge_nusd=entry.charge_nusd, record=entry.record, tokens=entry.tokens)
         except StoreUnavailable:
             return False
         return True

@@ -17,30 +17,35 @@ if TYPE_CHECKING:
 class BudgetStore(Protocol):
     """Holds and charges. Every call is one atomic step in the store; amounts are nano-USD.
 
+    What a call holds and is charged in a bucket goes by the bucket's unit: `usd` the amount and the charge; `requests` 1
+    and 1; `tokens` the tokens of the call; `concurrent` 1 until it ends, and then nothing.
+
     Raises `StoreUnavailable` from every method if the store does not answer within its timeout.
     """
 
     async def reserve(
-        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
+        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b"", tokens: int = 0
     ) -> Reservation | Refusal | WindowMoved:
-        """Hold the amount in all buckets, or in none.
+        """Hold the amount in all buckets, or in none. `tokens`: the most that the call can take in and give out.
 
         A second call with a known `attempt_id` holds nothing more. A refusal writes nothing. Only hard
-        buckets refuse, and only amounts above zero; soft ones are counted. The store's own limits and clock
+        buckets refuse, and only amounts above zero; soft ones and those on trial are counted. The store's own limits and clock
         decide. `note` is a JSON object with fields of `SpendRecord`: what the books say of this attempt if
         its process dies before it can settle. A call that fails or is cancelled leaves no hold behind.
         """
         ...
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
-        """Hold more for the same attempt, in the windows it began in, all or none.
+        """Hold more nano-USD for the same attempt, in the windows it began in, all or none.
 
         The new total is `held.amount_nusd + by_nusd`; a second delivery of the same call holds nothing more.
         """
         ...
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         """Replace the hold by the charge in every bucket and append the record, in the same step.
+
+        `tokens`: what the call took in and gave out; None: unknown, what was held counts.
 
         A second call does nothing. After a sweep has charged the hold, the difference is booked as a
         correction. A charge above the hold is booked in full; the excess counts as debt. True if this call
@@ -73,7 +78,7 @@ class Books(Protocol):
     """Reads of the ledger for people and dashboards. Never on the hot path."""
 
     async def publish_limits(self, limits: Mapping[str, int], *, version: str) -> None:
-        """Store the limit of each budget by name, nano-USD. The store decides by these."""
+        """Store the limit of each budget by name, in its unit. The store decides by these."""
         ...
 
     async def bucket_states(self, *, budget: str | None = None, current_only: bool = True) -> Sequence[BucketState]:

@@ -123,7 +123,7 @@ class MemoryLedger:
             raise StoreUnavailable("it is away")
 
     async def reserve(
-        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
+        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b"", tokens: int = 0
     ) -> Reservation | Refusal | WindowMoved:
         await self._step("reserve")
         msgspec.json.decode(note)
@@ -163,7 +163,7 @@ class MemoryLedger:
         await asyncio.sleep(0)
         return msgspec.structs.replace(held, amount_nusd=hold.amount_nusd)
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         await self._step("settle")
         hold = self.holds[held.attempt_id]
         changed = hold.state == "held"
@@ -195,8 +195,8 @@ class Delivering:
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> None:
-        await self._ledger.settle(held, charge_nusd=charge_nusd, record=record)
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> None:
+        await self._ledger.settle(held, charge_nusd=charge_nusd, record=record, tokens=tokens)
 
     async def void(self, held: Reservation) -> None:
         await self._ledger.void(held)

@@ -7,8 +7,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-WindowKind = Literal["hour", "day", "week", "month", "lifetime"]
-Dimension = Literal["key", "team", "user", "session", "route", "model", "provider"]
+Unit = Literal["usd", "requests", "tokens", "concurrent"]
+"""What a budget counts: nano-USD; calls; tokens in and out; calls that are under way."""
+WindowKind = Literal["minute", "hour", "day", "week", "month", "lifetime", "rolling"]
+Dimension = str
+"""`org`, `team`, `key`, `user`, `session`, `route`, `model`, `provider` or `tag:<name>`."""
 
 NEVER_MS: Final = 2**53 - 1
 """End of a window that does not end."""
@@ -20,13 +23,19 @@ class Budget:
 
     name: str
     limit_nusd: int
+    """In the budget's unit: nano-USD, calls or tokens."""
     window: WindowKind
+    unit: Unit = "usd"
+    rolling_ms: int = 0
+    """Length of a rolling window: what counts is the sum over so long until now. 0: another kind of window."""
     timezone: str = "UTC"
     """IANA time zone in which calendar windows begin."""
     each: Dimension | None = None
     """Split by this dimension: every value has the whole limit for itself. None: one for all."""
     hard: bool = True
     """A hard budget refuses; a soft one only counts, alerts and steers."""
+    shadow: bool = False
+    """A hard budget that is only tried out: evaluated like any other, but it never refuses."""
     when: tuple[tuple[str, frozenset[str]], ...] = ()
     """(dimension or `tag:<name>`, accepted values) pairs, all of which must hold for the budget to apply."""
     alert_at: tuple[float, ...] = (0.5, 0.8, 0.95, 1.0)
@@ -47,8 +56,12 @@ class Bucket:
     ends_ms: int
     """First millisecond after the window, Unix time; `NEVER_MS` if it does not end."""
     limit_nusd: int
-    """The limit this process knows. The store's own copy decides (see `BudgetStore.publish_limits`)."""
+    """The limit this process knows, in the bucket's unit. The store's own copy decides (see `BudgetStore.publish_limits`)."""
     hard: bool
+    unit: Unit = "usd"
+    shadow: bool = False
+    rolling_ms: int = 0
+    """Length of a rolling window; its `window` is a name such as `last-86400s`. 0: another kind of window."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,17 +89,26 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tightest: Bucket | None = None
     """The hard bucket with the least left after this hold."""
     tightest_left_nusd: int | None = None
-    """What was left in it after this hold, nano-USD; None if no hard budget applies."""
+    """What was left in it after this hold, nano-USD; None if no hard budget in USD applies."""
+    tokens: int = 0
+    """What is held in buckets that count tokens."""
+    left: tuple[tuple[Bucket, int], ...] = ()
+    """What was left after this hold in each bucket that is not a plain one in USD, in its unit; negative if it is exceeded."""
+    shadowed: Bucket | None = None
+    """A bucket on trial that would have refused this."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nothing was held, because one bucket is too full."""
 
     bucket: Bucket
+    """The fullest one. Its unit is that of all amounts here."""
     limit_nusd: int
     spent_nusd: int
     held_nusd: int
     needed_nusd: int
+    retry_after_ms: int | None = None
+    """After so long there is room again by itself: the window ends, or enough leaves it. None: that cannot be said."""
 
     @property
     def left_nusd(self) -> int:
@@ -113,3 +135,5 @@ class BucketState:
     debt_nusd: int
     """The part of `spent_nusd` that came from charges above their holds."""
     ends_ms: int
+    unit: Unit = "usd"
+    """Of the limit and of what is spent, held and owed."""

@@ -29,11 +29,11 @@ class Flaky(SqliteLedger):
     run_id = ""
     settled = 0
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         if self.away:
             raise StoreUnavailable("away")
         self.settled += 1
-        done = await super().settle(held, charge_nusd=charge_nusd, record=record)
+        done = await super().settle(held, charge_nusd=charge_nusd, record=record, tokens=tokens)
         if self.loses_answers:
             raise StoreUnavailable("lost")
         return done

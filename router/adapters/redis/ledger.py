@@ -175,7 +175,7 @@ class RedisLedger:
     # -- BudgetStore -------------------------------------------------------------------------------------------
 
     async def reserve(
-        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
+        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b"", tokens: int = 0
     ) -> Reservation | Refusal | WindowMoved:
         """See `BudgetStore.reserve`."""
         if type(amount_nusd) is not int or not 0 <= amount_nusd <= MAX_NUSD or is_attempt(attempt_id) is None:
@@ -213,7 +213,7 @@ class RedisLedger:
         # The script looks at windows only when it reserves: an extension stays in those it began in.
         return cast("Reservation | Refusal", _reserved(answer, held.attempt_id, total, by_nusd, held.buckets))
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         """See `BudgetStore.settle`."""
         attempt_id, buckets = held.attempt_id, held.buckets
         if type(charge_nusd) is not int or not 0 <= charge_nusd <= MAX_NUSD or is_attempt(attempt_id) is None:

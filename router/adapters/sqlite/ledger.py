@@ -99,7 +99,7 @@ class SqliteLedger:
     # -- BudgetStore -------------------------------------------------------------------------------------------
 
     async def reserve(
-        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b""
+        self, *, attempt_id: str, amount_nusd: int, buckets: BucketSet, note: bytes = b"", tokens: int = 0
     ) -> Reservation | Refusal | WindowMoved:
         """See `BudgetStore.reserve`."""
         checked_amount(amount_nusd)
@@ -118,7 +118,7 @@ class SqliteLedger:
         buckets = held.buckets
         return await self._submit(Batch.extend, held.attempt_id, total, buckets, plan(buckets), self._replica, self._lease_ms)
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> bool:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         """See `BudgetStore.settle`."""
         checked_amount(charge_nusd)
         return await self._submit(Batch.settle, checked_attempt(held.attempt_id), charge_nusd, plan(held.buckets), record)
