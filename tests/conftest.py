@@ -30,6 +30,14 @@ def free_port() -> int:
         return port
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Without a store of its own, a service keeps its books in the user's state folder, where a developer may have some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 class RedisServer:
     """A redis-server of a test's own, which it may stop, kill and start again."""
 

@@ -28,12 +28,12 @@ CONCURRENT: Final = 64
 REQUESTS: Final = 40
 SPARE: Final = 6
 """What runs in the background may add: a heartbeat, a look at the budgets, a flush of the log."""
-DECODES: Final = 3
-"""Of a plain chat call: the members of its body, the name of the model; the usage of its answer."""
-CALLS_PER_CHUNK: Final = 30
+DECODES: Final = 4
+"""Of a plain chat call: the members of its body; of these the name of the model and the cap; the usage of its answer."""
+CALLS_PER_CHUNK: Final = 8
 """Python functions entered for one chunk, from the provider's socket to the client's. Each coroutine of the chain that
 waits for it counts, as each goes on."""
-HELLO_RATIO: Final = 12.0
+HELLO_RATIO: Final = 8.0
 """Measured: 3 to 6. Here a Python client sends less at once, so less is done at once, and a machine
 that is busy with something else spoils caches: the limit finds a client library or a framework on the hot path (each
 would make it 20 and more), not a slow afternoon."""
