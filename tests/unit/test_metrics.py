@@ -4,118 +4,26 @@ from __future__ import annotations
 
 import math
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import prometheus_client
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
-from policies.engine import Branch, RoutePolicy, Rule
-from policies.types import Ranking, Traits
-from router.domain.budgets import Budget
 from router.domain.prices import Price, Rates
 from router.domain.usage import Usage
 from router.errors import StoreUnavailable
-from router.metrics import FAMILIES, FOLD_EVERY, Metrics, merge, render
+from router.metrics import FAMILIES, Metrics, merge, render
 from router.metrics_gauges import process_gauges
 from router.metrics_ledger import MeteredStore
 from router.metrics_store import Family, Scrape, Store
-from router.ports import Endpoint
-from router.snapshot import Deployment, Provider, Route, ServerSettings, Snapshot, Team
-
-USAGE = Usage(input_tokens=100, cache_read_tokens=30, output_tokens=50, reasoning_tokens=20, evidence="exact")
-
-
-def snapshot() -> Snapshot:
-    provider = Provider(name="sim", kind="sim", lane="wire", endpoint=Endpoint(name="sim", scheme="http", host="h", port=1, base_path=""))
-    deployments = {
-        name: Deployment(
-            name=name,
-            model="small",
-            upstream_id=name.partition("/")[2],
-            provider=provider,
-            traits=Traits(deployment=name, model="small", provider="sim"),
-            price=None,
-        )
-        for name in ("sim/a", "sim/b")
-    }
-
-    def order(*_: Any) -> Ranking:
-        return Ranking(order=())
-
-    def branch(rule: str) -> Branch:
-        return Branch(rule=rule, deployments=tuple(deployments), kind="fixed", order=order)
-
-    policy = RoutePolicy(rules=(Rule(name="code", matches=bool, branch=branch("code")),), default=branch("default"))
-    return Snapshot(
-        version="0" * 12,
-        source="test",
-        server=ServerSettings(),
-        providers={"sim": provider},
-        deployments=deployments,
-        routes={"auto": Route(name="auto", policy=policy, deployments=tuple(deployments))},
-        budgets=(Budget(name="everyone", limit_nusd=1, window="month"),),
-        teams={"search": Team(name="search")},
-    )
+from tests.metrics_samples import attempt, configured, everything, request, samples, snapshot, value
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    made = Metrics()
-    made.configure(snapshot())
-    return made
-
-
-def attempt(metrics: Metrics, **changes: Any) -> None:
-    kind: dict[str, str] = {"route": "auto", "rule": "code", "model": "small", "deployment": "sim/a", "provider": "sim", "team": "search"}
-    kind |= {"operation": "chat", "outcome": "ok"}
-    values: dict[str, Any] = {"usage": USAGE, "charge_nusd": 1_500, "hold_nusd": 3_000, "baseline_nusd": 4_000}
-    values |= {"upstream_seconds": 1.5, "first_token_seconds": 0.3}
-    series = metrics.attempt_series(**(kind | {name: value for name, value in changes.items() if name in kind}))
-    given = values | {name: value for name, value in changes.items() if name not in kind}
-    usage, charge, hold, baseline, seconds, first_seconds = given.values()
-    series.observe((usage, charge, hold, baseline, seconds, first_seconds))
-
-
-def request(metrics: Metrics, *, decision_seconds: float | None = None, **labels: Any) -> None:
-    kind: dict[str, Any] = {"route": "auto", "team": "search", "operation": "chat", "stream": False, "outcome": "ok", "status": 200}
-    metrics.request_series(**(kind | labels)).observe((0.00025, 1.6, 1, decision_seconds))
-
-
-def everything(metrics: Metrics) -> None:
-    """Call every method, so that every metric of the hot path has a series."""
-    attempt(metrics)
-    attempt(metrics, baseline_nusd=1_000, usage=Usage(input_tokens=1, output_tokens=1, evidence="estimated"))
-    request(metrics, decision_seconds=0.0001)
-    metrics.rejected(deployment="sim/b", reason="cooldown")
-    metrics.refused(budget="everyone", action="refuse")
-    metrics.alert(kind="budget_threshold", outcome="sent")
-    metrics.rejected_request(code="budget_exceeded")
-    metrics.fell_back(from_deployment="sim/a", to_deployment="sim/b", reason="5xx")
-    metrics.retried(deployment="sim/a", reason="timeout")
-    metrics.store_call(call="reserve", seconds=0.0004, ok=True)
-    metrics.store_call(call="reserve", seconds=0.25, ok=False)
-    metrics.overran(cause="usage_above_cap", nusd=7)
-    metrics.price_lookup("found")
-    metrics.swept(3)
-    metrics.in_flight.value += 1
-
-
-def samples(text: bytes) -> Iterator[tuple[str, dict[str, str], float]]:
-    for family in text_string_to_metric_families(text.decode()):
-        for sample in family.samples:
-            yield sample.name, sample.labels, sample.value
-
-
-def value(text: bytes, name: str, **labels: str) -> float:
-    found = [v for n, have, v in samples(text) if n == name and labels.items() <= have.items()]
-    assert len(found) == 1, f"{name}{labels}: {len(found)} series"
-    return found[0]
+    return configured()
 
 
 def test_a_charge_is_shown_in_usd_exactly(metrics: Metrics) -> None:
@@ -337,9 +245,9 @@ class _Store:
 @pytest.mark.parametrize(
     ("call", "args", "options"),
     [
-        ("reserve", (), {"attempt_id": "a", "amount_nusd": 1, "buckets": None, "note": b"n"}),
+        ("reserve", (), {"attempt_id": "a", "amount_nusd": 1, "buckets": None, "note": b"n", "tokens": 3}),
         ("extend", ("held",), {"by_nusd": 2}),
-        ("settle", ("held",), {"charge_nusd": 1, "record": b"r"}),
+        ("settle", ("held",), {"charge_nusd": 1, "record": b"r", "tokens": 2}),
         ("void", ("held",), {}),
     ],
 )
@@ -432,98 +340,3 @@ def test_every_declared_metric_can_be_produced(metrics: Metrics) -> None:
     metrics.on_scrape(all_gauges)
     text = metrics.render().decode()
     assert [name for name in FAMILIES if f"# TYPE {name} " not in text] == []
-
-
-@pytest.mark.parametrize("together", [1, 7, 200], ids=["one by one", "a few", "many"])
-def test_the_client_library_counts_the_same(metrics: Metrics, together: int) -> None:
-    """The library that everybody uses is the oracle for buckets, sums and cumulation, however many values are counted at once."""
-    family = FAMILIES["faregate_store_seconds"]
-    registry = CollectorRegistry()
-    oracle = prometheus_client.Histogram(family.name, family.help, family.labels, buckets=family.bounds, registry=registry)
-    for n in range(600):
-        # Rising and falling, and now and then a bound itself.
-        seconds = family.bounds[n % 16] if n % 5 == 0 else 0.00004 * 1.06 ** (n * 37 % 200)
-        metrics.store_call(call=f"call{n % 3}", seconds=seconds, ok=True)
-        oracle.labels(f"call{n % 3}").observe(seconds)
-        if n % together == 0:
-            metrics.fold()
-
-    def read(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        return {(n, tuple(sorted(labels.items()))): v for n, labels, v in samples(text) if n in family_names}
-
-    family_names = {f"{family.name}{suffix}" for suffix in ("_bucket", "_sum", "_count")}
-    expected = read(generate_latest(registry))
-    # Sums of floats differ in the last digit between releases of Python.
-    assert read(metrics.render()) == pytest.approx(expected, rel=1e-12)
-    assert len(expected) == 3 * (len(family.bounds) + 3)
-
-
-def test_it_does_not_matter_how_many_attempts_are_counted_at_once() -> None:
-    """What waits to be counted must come out as if each had been counted when it happened."""
-    at_once, one_by_one = Metrics(), Metrics()
-    usages = (
-        USAGE,
-        None,
-        Usage(input_tokens=10, cache_read_tokens=8, audio_input_tokens=6, output_tokens=4, audio_output_tokens=4, evidence="partial"),
-        Usage(input_tokens=70_000, cache_write_tokens=9, output_tokens=1, evidence="estimated"),
-    )
-    for n in range(100):
-        usage = usages[n % 4]
-        changes = {
-            "usage": usage,
-            "charge_nusd": 0 if usage is None else n * 7,
-            "baseline_nusd": None if usage is None else n * (n % 13),
-            "first_token_seconds": 0.01 * n if n % 3 else None,
-            "upstream_seconds": 0.02 * n,
-            "outcome": "ok" if n % 10 else "voided",
-        }
-        for metrics in (at_once, one_by_one):
-            attempt(metrics, **changes)
-            request(metrics, decision_seconds=0.00001 * n if n % 4 else None)
-        one_by_one.fold()
-    together, apart = (
-        {(name, tuple(labels.items())): v for name, labels, v in samples(metrics.render())} for metrics in (at_once, one_by_one)
-    )
-    assert together == pytest.approx(apart, rel=1e-12)
-    assert len(together) > 100
-
-
-def test_what_waits_to_be_counted_is_bounded(metrics: Metrics) -> None:
-    """A service that nobody scrapes must not keep a number for every request it has served."""
-    series = metrics.attempt_series(
-        **dict.fromkeys(("route", "rule", "model", "deployment", "provider", "team", "operation", "outcome"), "x")
-    )
-    most = 0
-    for _ in range(3 * FOLD_EVERY):
-        series.observe((USAGE, 1, 1, None, 1.0, None))
-        if metrics.fold_due():
-            metrics.fold()
-        most = max(most, len(series._values))
-    assert most == 6 * (FOLD_EVERY - 1)
-    most = 0
-    for _ in range(2 * FOLD_EVERY):
-        metrics.store_call(call="settle", seconds=0.001, ok=True)
-        most = max(most, len(metrics.store_times("settle")._values))
-    assert most == FOLD_EVERY - 1
-    assert value(metrics.render(), "faregate_attempts_total") == 3 * FOLD_EVERY
-    assert value(metrics.render(), "faregate_store_seconds_count", call="settle") == 2 * FOLD_EVERY
-
-
-def test_a_scrape_costs_a_fraction_of_the_client_librarys(metrics: Metrics) -> None:
-    """Rendering blocks the event loop: the library's 60 ms for 9,000 lines are seen as p99 on every scrape."""
-    family = FAMILIES["faregate_store_seconds"]
-    registry = CollectorRegistry()
-    oracle = prometheus_client.Histogram(family.name, family.help, family.labels, buckets=family.bounds, registry=registry)
-    for n in range(300):
-        metrics._stores[family.name].histogram((str(n),)).observe_all([0.01])
-        oracle.labels(str(n)).observe(0.01)
-
-    def cpu_seconds(work: Callable[[], object]) -> float:
-        def once() -> float:
-            began = time.process_time()
-            work()
-            return time.process_time() - began
-
-        return min(once() for _ in range(5))
-
-    assert cpu_seconds(metrics.render) * 8 < cpu_seconds(lambda: generate_latest(registry))

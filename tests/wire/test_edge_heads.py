@@ -57,9 +57,11 @@ class Talk:
         self.seen: list[Seen] = []
         self.state = ServerState()
         gate = Gate(call=self._serve, refuses_early=lambda headers: False, asgi=self._other, settings=ServerSettings(**settings))
+        # All that the protocol asks of uvicorn's configuration.
         self.protocol = GateProtocol(SimpleNamespace(app=gate), self.state, {})  # type: ignore[arg-type]
         self.protocol.heads_to_know = MAX_HEADS_KNOWN if knows else 0
         self.wire = Wire()
+        # A transport that keeps what is written.
         self.protocol.connection_made(self.wire)  # type: ignore[arg-type]
 
     async def _serve(self, exchange: Exchange, operation: Operation) -> None:
