@@ -27,6 +27,7 @@ from router.admission import Admission
 from router.call import Attempt
 from router.dispatch import AdapterLane, Dispatcher
 from router.domain.budgets import BucketState
+from router.domain.estimate import likely_price
 from router.domain.pricing import expected
 from router.edge.gate import Gate
 from router.edge.headers import Headers
@@ -329,6 +330,7 @@ class Service:
                 owner=self.boot,
                 snapshot=lambda: self.snapshot,
                 states=lambda: self._budget_states,
+                drifts=lambda: self._drifts,
                 store_watch=self._store_watch,
                 fleet=self.fleet,
                 metrics=self.metrics,
@@ -365,7 +367,7 @@ def _ids(prefix: str) -> Callable[[], str]:
 
 def _progress(attempt: Attempt) -> int:
     """What an attempt has certainly burnt so far, nano-USD; not above its hold."""
-    price = attempt.deployment.price
+    price = likely_price(attempt.call.request, attempt.deployment)
     if price is None:
         return 0
     output = attempt.meter.output_tokens_likely if attempt.meter is not None else 0

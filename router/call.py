@@ -11,6 +11,7 @@ from policies.engine import Branch
 from policies.types import NOTHING, Decision, RequestFacts
 from router.domain.budgets import BucketSet, Reservation
 from router.domain.estimate import estimate
+from router.domain.extras import Billed
 from router.domain.request import ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
@@ -36,15 +37,17 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 class Way:
     """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
 
-    __slots__ = ("answered", "buckets", "heads", "log", "record", "served", "tiered", "timeouts")
+    __slots__ = ("answered", "buckets", "heads", "log", "priced_by_image", "record", "served", "tiered", "timeouts")
 
-    def __init__(self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts) -> None:
+    def __init__(self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts, priced_by_image: bool = False) -> None:
         self.record = record
         """The members of a spend record that do not change, as JSON without braces."""
         self.log = log
         """The same of a line of the request log."""
         self.tiered = tiered
         """Whether the rates depend on the length of the prompt, so that each record names its own."""
+        self.priced_by_image = priced_by_image
+        """Whether each record names the number of images."""
         self.timeouts = timeouts
         self.heads: dict[bool, bytes] = {}
         """Header lines of an answer: of a stream, and of a JSON body."""
@@ -115,6 +118,10 @@ class Attempt:
     """How often the request was sent: twice if a kept connection turned out to be closed."""
     meter: StreamMeter | None = None
     """Counts a stream while it runs."""
+    answered_tier = ""
+    """The service tier that the provider says it served, if rates depend on it."""
+    billed: Billed | None = None
+    """At what it is charged, if not at the usual price alone."""
     charge_nusd = 0
     record = b""
     """The spend record, once the charge is booked."""

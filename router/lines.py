@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from router.call import Attempt, Call, Way
+from router.domain.extras import Billed
+from router.domain.prices import Price
 from router.domain.pricing import rates_for
 from router.domain.usage import Usage
 from router.snapshot import Deployment
@@ -74,30 +76,57 @@ def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
     }
     price = deployment.price
     if price is not None:
-        who_and_where["price_source"] = price.source
-        who_and_where["price_request"] = price.per_request_nusd
-        if not price.tiers:
-            who_and_where |= _rates(deployment, 0)
+        who_and_where |= _price_fields(price)
     shown = {name: who_and_where[name] for name in ("route", "rule", "model", "deployment", "team", "key_id", "operation", "stream")}
     return Way(
         record=_inside(who_and_where),
         log=_inside(shown),
         tiered=price is not None and bool(price.tiers),
+        priced_by_image=price is not None and price.per_image_nusd is not None,
         timeouts=call.route.timeouts or deployment.timeouts,
     )
 
 
-def _rates(deployment: Deployment, input_tokens: int) -> dict[str, int]:
-    if deployment.price is None:
-        return {}
-    rates = rates_for(deployment.price, input_tokens)
+def _price_fields(price: Price) -> dict[str, Any]:
+    """What of a price is the same for calls with prompts of any length."""
+    named: dict[str, Any] = {"price_source": price.source, "price_date": price.date or None, "price_request": price.per_request_nusd}
+    if price.per_image_nusd is not None:
+        named["price_image"] = price.per_image_nusd
+    if price.per_hour_nusd is not None:
+        named |= {"price_hour": price.per_hour_nusd, "price_concurrency": price.concurrency}
+    if not price.tiers:
+        named |= _rates(price, 0)
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _rates(price: Price, input_tokens: int) -> dict[str, int]:
+    rates = rates_for(price, input_tokens)
+    passed = [tier.above_input_tokens for tier in price.tiers if tier.above_input_tokens < input_tokens]
     named = {
         "price_input": rates.input,
         "price_cache_read": rates.cache_read,
         "price_cache_write": rates.cache_write,
+        "price_audio_input": rates.audio_input,
         "price_output": rates.output,
+        "price_reasoning": rates.reasoning,
+        "price_audio_output": rates.audio_output,
+        "price_above_tokens": passed[-1] if passed else None,
     }
     return {name: rate for name, rate in named.items() if rate is not None}
+
+
+def _special_fields(way: bytes, special: Billed, usage: Usage | None) -> bytes:
+    """The same as `way` for a call that is not charged at the usual price alone."""
+    fields: dict[str, Any] = msgspec.json.decode(b"{%b}" % way)
+    fields = {name: value for name, value in fields.items() if not name.startswith("price_")} | _price_fields(special.price)
+    if special.price.tiers:
+        fields |= _rates(special.price, 0 if usage is None else usage.input_tokens)
+    fields["price_request"] -= special.search_nusd
+    if special.service_tier:
+        fields["service_tier"] = special.service_tier
+    if special.search:
+        fields |= {"web_search": special.search, "price_web_search": special.search_nusd}
+    return _inside(fields)
 
 
 def _inside(fields: dict[str, Any]) -> bytes:
@@ -120,6 +149,7 @@ def spend_record(
     duration_ms: int,
     baseline_nusd: int | None,
     overrun_cause: str,
+    charged_hold: bool = False,
 ) -> bytes:
     """One `router.domain.records.SpendRecord`."""
     call, held = attempt.call, attempt.held.amount_nusd
@@ -130,7 +160,7 @@ def spend_record(
             attempt.attempt_id.encode("ascii"),
             call.id_bytes,
             at_ms,
-            attempt.way.record,
+            attempt.way.record if attempt.billed is None else _special_fields(attempt.way.record, attempt.billed, usage),
             outcome.encode("ascii"),
             attempt.status,
             attempt.number,
@@ -153,6 +183,10 @@ def spend_record(
         line += b',"baseline_nusd":%d' % baseline_nusd
     if attempt.sends > 1:
         line += b',"sends":%d' % attempt.sends
+    if attempt.way.priced_by_image and call.request.shape.images:
+        line += b',"images":%d' % call.request.shape.images
+    if charged_hold:
+        line += b',"charged_hold":true'
     if attempt.charge_nusd <= held and (usage is None or _is_plain(usage)) and not attempt.way.tiered:
         return line + b"}"
     rare = _rare(attempt, usage, overrun_cause)
@@ -186,8 +220,8 @@ def _rare(attempt: Attempt, usage: Usage | None, overrun_cause: str) -> dict[str
     if usage.doubt:
         fields["doubt"] = usage.doubt
     price = attempt.deployment.price
-    if price is not None and price.tiers:
-        fields |= _rates(attempt.deployment, usage.input_tokens)
+    if price is not None and price.tiers and attempt.billed is None:
+        fields |= _rates(price, usage.input_tokens)
     return fields
 
 

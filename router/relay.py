@@ -12,6 +12,7 @@ from router.dispatch import Failure, invalid_answer, is_event_stream, says_error
 from router.domain.budgets import Refusal, Reservation
 from router.domain.counting import BYTES_PER_TOKEN
 from router.domain.estimate import worst_of
+from router.domain.extras import answered_tier
 from router.domain.json_metering import meter_json
 from router.domain.metering import Metered
 from router.domain.sse import BOUNDARY, clean_cut_events, error_event, payloads, split_events
@@ -64,6 +65,8 @@ def meter_of(attempt: Attempt) -> StreamMeter:
 def meter_body(attempt: Attempt, body: bytes) -> Metered:
     """Count a whole JSON answer."""
     shape = attempt.call.request.shape
+    if attempt.deployment.has_services:
+        attempt.answered_tier = answered_tier(body)
     return meter_json(
         body,
         input_likely=shape.tokens_likely,

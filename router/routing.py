@@ -11,6 +11,7 @@ from policies.engine import Branch, choose, decide
 from policies.types import NOTHING, Decision, RequestFacts, Restriction
 from router.call import Call
 from router.domain.estimate import expected_nusd, worst_case_nusd
+from router.domain.extras import Extras, covers
 from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost, unpriced
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
 from router.errors import INVALID_REQUEST, MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
@@ -122,6 +123,10 @@ def offers(call: Call, branch: Branch, fleet: Fleet) -> list[FleetView]:
             bound_by(view, deployment.max_in_flight)
         view.expected_nusd = expected_nusd(request, deployment, view.lengths.get(size) or fleet.usual_length(size))
         found.append(view)
+    if request.extras is not None and call.snapshot.server.unpriced == "refuse":
+        for view in found:
+            if not covers(deployments[view.traits.deployment].price, request.extras):
+                view.expected_nusd = None
     return found
 
 
@@ -145,8 +150,8 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
             request allows; 503 with every reason if nothing can serve it.
     """
     route = call.route = find_route(call.snapshot, call.request.model, call.principal.models)
-    if call.request.unpriced_extra:
-        _check_extra(call, route)
+    if call.request.extras is not None:
+        _check_extras(call, call.request.extras, route)
     restrict = read_labels(call)
     if route.max_cost_nusd is not None:
         restrict = _limited(restrict, route.max_cost_nusd)
@@ -164,11 +169,11 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     return decision
 
 
-def _check_extra(call: Call, route: Route) -> None:
-    """Refuse what is billed beside the known price, as `server.unpriced` says of prices; where nothing is billed it may pass."""
+def _check_extras(call: Call, extras: Extras, route: Route) -> None:
+    """Refuse what no deployment of the route has a price for, as `server.unpriced` says of prices."""
     deployments = (call.snapshot.deployments[name] for name in route.deployments)
-    if call.snapshot.server.unpriced == "refuse" and not all(one.price is not None and one.price.free for one in deployments):
-        raise unpriced(call.request.unpriced_extra)
+    if call.snapshot.server.unpriced == "refuse" and not any(covers(one.price, extras) for one in deployments):
+        raise unpriced(extras.member)
 
 
 def _limited(restrict: Restriction | None, max_cost_nusd: int) -> Restriction:

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from router.call import Attempt
 from router.domain.budgets import Reservation
+from router.domain.extras import billed
 from router.domain.money import MAX_NUSD
+from router.domain.prices import Price
 from router.domain.pricing import charge
 from router.domain.usage import Usage
 from router.lines import spend_record
@@ -21,7 +23,7 @@ from router.snapshot import Snapshot
 class SettleStore(Protocol):
     """A store that never loses a settlement: what it cannot deliver now it keeps and delivers later."""
 
-    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes) -> None:
+    async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> None:
         """Settle now or, if the store is away, durably later."""
         ...
 
@@ -90,12 +92,15 @@ class Settlements:
         call, deployment = attempt.call, attempt.deployment
         seconds = (self._clock() if ended is None else ended) - attempt.began
         duration_ms = int(seconds * 1000)
-        amount = 0
-        if usage is not None and deployment.price is not None:
-            amount = min(charge(deployment.price, usage, images=call.request.shape.images, duration_ms=duration_ms), MAX_NUSD)
+        amount, price, charged_hold = 0, deployment.price, False
+        if price is not None and (deployment.has_services or call.request.extras is not None):
+            price = _special_price(attempt, price)
+        if usage is not None and price is not None:
+            amount = min(charge(price, usage, images=call.request.shape.images, duration_ms=duration_ms), MAX_NUSD)
             if usage.evidence == "estimated" and call.snapshot.server.on_missing_usage == "hold":
+                charged_hold = amount < attempt.held.amount_nusd
                 amount = max(amount, attempt.held.amount_nusd)
-        baseline = self._baseline(call.snapshot, usage, call.request.shape.images)
+        baseline = None if call.snapshot.server.baseline is None else self._baseline(call.snapshot, usage, call.request.shape.images)
         if amount > attempt.held.amount_nusd:
             self._metrics.overran(cause=cause, nusd=amount - attempt.held.amount_nusd)
         call.charge_nusd += amount
@@ -109,6 +114,7 @@ class Settlements:
             duration_ms=duration_ms,
             baseline_nusd=baseline,
             overrun_cause=cause,
+            charged_hold=charged_hold,
         )
         self._count(attempt, outcome, usage, baseline, seconds)
 
@@ -157,3 +163,11 @@ class Settlements:
         if outcome == "ok":
             attempt.way.answered = series
         return series
+
+
+def _special_price(attempt: Attempt, price: Price) -> Price:
+    """The price with what was bought beside tokens, and of the service tier that the answer names."""
+    meter = attempt.meter
+    answered = attempt.answered_tier if meter is None else meter.service_tier
+    attempt.billed = special = billed(price, attempt.call.request.extras, answered)
+    return price if special is None else special.price

@@ -47,6 +47,11 @@ class Provider:
     litellm_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Keyword arguments for the adapter lane: api_key, api_base, region, ... Secrets: never log."""
 
+    @property
+    def resells(self) -> bool:
+        """Whether it sells what several hosts serve, each at its own price."""
+        return self.kind.endswith("openrouter") or self.endpoint.host.endswith("openrouter.ai")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
@@ -67,6 +72,8 @@ class Deployment:
     """Largest cap that the model accepts; None if unknown."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_in_flight: int | None = None
+    has_services: bool = field(init=False, repr=False, compare=False)
+    """Whether some service tiers have rates of their own."""
     tariff: Tariff | None = field(init=False, repr=False, compare=False)
     """The price as plain numbers; None if it has tiers, fees by the hour, or is unknown."""
     may_reason_beyond_cap: bool = field(init=False, repr=False, compare=False)
@@ -76,6 +83,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tariff", None if self.price is None else tariff_of(self.price))
+        object.__setattr__(self, "has_services", self.price is not None and bool(self.price.services))
         beyond = not self.provider.quirks.cap_includes_reasoning and "reasoning" in self.traits.capabilities
         object.__setattr__(self, "may_reason_beyond_cap", beyond)
         object.__setattr__(self, "model_json", msgspec.Raw(msgspec.json.encode(self.upstream_id)))

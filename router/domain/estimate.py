@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from router.domain.extras import billed, dearest_prices
 from router.domain.money import MAX_NUSD
+from router.domain.prices import Price
 from router.domain.pricing import expected, worst_case
 from router.domain.request import ParsedRequest
 from router.ports import Timeouts
@@ -62,10 +64,19 @@ def expected_nusd(request: ParsedRequest, deployment: Deployment, likely_output:
     if likely_output > (request.output_cap or deployment.default_max_output_tokens) or request.operation == "embeddings":
         output = min(output, output_bound(request, deployment))
     tariff = deployment.tariff
-    if tariff is not None:
+    if tariff is not None and request.extras is None:
         return tariff.fixed - (-(request.shape.tokens_likely * tariff.input + output * tariff.output) // 1_000_000)
-    price = deployment.price
+    price = likely_price(request, deployment)
     return None if price is None else int(expected(price, input_tokens=request.shape.tokens_likely, output_tokens=output))
+
+
+def likely_price(request: ParsedRequest, deployment: Deployment) -> Price | None:
+    """The price at which the request will be charged if it is served as it asks; None if no price is known."""
+    price = deployment.price
+    if price is None or request.extras is None:
+        return price
+    special = billed(price, request.extras, "")
+    return price if special is None else special.price
 
 
 def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int, timeouts: Timeouts | None = None) -> int:
@@ -75,7 +86,7 @@ def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int,
     bound, context = shape.tokens_bound, deployment.traits.context_tokens
     if context is not None and 0 < context < bound:
         bound = context
-    if tariff is None or shape.images or shape.audio_tokens_bound:
+    if tariff is None or shape.images or shape.audio_tokens_bound or request.extras is not None:
         most = _worst_by_price(request, deployment, bound, output_tokens, timeouts)
     else:
         most = tariff.fixed - (-(bound * tariff.dearest_input + output_tokens * tariff.dearest_output) // 1_000_000)
@@ -86,13 +97,16 @@ def _worst_by_price(request: ParsedRequest, deployment: Deployment, bound: int, 
     shape, price = request.shape, deployment.price
     if price is None:
         raise ValueError(f"{deployment.name} has no price")
-    return worst_case(
-        price,
-        input_tokens=bound,
-        output_tokens=output_tokens,
-        audio_input_tokens=shape.audio_tokens_bound,
-        images=shape.images,
-        seconds=(timeouts or deployment.timeouts).total_seconds if price.per_hour_nusd else 0.0,
+    return max(
+        worst_case(
+            one,
+            input_tokens=bound,
+            output_tokens=output_tokens,
+            audio_input_tokens=shape.audio_tokens_bound,
+            images=shape.images,
+            seconds=(timeouts or deployment.timeouts).total_seconds if one.per_hour_nusd else 0.0,
+        )
+        for one in ((price,) if request.extras is None else dearest_prices(price, request.extras))
     )
 
 

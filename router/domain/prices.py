@@ -43,6 +43,10 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 1
     free: bool = False
     """Declared free by the operator. All rates are zero."""
+    services: dict[str, Price] = {}
+    """Prices of other service tiers, by the name that requests and answers use: `priority`, `flex`."""
+    web_search_nusd: tuple[int, int, int] | None = None
+    """Fee of a request that may search the web, by the size of the search's context: low, medium, high. None: not known."""
     source: str
     """Where the price comes from: `config`, `genai-prices 0.2.3`, `assumed`."""
     date: str = ""

@@ -47,13 +47,34 @@ class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     audio_output_tokens: int = 0
     evidence: str = "exact"
     doubt: str = ""
+    images: int = 0
+    """Input images; counted only where they have a fee."""
     price_source: str = ""
+    price_date: str = ""
+    """From when on the price holds, or when it was read, ISO date."""
     price_input: int | None = None
     """Rates used, nano-USD per million tokens; None where the price has no such class."""
     price_cache_read: int | None = None
     price_cache_write: int | None = None
+    price_audio_input: int | None = None
     price_output: int | None = None
+    price_reasoning: int | None = None
+    price_audio_output: int | None = None
+    price_above_tokens: int = 0
+    """Input length above which these rates hold, where the price has tiers by length."""
     price_request: int = 0
+    price_image: int | None = None
+    price_hour: int | None = None
+    """Nano-USD per hour of a machine, shared by `price_concurrency` calls."""
+    price_concurrency: int = 1
+    service_tier: str = ""
+    """The provider's tier whose rates these are; empty: the usual one."""
+    web_search: str = ""
+    """Size of the context of the web search that was bought: `low`, `medium`, `high`, or `any`."""
+    price_web_search: int = 0
+    """Its fee, nano-USD."""
+    charged_hold: bool = False
+    """The hold was charged, because the provider reported no usage and `on_missing_usage: hold` says so."""
     hold_nusd: int = 0
     charge_nusd: int = 0
     overrun_nusd: int = 0

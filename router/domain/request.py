@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from policies.types import NOTHING, TEXT_ONLY
+from router.domain.extras import PAID_EXTRAS, Extras, read_extras
 from router.domain.money import from_usd
 from router.domain.shape import InputShape, depth_exceeds, opens_few, shape_of_input, shape_of_messages
 from router.errors import INVALID_JSON, INVALID_REQUEST, RouterError
@@ -34,11 +35,7 @@ _FEATURES: Final = frozenset({"n", "best_of", "tools", "functions", "response_fo
 _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
 _OTHER_MODELS: Final = frozenset({"models", "plugins", "preset", "route"})
 """With these OpenRouter calls a model of the client's choice, or adds calls of its own (its API reference, read 2026-11)."""
-_PAID_EXTRAS: Final = frozenset({"service_tier", "web_search_options", "search_parameters"})
-"""What providers bill on top of tokens, or at other rates: OpenAI's tiers and web search, xAI's live search (read 2026-11)."""
-_PRICED_TIERS: Final = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "flex"})
-"""Tiers that cost what the price says or less; `auto` is what the operator has set at the provider."""
-_only_common: Final = (_OTHER_CAPS | _FEATURES | _ABOUT_ITSELF | _OTHER_MODELS | _PAID_EXTRAS).isdisjoint
+_only_common: Final = (_OTHER_CAPS | _FEATURES | _ABOUT_ITSELF | _OTHER_MODELS | PAID_EXTRAS).isdisjoint
 _TRUE: Final = msgspec.Raw(b"true")
 _FALSE: Final = msgspec.Raw(b"false")
 _NOTHING: Final = (b"null", b"[]")
@@ -89,8 +86,8 @@ class ParsedRequest(msgspec.Struct, gc=False):
     order: tuple[str, ...] = ()
     max_cost_nusd: int | None = None
     explain: bool = False
-    unpriced_extra: str = ""
-    """A member that asks for something whose price nobody knows."""
+    extras: Extras | None = None
+    """What it may buy beside tokens, or at other rates; None: nothing."""
     labelled: bool = False
     """Whether any of user, session, tags, only, ignore, order, max_cost_nusd may be set."""
 
@@ -205,8 +202,8 @@ def _read_rare(fields: Fields, parsed: ParsedRequest) -> None:
             _read_other_caps(fields, parsed)
         if not _FEATURES.isdisjoint(fields):
             _read_features(fields, parsed)
-    if not _PAID_EXTRAS.isdisjoint(fields):
-        parsed.unpriced_extra = _unpriced_extra(fields)
+    if not PAID_EXTRAS.isdisjoint(fields):
+        parsed.extras = read_extras({name: _any(fields[name], name) for name in PAID_EXTRAS.intersection(fields)})
     if not _ABOUT_ITSELF.isdisjoint(fields):
         parsed.labelled = True
         _read_identity(fields, parsed)
@@ -221,14 +218,6 @@ def _refuse_other_models(fields: Fields) -> None:
     for name in sorted(_OTHER_MODELS.intersection(fields)):
         if bytes(fields[name]) not in _NOTHING:
             raise invalid(f"'{name}' is not passed on: it can have the provider call other models than the route's. Leave it out.", name)
-
-
-def _unpriced_extra(fields: Fields) -> str:
-    for name in sorted(_PAID_EXTRAS.intersection(fields)):
-        value = _any(fields[name], name)
-        if value is not None and not (name == "service_tier" and isinstance(value, str) and value in _PRICED_TIERS):
-            return name
-    return ""
 
 
 def unpriced(name: str) -> RouterError:
@@ -379,10 +368,30 @@ def upstream_body(parsed: ParsedRequest, deployment: Deployment, output_cap: int
         cap_field = quirks.output_cap_field if parsed.operation == "chat" else "max_tokens"
         if cap_field != parsed.cap_field or output_cap != parsed.output_cap:
             _write_cap(fields, cap_field, output_cap)
+    if "provider" in fields and deployment.provider.resells:
+        fields["provider"] = _bounded_host(fields["provider"], deployment)
     if parsed.stream and not parsed.wants_usage and quirks.stream_usage:
         options = _any(fields["stream_options"], "stream_options") if "stream_options" in fields else None
         fields["stream_options"] = msgspec.Raw(_encode({**(options or {}), "include_usage": True}))
     return _encode(fields)
+
+
+def _bounded_host(raw: msgspec.Raw, deployment: Deployment) -> msgspec.Raw:
+    """The client may steer which host serves the model, but to none that is dearer than what the hold assumes.
+
+    OpenRouter's `max_price` is in USD per million tokens, and per request (its provider routing page, read 2026-11).
+    """
+    wishes, price = _any(raw, "provider"), deployment.price
+    if not isinstance(wishes, dict) or price is None:
+        return raw
+    known = {"prompt": price.rates.input, "completion": price.rates.output, "request": price.per_request_nusd}
+    asked = wishes.get("max_price")
+    most = {**asked} if isinstance(asked, dict) else {}
+    for name, nusd in known.items():
+        usd = nusd / 10**9
+        told = most.get(name)
+        most[name] = min(told, usd) if isinstance(told, int | float) and not isinstance(told, bool) else usd
+    return msgspec.Raw(_encode({**wishes, "max_price": most}))
 
 
 def _write_cap(fields: Fields, cap_field: str, output_cap: int) -> None:

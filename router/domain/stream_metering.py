@@ -11,6 +11,7 @@ import msgspec
 
 from router.domain import stream_reading as reading
 from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, own_output_tokens, plain_usage, resolve
+from router.domain.extras import answered_tier
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
 from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, event_at, latest_events, split_events
@@ -203,6 +204,13 @@ class StreamMeter:
         if beyond < 0 and events >= _ENOUGH_EVENTS:
             return total_bytes
         return beyond if beyond > events else events
+
+    @property
+    def service_tier(self) -> str:
+        """The service tier that the answer names, if it is not the usual one."""
+        if self._json:
+            return answered_tier(bytes(self._held))
+        return answered_tier(self._first + b"".join(self._pieces[-3:]))
 
     def open_choices(self) -> tuple[int, ...]:
         """Indices of the choices that have not ended."""

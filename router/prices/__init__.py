@@ -83,6 +83,13 @@ class Classes(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
+class Service(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Rates of a service tier as the file has them."""
+
+    p: Classes
+    t: tuple[tuple[int, Classes], ...] = ()
+
+
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model as the file has it."""
 
@@ -99,6 +106,10 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     out: int | None = None
     caps: tuple[str, ...] | None = None
     n: str = ""
+    sv: dict[str, Service] = {}
+    """Rates of service tiers by their names."""
+    ws: tuple[int, int, int] | None = None
+    """Fee of a web search, nano-USD, by the size of its context: low, medium, high."""
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -177,16 +188,31 @@ def _entry(provider: str, model: str, row: Row) -> BookEntry:
     return BookEntry(
         provider=provider,
         model=model,
-        price=Price(
-            rates=row.p.rates(),
-            tiers=tuple(Tier(above_input_tokens=above, rates=classes.rates()) for above, classes in row.t),
-            per_request_nusd=row.f,
-            source=book().sources[row.s],
-            date=row.d or book().date,
-        ),
+        price=_price(row),
         checked=row.c,
         context_tokens=row.ctx,
         max_output_tokens=row.out,
         capabilities=None if row.caps is None else frozenset(row.caps),
         note=row.n,
     )
+
+
+def _price(row: Row) -> Price:
+    usual = Price(
+        rates=row.p.rates(),
+        tiers=_tiers(row.t),
+        per_request_nusd=row.f,
+        web_search_nusd=row.ws,
+        source=book().sources[row.s],
+        date=row.d or book().date,
+    )
+    if not row.sv:
+        return usual
+    services = {
+        name: msgspec.structs.replace(usual, rates=one.p.rates(), tiers=_tiers(one.t), web_search_nusd=None) for name, one in row.sv.items()
+    }
+    return msgspec.structs.replace(usual, services=services)
+
+
+def _tiers(written: tuple[tuple[int, Classes], ...]) -> tuple[Tier, ...]:
+    return tuple(Tier(above_input_tokens=above, rates=classes.rates()) for above, classes in written)

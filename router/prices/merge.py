@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from router.prices import Checked, Classes, Row, Section
+from router.prices import Checked, Classes, Row, Section, Service
 from router.prices.curated import REVIEWED
 
 EMBEDDINGS: Final = frozenset({"embeddings"})
@@ -26,6 +26,12 @@ class Model(msgspec.Struct, kw_only=True):
     context: int | None = None
     max_output: int | None = None
     capabilities: frozenset[str] | None = None
+    services: dict[str, dict[str, int]] = {}
+    """Rates by service tier. A class that the source does not name is not in it."""
+    service_tiers: dict[str, dict[int, dict[str, int]]] = {}
+    """The same by the input tokens above which they hold."""
+    web_search: tuple[int, int, int] | None = None
+    """Fee of a web search by the size of its context, nano-USD."""
 
 
 class Known(msgspec.Struct):
@@ -88,6 +94,7 @@ def _row(kind: str, model: str, first: Model | None, second: Model | None) -> Ro
         return _assemble(model, _dearer(first, second), second, "b", "dearer")
     taken = {"genai-prices": first, "litellm": second, "dearer": _dearer(first, second)}[decision.take]
     limits = msgspec.structs.replace(taken, context=first.context, max_output=second.max_output, capabilities=second.capabilities)
+    limits = _with_extras(limits, second)
     source = {"genai-prices": "g", "litellm": "l", "dearer": "b"}[decision.take]
     row = _assemble(model, limits, limits, source, "reviewed")
     return None if row is None else msgspec.structs.replace(row, n=f"{decision.reason} ({decision.date})")
@@ -112,7 +119,34 @@ def _assemble(model: str, main: Model, filling: Model, source: str, checked: Che
         ctx=main.context or filling.context,
         out=main.max_output or filling.max_output,
         caps=None if capabilities is None else tuple(sorted(capabilities)),
+        sv=_services(base, tiers, main if main.services else filling),
+        ws=main.web_search or filling.web_search,
     )
+
+
+def _with_extras(model: Model, source: Model) -> Model:
+    changes: dict[str, Any] = {"services": source.services, "service_tiers": source.service_tiers, "web_search": source.web_search}
+    return msgspec.structs.replace(model, **changes)
+
+
+def _services(base: dict[str, int], tiers: dict[int, dict[str, int]], source: Model) -> dict[str, Service]:
+    """The rates of each service tier. What the source leaves out is scaled as the input is; never below zero, always rounded up."""
+    found = {}
+    for name, own in source.services.items():
+        if "i" not in own or "o" not in own:
+            continue
+        of, by = own["i"], source.base["i"]
+        rates = {each: -(-rate * of // by) for each, rate in base.items()} | own
+        longer = source.service_tiers.get(name, {})
+        by_length = {above: {each: -(-rate * of // by) for each, rate in usual.items()} for above, usual in tiers.items()}
+        for above, told in longer.items():
+            nearest = above if above in by_length else above - 1 if above - 1 in by_length else None
+            if nearest is not None:
+                by_length[nearest] |= told
+        found[name] = Service(
+            p=Classes(**_paid(rates)), t=tuple((above, Classes(**_paid(one))) for above, one in sorted(by_length.items()))
+        )
+    return found
 
 
 def _believable(base: dict[str, int], *, embeddings: bool) -> bool:

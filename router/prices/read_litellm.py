@@ -64,6 +64,9 @@ OPERATIONS: Final = {
     "responses": frozenset({"responses"}),
 }
 
+SERVICES: Final = ("priority", "flex")
+"""Service tiers that a request can ask for."""
+
 FEATURES: Final = {
     "supports_function_calling": "tools",
     "supports_response_schema": "json_schema",
@@ -108,6 +111,9 @@ def _model(row: dict[str, Any]) -> Model | None:
     return Model(
         base=base,
         tiers=_tiers(row, base),
+        services={name: rates for name in SERVICES if (rates := _service_rates(row, name))},
+        service_tiers={name: _service_tiers(row, name) for name in SERVICES},
+        web_search=_search(row),
         context=_count(row.get("max_input_tokens")),
         max_output=_count(row.get("max_output_tokens")),
         capabilities=operations | {name for field, name in FEATURES.items() if row.get(field) is True and operations != EMBEDDINGS},
@@ -126,6 +132,24 @@ def _tiers(row: dict[str, Any], base: dict[str, int]) -> dict[int, dict[str, int
         if above:
             tiers[int(above)] = {name: _nusd(step[field]) for field, name in CLASSES.items() if field in step}
     return {above: {**base, **rates} for above, rates in sorted(tiers.items())}
+
+
+def _service_rates(row: dict[str, Any], service: str) -> dict[str, int]:
+    fields = {name: row.get(f"{field}_{service}") for field, name in CLASSES.items()}
+    return {name: _nusd(price) for name, price in fields.items() if isinstance(price, int | float) and price > 0}
+
+
+def _service_tiers(row: dict[str, Any], service: str) -> dict[int, dict[str, int]]:
+    plain = {field.removesuffix(f"_{service}"): price for field, price in row.items() if field.endswith(f"_{service}")}
+    return _tiers(plain, {})
+
+
+def _search(row: dict[str, Any]) -> tuple[int, int, int] | None:
+    fees = row.get("search_context_cost_per_query")
+    if not isinstance(fees, dict):
+        return None
+    low, medium, high = (_nusd(fees.get(f"search_context_size_{size}", 0)) // 10**6 for size in ("low", "medium", "high"))
+    return (low, medium, high) if min(low, medium, high) > 0 else None
 
 
 def _nusd(usd_per_token: float) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Final
+
+import msgspec
 
 from policies.types import Traits
 from router.adapters.upstream.presets import PRESETS
@@ -11,7 +14,7 @@ from router.domain.prices import Price, Rates
 from router.settings.compile_context import BookEntry, Context
 from router.settings.compile_providers import LITELLM_PREFIX, SIM, timeouts_of
 from router.settings.findings import Path, did_you_mean, one_of
-from router.settings.model_routing import DeploymentSettings, ModelSettings, PriceSettings
+from router.settings.model_routing import DeploymentSettings, ModelSettings, PriceSettings, ServiceRateSettings
 from router.snapshot import Deployment, Provider
 
 DEFAULT_MAX_OUTPUT: Final = 4096
@@ -64,15 +67,31 @@ def price_of(given: PriceSettings) -> Price:
         audio_input=given.audio_input,
         audio_output=given.audio_output,
     )
-    return Price(
+    search = given.web_search
+    services = {name: tier for name, tier in (("priority", given.priority), ("flex", given.flex)) if tier is not None}
+    price = Price(
         rates=rates,
         per_request_nusd=given.per_request,
         per_image_nusd=given.per_image,
         per_hour_nusd=given.per_hour,
         concurrency=given.concurrency,
         free=given.free,
+        web_search_nusd=None if search is None else (search.low, search.medium, search.high),
         source="config",
     )
+    if not services:
+        return price
+    return msgspec.structs.replace(price, services={name: _service_price(price, tier) for name, tier in services.items()})
+
+
+def _service_price(price: Price, tier: ServiceRateSettings) -> Price:
+    """The price of a service tier: what is not said of it costs as many times the usual rate as its input does."""
+    own = {"input": tier.input, "output": tier.output, "cache_read": tier.cached_input, "cache_write": tier.cache_write}
+    usual = price.rates
+    by = Fraction(tier.input or 0, usual.input or 1) if tier.times is None else Fraction(str(tier.times))
+    rates = {name: -(-rate * by.numerator // by.denominator) for name, rate in msgspec.structs.asdict(usual).items() if rate is not None}
+    rates |= {name: rate for name, rate in own.items() if rate is not None}
+    return msgspec.structs.replace(price, rates=Rates(**rates), web_search_nusd=None)
 
 
 def _deployment(

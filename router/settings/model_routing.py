@@ -38,6 +38,46 @@ DEFAULT_KIND: Final = "cost"
 Capability = Literal["chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file", "reasoning"]
 
 
+class ServiceRateSettings(Section):
+    """Rates of a service tier: a multiple of the usual ones, or its own. What it leaves out costs the usual rate times `times`."""
+
+    times: Annotated[Share, Field(gt=0, le=100)] | None = None
+    """The usual rates times this. `priority: 2` is short for it. Default: `input` by the usual `input`."""
+    input: Rate | None = None
+    """Input tokens. Unit: USD per million tokens."""
+    output: Rate | None = None
+    """Output tokens. Unit: USD per million tokens."""
+    cached_input: Rate | None = None
+    """Input tokens read from the provider's cache. Unit: USD per million tokens."""
+    cache_write: Rate | None = None
+    """Input tokens written to the provider's cache. Unit: USD per million tokens."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> ServiceRateSettings:
+        if self.times is None and (self.input is None or self.output is None):
+            raise ValueError("needs input and output, or times, a multiple of the usual rates")
+        return self
+
+
+class SearchFeeSettings(Section):
+    """Fee of a web search by the size of its context, `search_context_size`."""
+
+    low: Rate
+    """Unit: USD."""
+    medium: Rate
+    """Unit: USD."""
+    high: Rate
+    """Unit: USD."""
+
+
+def _search_fee(value: object) -> object:
+    return value if isinstance(value, dict) else {"low": value, "medium": value, "high": value}
+
+
+ServiceRateEntry = Annotated[ServiceRateSettings, as_mapping("times", float | str | ServiceRateSettings)]
+SearchFeeEntry = Annotated[SearchFeeSettings, BeforeValidator(_search_fee, json_schema_input_type=float | str | SearchFeeSettings)]
+
+
 class PriceSettings(Section):
     """What a deployment costs. Rates are USD per million tokens."""
 
@@ -65,13 +105,21 @@ class PriceSettings(Section):
     """Cost of an hour of a machine of one's own, shared by `concurrency` calls. Unit: USD."""
     concurrency: Annotated[Count, Field(ge=1, le=100_000)] = 1
     """Calls that share an hour of the machine."""
+    priority: ServiceRateEntry | None = None
+    """Rates of `service_tier: priority`: a multiple of the usual ones, or its own. Default: unknown, such requests are refused."""
+    flex: ServiceRateEntry | None = None
+    """Rates of `service_tier: flex`, charged if the answer says that it was served so. Default: the usual rates."""
+    web_search: SearchFeeEntry | None = None
+    """Fee of a request that names `web_search_options` or `search_parameters`: one for all sizes of context, or by size. Unit: USD.
+    Default: unknown, such requests are refused."""
 
     @model_validator(mode="after")
     def _complete(self) -> PriceSettings:
         rates = [self.input, self.output, self.cached_input, self.cache_write, self.reasoning, self.audio_input, self.audio_output]
         given = any(rate is not None for rate in rates)
         fees = self.per_hour is not None or self.per_image is not None or self.per_request > 0
-        if self.free and (given or fees):
+        extras = self.priority is not None or self.flex is not None or self.web_search is not None
+        if self.free and (given or fees or extras):
             raise ValueError("a free price has no other field")
         if given and (self.input is None or self.output is None):
             missing = "input" if self.input is None else "output"

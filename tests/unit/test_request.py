@@ -310,7 +310,8 @@ def test_a_request_cannot_have_the_provider_call_another_model(name: str) -> Non
 def test_what_has_no_known_price_is_named(more: dict[str, object], extra: str) -> None:
     """A dearer tier, or a search billed beside the tokens, is in no price; a cheaper tier is within it."""
     # None of them is the operation.
-    assert parsed(**more).unpriced_extra == extra  # type: ignore[arg-type]
+    extras = parsed(**more).extras  # type: ignore[arg-type]
+    assert ("" if extras is None else extras.member) == extra
 
 
 def test_a_cap_as_the_provider_wants_it_leaves_as_it_came() -> None:

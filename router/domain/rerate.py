@@ -1,0 +1,69 @@
+"""The price calculation of a record, done again: with the rates that the record names, or with other ones."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from router.domain.extras import with_search
+from router.domain.money import MAX_NUSD
+from router.domain.prices import Price, Rates
+from router.domain.pricing import charge
+from router.domain.records import SpendRecord
+from router.domain.usage import Usage
+
+FREE_OUTCOMES: Final = frozenset({"refused_upstream", "voided"})
+"""Calls that the provider did not bill, at whatever price."""
+
+
+def price_of(record: SpendRecord) -> Price | None:
+    """The price that the record names, with the rates that were used; None if none was known."""
+    if not record.price_source:
+        return None
+    rates = Rates(
+        input=record.price_input or 0,
+        output=record.price_output or 0,
+        cache_read=record.price_cache_read,
+        cache_write=record.price_cache_write,
+        audio_input=record.price_audio_input,
+        reasoning=record.price_reasoning,
+        audio_output=record.price_audio_output,
+    )
+    return Price(
+        rates=rates,
+        per_request_nusd=record.price_request,
+        per_image_nusd=record.price_image,
+        per_hour_nusd=record.price_hour,
+        concurrency=record.price_concurrency,
+        web_search_nusd=(record.price_web_search,) * 3 if record.price_web_search else None,
+        source=record.price_source,
+        date=record.price_date,
+    )
+
+
+def charge_at(record: SpendRecord, price: Price) -> int | None:
+    """What the attempt costs at a price, nano-USD. None: the record does not say, because no answer was counted.
+
+    The service tier that served it counts if the price has rates for it. For an attempt whose whole hold was charged
+    without a count, `charged_hold`, the hold stays what it costs, unless the count makes more.
+    """
+    if record.outcome in FREE_OUTCOMES:
+        return 0
+    if record.outcome == "swept":
+        return None
+    special = with_search(price.services.get(record.service_tier, price), price, record.web_search)
+    amount = min(charge(special, usage_of(record), images=record.images, duration_ms=record.duration_ms), MAX_NUSD)
+    return max(amount, record.hold_nusd) if record.charged_hold else amount
+
+
+def usage_of(record: SpendRecord) -> Usage:
+    """The tokens of a record."""
+    return Usage(
+        input_tokens=record.input_tokens,
+        cache_read_tokens=record.cache_read_tokens,
+        cache_write_tokens=record.cache_write_tokens,
+        audio_input_tokens=record.audio_input_tokens,
+        output_tokens=record.output_tokens,
+        reasoning_tokens=record.reasoning_tokens,
+        audio_output_tokens=record.audio_output_tokens,
+        evidence="exact",
+    )
