@@ -11,7 +11,7 @@ import msgspec
 
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet
 from router.domain.money import MAX_NUSD
-from router.domain.windows import bucket_id
+from router.domain.windows import bucket_id, unit_of
 
 KEEP_MS: Final = 40 * 86_400_000
 """How long the counters of a window are kept after its end."""
@@ -19,6 +19,8 @@ TOMBSTONE_MS: Final = 15 * 60_000
 """How long a settled or voided attempt is remembered, so that a second delivery does nothing."""
 SWEPT_MS: Final = 7 * 86_400_000
 """How long a swept attempt is remembered, so that the late truth corrects the estimate."""
+CLOSED: Final = "closed"
+"""Outcome of a line that is no record: a bucket was forgotten, and its sums are taken back."""
 AUDITOR_MS: Final = 180_000
 """How long a replica that compares counters and log keeps others from doing the same."""
 DOUBT_ORPHAN: Final = "hold_lost"
@@ -61,11 +63,33 @@ def split_ids(joined: str) -> list[str]:
     return joined.split(SEPARATOR) if joined else []
 
 
+def in_unit(name: str, nusd: int, tokens: int, calls: int) -> int:
+    """Of these amounts the one that the bucket with this id counts."""
+    unit = unit_of(name)
+    return nusd if unit == "usd" else tokens if unit == "tokens" else calls
+
+
+def by_unit(name: str, spent: int, debt: int, tokens: int, tokens_debt: int, calls: int, calls_debt: int) -> tuple[int, int]:
+    """Of these sums of the log the ones that the bucket with this id counts: spent, and owed. Calls under way leave no sum."""
+    unit = unit_of(name)
+    if unit == "usd":
+        return spent, debt
+    return (tokens, tokens_debt) if unit == "tokens" else (calls, calls_debt) if unit == "requests" else (0, 0)
+
+
+def is_special(bucket: Bucket) -> bool:
+    """Whether a bucket is not a plain one, and what is left in it is told with every hold."""
+    return bucket.unit != "usd" or bucket.rolling_ms > 0 or bucket.shadow or bucket.carry_ppm > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a bucket set comes to in a store."""
 
     buckets: tuple[Bucket, ...]
+    """First those that are plain: nano-USD in a window that does not roll, not on trial, with nothing carried over."""
+    plain: int
+    """How many of them are."""
     ids: tuple[str, ...]
     joined: str
     """All ids in one string."""
@@ -79,9 +103,11 @@ def plan(buckets: BucketSet) -> Plan:
     """The plan of a set, made once and kept with it."""
     made: Plan | None = buckets.encoded.get("plan")
     if made is None:
-        ids = tuple(bucket_id(b) for b in buckets.buckets)
+        members = tuple(sorted(buckets.buckets, key=is_special))
+        ids = tuple(bucket_id(b) for b in members)
         made = buckets.encoded["plan"] = Plan(
-            buckets=buckets.buckets,
+            buckets=members,
+            plain=sum(not is_special(b) for b in members),
             ids=ids,
             joined=SEPARATOR.join(ids),
             starts_ms=max((b.starts_ms for b in buckets.buckets), default=0),

@@ -30,16 +30,29 @@ class Budget:
     """Length of a rolling window: what counts is the sum over so long until now. 0: another kind of window."""
     timezone: str = "UTC"
     """IANA time zone in which calendar windows begin."""
-    each: Dimension | None = None
-    """Split by this dimension: every value has the whole limit for itself. None: one for all."""
+    each: Dimension | tuple[Dimension, ...] | None = None
+    """Split by this dimension, or by several: every value has the whole limit for itself. None: one for all."""
     hard: bool = True
     """A hard budget refuses; a soft one only counts, alerts and steers."""
     shadow: bool = False
     """A hard budget that is only tried out: evaluated like any other, but it never refuses."""
     when: tuple[tuple[str, frozenset[str]], ...] = ()
     """(dimension or `tag:<name>`, accepted values) pairs, all of which must hold for the budget to apply."""
+    carry_ppm: int = 0
+    """Most that is carried over from the window before, in millionths of the limit: what was left then is added now."""
+    max_scopes: int = 100_000
+    """Most values of `each` that are counted in one window."""
+    beyond: Literal["refuse", "other"] = "refuse"
+    """What a value beyond `max_scopes` meets: a refusal, or the one scope `other` for all of them."""
+    idle_ms: int = 7 * 86_400_000
+    """A session that was not used for so long is forgotten."""
     alert_at: tuple[float, ...] = (0.5, 0.8, 0.95, 1.0)
     """Shares of the limit whose crossing people are told of, in rising order."""
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """What it is split by."""
+        return self.each if isinstance(self.each, tuple) else () if self.each is None else (self.each,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +75,9 @@ class Bucket:
     shadow: bool = False
     rolling_ms: int = 0
     """Length of a rolling window; its `window` is a name such as `last-86400s`. 0: another kind of window."""
+    before: str = ""
+    """The window directly before, if something of it may be carried over."""
+    carry_ppm: int = 0
 
 
 @dataclass(slots=True, eq=False)

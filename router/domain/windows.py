@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
-from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Budget, WindowKind
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Budget, Unit, WindowKind
 
 MAX_SCOPE_LENGTH: Final = 128
 """Characters of a scope value in a store key, after escaping."""
@@ -27,8 +27,13 @@ def window_at(kind: WindowKind, timezone: str, now_ms: int) -> tuple[str, int, i
     Raises:
         zoneinfo.ZoneInfoNotFoundError: no such time zone.
     """
-    if kind == "lifetime":
+    if kind in ("lifetime", "rolling"):
         return "all", 0, NEVER_MS
+    if kind == "minute":
+        # No zone in use is off by part of a minute, and no clock is changed within one.
+        begin_ms = now_ms - now_ms % 60_000
+        begin = datetime.fromtimestamp(begin_ms / 1000, tz=ZoneInfo(timezone))
+        return begin.strftime("%Y-%m-%dT%H:%M%z"), begin_ms, begin_ms + 60_000
     zone = ZoneInfo(timezone)
     local = datetime.fromtimestamp(now_ms / 1000, tz=zone).replace(tzinfo=None, fold=0, minute=0, second=0, microsecond=0)
     label, begin, end = _wall_window(kind, local)
@@ -70,14 +75,51 @@ def escape_scope(value: str) -> str:
     return f"{text[: MAX_SCOPE_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
 
 
+SLOTS: Final = 60
+"""A rolling window is counted in so many slots of time."""
+_UNIT_MARKS: Final[dict[Unit, str]] = {"usd": "", "tokens": "~t", "requests": "~r", "concurrent": "~c"}
+_UNITS: Final[dict[str, Unit]] = {mark: unit for unit, mark in _UNIT_MARKS.items() if mark}
+
+
 def budget_of(bucket_name: str) -> str:
     """The budget's name in a bucket id."""
     return unquote(bucket_name.split("|", 1)[0])
 
 
 def bucket_id(bucket: Bucket) -> str:
-    """`budget|scope|window`: how the books name a bucket."""
-    return f"{escape_scope(bucket.budget)}|{bucket.scope}|{bucket.window}"
+    """`budget|scope|window`: how the books name a bucket. What does not count USD ends in `~` and a letter for its unit."""
+    return f"{escape_scope(bucket.budget)}|{bucket.scope}|{bucket.window}{_UNIT_MARKS[bucket.unit]}"
+
+
+def unit_of(bucket_name: str) -> Unit:
+    """What the bucket with this id counts."""
+    return _UNITS.get(bucket_name[-2:], "usd")
+
+
+def window_of(bucket_name: str) -> str:
+    """The window in a bucket id."""
+    label = bucket_name.rpartition("|")[2]
+    return label[:-2] if label[-2:] in _UNITS else label
+
+
+def rolling_of(bucket_name: str) -> int:
+    """Length of a rolling window by the bucket's id, ms; 0 if its window is of another kind."""
+    label = window_of(bucket_name)
+    return int(label[5:-1]) * 1000 if label.startswith("last-") else 0
+
+
+def slot_ms(rolling_ms: int) -> int:
+    """Length of a slot of a rolling window: sixty of them cover it at any moment."""
+    return -(-rolling_ms // (SLOTS - 1))
+
+
+def _scope(budget: Budget, dims: Mapping[str, str], tags: Mapping[str, str]) -> str:
+    """The scope of an attempt that the budget applies to: `team=search`, with several dimensions joined by `&`."""
+    return "&".join([f"{escape_scope(name)}={escape_scope(_value(name, dims, tags) or '')}" for name in budget.dimensions])
+
+
+def _value(name: str, dims: Mapping[str, str], tags: Mapping[str, str]) -> str | None:
+    return tags.get(name[4:]) if name.startswith("tag:") else dims.get(name)
 
 
 def applies(budget: Budget, *, dims: Mapping[str, str], tags: Mapping[str, str]) -> bool:
@@ -85,35 +127,45 @@ def applies(budget: Budget, *, dims: Mapping[str, str], tags: Mapping[str, str])
 
     Every condition must hold. A budget that is split by a dimension does not apply to a request that lacks it.
     """
-    if budget.each is not None and not dims.get(budget.each):
-        return False
+    for name in budget.dimensions:
+        if not _value(name, dims, tags):
+            return False
     for name, accepted in budget.when:
-        value = tags.get(name[4:]) if name.startswith("tag:") else dims.get(name)
+        value = _value(name, dims, tags)
         if value is None or value not in accepted:
             return False
     return True
 
 
+def bucket_at(budget: Budget, scope: str, now_ms: int) -> Bucket:
+    """The bucket of a budget for this scope at this moment."""
+    label, starts_ms, ends_ms = window_at(budget.window, budget.timezone, now_ms)
+    if budget.rolling_ms:
+        label = f"last-{budget.rolling_ms // 1000}s"
+    return Bucket(
+        budget=budget.name,
+        scope=scope,
+        window=label,
+        starts_ms=starts_ms,
+        ends_ms=ends_ms,
+        limit_nusd=budget.limit_nusd,
+        hard=budget.hard,
+        unit=budget.unit,
+        shadow=budget.shadow,
+        rolling_ms=budget.rolling_ms,
+        before=window_at(budget.window, budget.timezone, starts_ms - 1)[0] if budget.carry_ppm and starts_ms else "",
+        carry_ppm=budget.carry_ppm,
+    )
+
+
 def bucket_set(budgets: Sequence[Budget], *, dims: Mapping[str, str], tags: Mapping[str, str], now_ms: int) -> BucketSet:
     """All buckets that an attempt falls under at `now_ms`, in the order of the budgets.
 
-    `dims` holds team, key, user, session, route, model and provider; what is absent or empty matches nothing.
+    `dims` holds org, team, key, user, session, route, model and provider; what is absent or empty matches nothing.
     """
     buckets: list[Bucket] = []
     for budget in budgets:
         if not applies(budget, dims=dims, tags=tags):
             continue
-        label, starts_ms, ends_ms = window_at(budget.window, budget.timezone, now_ms)
-        scope = "" if budget.each is None else f"{budget.each}={escape_scope(dims[budget.each])}"
-        buckets.append(
-            Bucket(
-                budget=budget.name,
-                scope=scope,
-                window=label,
-                starts_ms=starts_ms,
-                ends_ms=ends_ms,
-                limit_nusd=budget.limit_nusd,
-                hard=budget.hard,
-            )
-        )
+        buckets.append(bucket_at(budget, "" if budget.each is None else _scope(budget, dims, tags), now_ms))
     return BucketSet(buckets=tuple(buckets), valid_until_ms=min((b.ends_ms for b in buckets), default=NEVER_MS))

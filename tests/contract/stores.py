@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from router.adapters.entries import machine_clock_ms
 from router.adapters.redis.keys import counter_fields, lease_field
@@ -15,7 +16,8 @@ from router.adapters.redis.ledger import RedisLedger
 from router.adapters.redis.scripts import command
 from router.adapters.redis.wire import Wire, parse_url
 from router.adapters.sqlite.ledger import SqliteLedger
-from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Reservation
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Reservation, Unit
+from router.domain.windows import SLOTS, rolling_of, slot_ms
 from router.ports import Ledger
 
 HOUR_MS = 3_600_000
@@ -36,6 +38,14 @@ class Store(Protocol):
 
     async def tamper(self, bucket_id: str, by: int) -> None:
         """Change what a bucket says was spent, past the ledger."""
+        ...
+
+    async def pass_time(self, bucket_id: str, slots: int) -> None:
+        """Let time pass for a bucket whose window rolls, and for all open holds."""
+        ...
+
+    async def forget(self, bucket_id: str) -> None:
+        """Make a bucket so old that the next sweep drops it."""
         ...
 
     async def close(self) -> None: ...
@@ -77,6 +87,13 @@ class SqliteStore(_Replicas):
         with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as connection, connection:
             connection.execute("UPDATE bucket SET spent=spent+? WHERE id=?", (by, bucket_id))
 
+    async def pass_time(self, bucket_id: str, slots: int) -> None:
+        self.clock_ms += slots * slot_ms(rolling_of(bucket_id))
+
+    async def forget(self, bucket_id: str) -> None:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as connection, connection:
+            connection.execute("UPDATE bucket SET ends_ms=1 WHERE id=?", (bucket_id,))
+
 
 class RedisStore(_Replicas):
     """A ledger in a Redis, real or faked."""
@@ -100,6 +117,25 @@ class RedisStore(_Replicas):
         for field in counter_fields(bucket_id)[:2]:
             await self.command("HINCRBY", "{fg}:books", field, by)
 
+    async def pass_time(self, bucket_id: str, slots: int) -> None:
+        # The clock of a server cannot be set: what it knows is made older instead.
+        books, opened, shift_ms = "{fg}:books", "{fg}:open", slots * slot_ms(rolling_of(bucket_id))
+        fields = [f"{bucket_id}|{i}" for i in range(SLOTS)]
+        newest, *amounts = await self.command("HMGET", books, f"{bucket_id}|n", *fields)
+        if newest is not None:
+            await self.command("HSET", books, f"{bucket_id}|n", int(newest) - slots)
+            await self.command("HDEL", books, *fields)
+            for i, amount in enumerate(amounts):
+                if amount is not None:
+                    await self.command("HSET", books, fields[(i - slots) % SLOTS], int(amount))
+        holds = await self.command("HGETALL", opened)
+        for key, hold in zip(holds[::2], holds[1::2], strict=True):
+            older = re.sub(rb"(\d{13}):", lambda found: b"%d:" % (int(found[1]) - shift_ms), hold)
+            await self.command("HSET", opened, key.decode(), older.decode())
+
+    async def forget(self, bucket_id: str) -> None:
+        await self.command("ZADD", "{fg}:index", 1, bucket_id)
+
     async def command(self, *values: str | int) -> list[bytes]:
         wire = Wire(parse_url(self._url), timeout_seconds=5)
         await wire.open()
@@ -110,9 +146,19 @@ class RedisStore(_Replicas):
             await wire.close()
 
 
-def bucket(budget: str = "company", *, limit: int = 1000, hard: bool = True, window: str = "all", scope: str = "") -> Bucket:
+def bucket(budget: str = "company", *, limit: int = 1000, hard: bool = True, window: str = "all", scope: str = "", **more: Any) -> Bucket:
     """A bucket whose window is open, whatever the clock says."""
-    return Bucket(budget=budget, scope=scope, window=window, starts_ms=0, ends_ms=NEVER_MS, limit_nusd=limit, hard=hard)
+    return Bucket(budget=budget, scope=scope, window=window, starts_ms=0, ends_ms=NEVER_MS, limit_nusd=limit, hard=hard, **more)
+
+
+SLOT_MS = 10 * 86_400_000
+"""So long that a test does not meet the end of one."""
+ROLLING_MS = SLOT_MS * (SLOTS - 1)
+
+
+def rolling_bucket(budget: str = "rolling", *, limit: int = 1000, unit: Unit = "usd", **more: Any) -> Bucket:
+    """A bucket whose window rolls; a slot of it lasts ten days."""
+    return bucket(budget, limit=limit, unit=unit, window=f"last-{ROLLING_MS // 1000}s", rolling_ms=ROLLING_MS, **more)
 
 
 def buckets(*members: Bucket) -> BucketSet:
@@ -122,9 +168,11 @@ def buckets(*members: Bucket) -> BucketSet:
 ids = (f"attempt-{n}" for n in itertools.count())
 
 
-async def held(ledger: Ledger, amount: int, where: BucketSet, *, attempt_id: str | None = None, note: bytes = b"") -> Reservation:
+async def held(
+    ledger: Ledger, amount: int, where: BucketSet, *, attempt_id: str | None = None, note: bytes = b"", tokens: int = 0
+) -> Reservation:
     """Reserve, and insist that it works."""
-    answer = await ledger.reserve(attempt_id=attempt_id or next(ids), amount_nusd=amount, buckets=where, note=note)
+    answer = await ledger.reserve(attempt_id=attempt_id or next(ids), amount_nusd=amount, buckets=where, note=note, tokens=tokens)
     assert isinstance(answer, Reservation), answer
     return answer
 

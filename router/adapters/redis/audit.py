@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from router.adapters.entries import KEEP_MS, split_ids
+from router.adapters.entries import KEEP_MS, by_unit, in_unit, split_ids
 from router.adapters.redis.keys import Keys, counter_fields, read_counters
 from router.adapters.redis.reads import Read, bucket_index, now_ms
 from router.adapters.redis.scripts import script
@@ -104,8 +104,10 @@ class Audit:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _add(self, sums: Sequence[Any]) -> None:
-        for ids, spent, debt, at_ms in zip(sums[::4], sums[1::4], sums[2::4], sums[3::4], strict=True):
+        for at in range(0, len(sums), 8):
+            ids, *added, at_ms = sums[at : at + 8]
             for name in split_ids(ids.decode()):
+                spent, debt = by_unit(name, *added)
                 self._spent[name] += spent
                 self._debt[name] += debt
                 self._last_ms[name] = max(at_ms, self._last_ms.get(name, 0))
@@ -122,7 +124,9 @@ class Audit:
 
 def _held(holds: Sequence[bytes]) -> dict[str, int]:
     held: dict[str, int] = defaultdict(int)
-    for amount, ids in zip(holds[::2], holds[1::2], strict=True):
+    for amount, ids, units in zip(holds[::3], holds[1::3], holds[2::3], strict=True):
+        # See `units.lua`.
+        tokens, _, _, state = units.split(b" ")[:4] if units else (b"0", b"", b"", b"")
         for name in split_ids(ids.decode()):
-            held[name] += int(amount)
+            held[name] += in_unit(name, int(amount), int(tokens), int(state == b"o"))
     return held

@@ -11,6 +11,11 @@ def counter_fields(bucket_id: str) -> tuple[str, str, str]:
     return bucket_id, f"{bucket_id}|s", f"{bucket_id}|d"
 
 
+def more_field(bucket_id: str) -> str:
+    """Where the books keep what is added to the limit of a bucket: carried over from the window before, or gone from one that rolls."""
+    return f"{bucket_id}|x"
+
+
 def read_counters(values: Sequence[bytes | None]) -> tuple[int, int, int]:
     """Spent, held and debt, from the values of `counter_fields`."""
     used, spent, debt = (int(value or 0) for value in values)
@@ -38,6 +43,7 @@ class Keys:
         """Hash of all that a reserve must look at, nano-USD and ms.
 
         `<bucket id>`: spent and held together, which is what a limit bounds. `<bucket id>|s`: spent. `<bucket id>|d`: debt.
+        `<bucket id>|x`: what is added to its limit; `<bucket id>|n` and `|0` to `|59`: windows that roll, see `rolling.lua`.
         `<budget>|l`: its limit. `|<replica>`: end of its lease. A bucket id has two bars, the escaped name of a budget none.
         """
         return f"{{{self.prefix}}}:books"

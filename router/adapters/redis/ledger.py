@@ -7,12 +7,25 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import hiredis
 import msgspec
 
-from router.adapters.entries import AUDITOR_MS, KEEP_MS, SWEPT_MS, TOMBSTONE_MS, checked_amount, checked_attempt, is_attempt, plan, present
+from router.adapters.entries import (
+    AUDITOR_MS,
+    KEEP_MS,
+    SWEPT_MS,
+    TOMBSTONE_MS,
+    checked_amount,
+    checked_attempt,
+    in_unit,
+    is_attempt,
+    is_special,
+    plan,
+    present,
+)
 from router.adapters.redis import reads
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
@@ -22,7 +35,7 @@ from router.adapters.redis.scripts import NAMES, attempt_call, command, script, 
 from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire, parse_url
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
 from router.domain.money import MAX_NUSD
-from router.domain.windows import escape_scope
+from router.domain.windows import bucket_id, escape_scope
 from router.errors import StoreUnavailable
 from router.ports import Drift, StoredKey
 
@@ -38,26 +51,39 @@ log = logging.getLogger("faregate.store")
 class _Calls:
     """The calls of one bucket set as templates: ready but for attempt, amount and payload (see `attempt_call`)."""
 
-    __slots__ = ("buckets", "extend", "reserve", "settle", "void")
+    __slots__ = ("buckets", "extend", "plain", "reserve", "settle", "void")
 
     def __init__(self, ledger: RedisLedger, buckets: BucketSet) -> None:
         made, keys = plan(buckets), ledger.keys
         self.buckets = made.buckets
+        self.plain = made.plain == len(made.buckets)
         # What is seldom needed goes in one argument: the server pays for every one.
-        told = [f"{ledger.replica}\n{ledger.lease_ms}", *(f"{b.limit_nusd} {b.ends_ms}" for b in made.buckets)]
-        begun = f"\n0\n0\n{made.joined}\n{ledger.replica}\n"
+        told = [f"{ledger.replica}\n{ledger.lease_ms}", *map(_told, made.buckets)]
+        begun = f"\n0\n0\n{made.joined}\n\n{ledger.replica}\n"
         # A limit that does not refuse is not looked up.
-        limits = [limit_field(name) if b.hard else "" for name, b in zip(made.ids, made.buckets, strict=True)]
+        limits = [limit_field(name) if b.hard or is_special(b) else "" for name, b in zip(made.ids, made.buckets, strict=True)]
+        letters = "".join(map(_letters, made.buckets[made.plain :]))
         windows: list[str | int] = ["\n".join(told), begun, made.starts_ms, made.ends_ms]
         shared = [*windows, lease_field(ledger.replica), *limits, *made.ids]
         into = [keys.books, keys.open_holds, keys.index, keys.leases]
-        self.reserve = attempt_call("reserve", into, keys.attempts, ["0", *shared])
-        self.extend = attempt_call("reserve", into, keys.attempts, ["1", *shared])
+        self.reserve = attempt_call("reserve", into, keys.attempts, ["0" + letters, *shared])
+        self.extend = attempt_call("reserve", into, keys.attempts, ["1" + letters, *shared])
         spending = [field for name in made.ids for field in counter_fields(name)[:2]]
         booked: list[str | int] = [made.joined, TOMBSTONE_MS, "".join(f"{b.ends_ms}\t" for b in made.buckets), *spending]
         into = [keys.books, keys.open_holds, keys.index, keys.log]
-        self.settle = attempt_call("settle", into, keys.attempts, ["0", *booked])
-        self.void = attempt_call("settle", into, keys.attempts, ["1", *booked])
+        self.settle = attempt_call("settle", into, keys.attempts, ["0" if self.plain else "0u", *booked])
+        self.void = attempt_call("settle", into, keys.attempts, ["1" if self.plain else "1u", *booked])
+
+
+def _told(bucket: Bucket) -> str:
+    """The line of a bucket, see `reserve.lua`."""
+    line = f"{bucket.limit_nusd} {bucket.ends_ms}"
+    return f"{line} {bucket.carry_ppm} {bucket_id(replace(bucket, window=bucket.before))}" if bucket.carry_ppm else line
+
+
+def _letters(bucket: Bucket) -> str:
+    """What `reserve.lua` must know of a bucket that is not a plain one."""
+    return bucket.unit[0] + ("o" if not bucket.hard else "s" if bucket.shadow else "h") + ("c" if bucket.carry_ppm else "-")
 
 
 class RedisLedger:
@@ -182,7 +208,7 @@ class RedisLedger:
             checked_amount(amount_nusd)
             checked_attempt(attempt_id)
         calls = buckets.encoded.get(self._encoded_name) or self._calls(buckets)
-        amount = b"%d" % amount_nusd
+        amount = b"%d" % amount_nusd if calls.plain else b"%d %d" % (amount_nusd, checked_amount(tokens))
         encoded = calls.reserve % (self._prefix_length + len(attempt_id), attempt_id.encode(), len(amount), amount, len(note), note)
         try:
             # The way of nearly every call, with no coroutine more to wake.
@@ -196,7 +222,7 @@ class RedisLedger:
             self._doubtful.append(attempt_id)
             self._clear_doubt()
             raise
-        if answer[0] > 0:
+        if answer[0] > 0 and calls.plain:
             return Reservation(
                 attempt_id=attempt_id,
                 amount_nusd=amount_nusd,
@@ -204,14 +230,15 @@ class RedisLedger:
                 tightest=calls.buckets[answer[0] - 1],
                 tightest_left_nusd=answer[1],
             )
-        return _reserved(answer, attempt_id, amount_nusd, amount_nusd, buckets)
+        return _reserved(answer, attempt_id, amount_nusd, amount_nusd, tokens, buckets)
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
         """See `BudgetStore.extend`."""
         total = checked_amount(held.amount_nusd + checked_amount(by_nusd))
-        answer = await self._run(self._encode(self._calls(held.buckets).extend, held.attempt_id, total))
+        calls = self._calls(held.buckets)
+        answer = await self._run(self._encode(calls.extend, held.attempt_id, b"%d" % total if calls.plain else b"%d 0" % total))
         # The script looks at windows only when it reserves: an extension stays in those it began in.
-        return cast("Reservation | Refusal", _reserved(answer, held.attempt_id, total, by_nusd, held.buckets))
+        return cast("Reservation | Refusal", _reserved(answer, held.attempt_id, total, by_nusd, held.tokens, held.buckets))
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         """See `BudgetStore.settle`."""
@@ -221,6 +248,8 @@ class RedisLedger:
             checked_attempt(attempt_id)
         calls = buckets.encoded.get(self._encoded_name) or self._calls(buckets)
         charge = b"%d" % charge_nusd
+        if not calls.plain:
+            charge += b" " if tokens is None else b" %d" % checked_amount(tokens)
         encoded = calls.settle % (self._prefix_length + len(attempt_id), attempt_id.encode(), len(charge), charge, len(record), record)
         answer = await self._wire.send(encoded)
         if type(answer) is not int:
@@ -232,10 +261,10 @@ class RedisLedger:
         return await self._void(held.attempt_id, held.buckets)
 
     async def _void(self, attempt_id: str, buckets: BucketSet) -> bool:
-        return bool(await self._run(self._encode(self._calls(buckets).void, attempt_id, 0)) == 1)
+        return bool(await self._run(self._encode(self._calls(buckets).void, attempt_id, b"0")) == 1)
 
-    def _encode(self, template: bytes, attempt_id: str, amount_nusd: int) -> bytes:
-        attempt, amount = checked_attempt(attempt_id).encode(), b"%d" % amount_nusd
+    def _encode(self, template: bytes, attempt_id: str, amount: bytes) -> bytes:
+        attempt = checked_attempt(attempt_id).encode()
         return template % (self._prefix_length + len(attempt), attempt, len(amount), amount, 0, b"")
 
     def _clear_doubt(self) -> None:
@@ -355,17 +384,32 @@ class RedisLedger:
         return sorted((msgspec.json.decode(v, type=StoredKey) for v in found), key=lambda key: key.key_id)
 
 
-def _reserved(answer: list[int], attempt_id: str, total: int, by: int, buckets: BucketSet) -> Reservation | Refusal | WindowMoved:
+def _reserved(
+    answer: list[int], attempt_id: str, total: int, by: int, tokens: int, buckets: BucketSet
+) -> Reservation | Refusal | WindowMoved:
     """Read the answer of `reserve.lua`."""
-    kind = answer[0]
+    kind, made = answer[0], plan(buckets)
     if kind >= 0:
-        tightest: Bucket | None = buckets.buckets[kind - 1] if kind else None
-        left = answer[1] if kind else None
-        return Reservation(attempt_id=attempt_id, amount_nusd=total, buckets=buckets, tightest=tightest, tightest_left_nusd=left)
+        return Reservation(
+            attempt_id=attempt_id,
+            amount_nusd=total,
+            buckets=buckets,
+            tightest=made.buckets[kind - 1] if kind else None,
+            tightest_left_nusd=answer[1] if kind else None,
+            tokens=tokens,
+            left=tuple(zip(made.buckets[made.plain :], answer[3:], strict=True)),
+            shadowed=made.buckets[answer[2] - 1] if len(answer) > 2 and answer[2] else None,
+        )
     if kind == -1:
+        bucket = made.buckets[answer[1] - 1]
         return Refusal(
-            bucket=buckets.buckets[answer[1] - 1], limit_nusd=answer[2], spent_nusd=answer[3], held_nusd=answer[4], needed_nusd=by
+            bucket=bucket,
+            limit_nusd=answer[2],
+            spent_nusd=answer[3],
+            held_nusd=answer[4],
+            needed_nusd=in_unit(made.ids[answer[1] - 1], by, tokens, 1),
+            retry_after_ms=answer[5] if answer[5] >= 0 else None,
         )
     if kind == -2:
         return WindowMoved(now_ms=answer[1])
-    return Reservation(attempt_id=attempt_id, amount_nusd=answer[1], buckets=buckets)
+    return Reservation(attempt_id=attempt_id, amount_nusd=answer[1], buckets=buckets, tokens=tokens)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from router.adapters.entries import Entry
-from router.adapters.redis.keys import Keys, counter_fields, limit_field, read_counters
+from router.adapters.entries import CLOSED, Entry
+from router.adapters.redis.keys import Keys, counter_fields, limit_field, more_field, read_counters
 from router.domain.budgets import BucketState
-from router.domain.windows import budget_of
+from router.domain.windows import SLOTS, budget_of, rolling_of, slot_ms, unit_of, window_of
 
 Read = Callable[..., Awaitable[Any]]
 PAGE: Final = 500
@@ -39,24 +39,42 @@ async def bucket_states(read: Read, keys: Keys, *, budget: str | None, current_o
     states: list[BucketState] = []
     for at in range(0, len(wanted), PAGE):
         page = wanted[at : at + PAGE]
-        values = await read("HMGET", keys.books, *(field for name, _ in page for field in (*counter_fields(name), limit_field(name))))
-        states += [state for i, (name, ends_ms) in enumerate(page) if (state := _state(name, ends_ms, values[4 * i : 4 * i + 4]))]
+        fields = (field for name, _ in page for field in (*counter_fields(name), limit_field(name), more_field(name)))
+        values = await read("HMGET", keys.books, *fields)
+        for i, (name, ends_ms) in enumerate(page):
+            rolled = await _rolled(read, keys, name) if rolling_of(name) else None
+            state = _state(name, ends_ms, values[5 * i : 5 * i + 5], rolled)
+            states += [state] if state else []
     return sorted(states, key=lambda s: (s.budget, s.scope, s.window))
 
 
-def _state(name: str, ends_ms: int, values: Sequence[bytes | None]) -> BucketState | None:
-    """What the books say of a bucket; None if it has been dropped."""
-    *counters, limit = values
+async def _rolled(read: Read, keys: Keys, name: str) -> int:
+    """What is used in a window that rolls, now."""
+    slots = [f"{name}|{i}" for i in range(SLOTS)]
+    newest, *amounts = await read("HMGET", keys.books, f"{name}|n", *slots)
+    if newest is None:
+        return 0
+    first = await now_ms(read) // slot_ms(rolling_of(name)) - SLOTS
+    # The slot of index i is the latest one up to the newest whose number is i modulo their count.
+    numbers = [int(newest) - (int(newest) - i) % SLOTS for i in range(SLOTS)]
+    return sum(int(amount or 0) for number, amount in zip(numbers, amounts, strict=True) if number > first)
+
+
+def _state(name: str, ends_ms: int, values: Sequence[bytes | None], rolled: int | None) -> BucketState | None:
+    """What the books say of a bucket; None if it has been dropped. `rolled`: what is used in a window that rolls."""
+    *counters, limit, more = values
     if counters[0] is None:
         return None
-    _, scope, label = name.split("|")
     spent, held, debt = read_counters(counters)
+    gone = 0 if rolled is None else spent + held - rolled
+    carried = int(more or 0) if rolled is None else 0
     return BucketState(
         budget=budget_of(name),
-        scope=scope,
-        window=label,
-        limit_nusd=None if limit is None else int(limit),
-        spent_nusd=spent,
+        scope=name.split("|")[1],
+        window=window_of(name),
+        unit=unit_of(name),
+        limit_nusd=None if limit is None else int(limit) + carried,
+        spent_nusd=max(0, spent - gone),
         held_nusd=held,
         debt_nusd=debt,
         ends_ms=ends_ms,
@@ -69,7 +87,9 @@ async def entries(read: Read, keys: Keys, *, since_ms: int, until_ms: int | None
     while True:
         page = await read("XRANGE", keys.log, start, end, "COUNT", PAGE)
         for stream_id, flat in page:
-            yield _entry(stream_id, flat, len(keys.attempts))
+            entry = _entry(stream_id, flat, len(keys.attempts))
+            if entry.outcome != CLOSED:
+                yield entry
         if len(page) < PAGE:
             return
         start = "(" + page[-1][0].decode()

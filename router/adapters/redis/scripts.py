@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from typing import Final
 
 NAMES: Final = ("reserve", "settle", "sweep", "heartbeat", "limits", "trim", "audit")
+
+
+_INCLUDE: Final = re.compile(rb"^ *-- @include (\w+)$", re.MULTILINE)
+
+
+def _text(name: str) -> bytes:
+    """A script with what it includes."""
+    text = resources.files("router.adapters.redis").joinpath("lua", f"{name}.lua").read_bytes()
+    return _INCLUDE.sub(lambda found: _text(found[1].decode()), text)
 
 
 class Script:
@@ -18,7 +28,7 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.text: Final = resources.files("router.adapters.redis").joinpath("lua", f"{name}.lua").read_bytes()
+        self.text: Final = _text(name)
         # Redis names cached scripts by their SHA-1; it guards nothing here.
         self.sha: Final = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 

@@ -7,51 +7,21 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import takewhile
 
 import msgspec
 
-from router.adapters.entries import AUDITOR_MS, KEEP_MS, SEPARATOR, SWEPT_MS, TOMBSTONE_MS, Plan, split_ids
-from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, WindowMoved
-from router.domain.windows import budget_of
+from router.adapters.entries import AUDITOR_MS, CLOSED, KEEP_MS, SEPARATOR, SWEPT_MS, TOMBSTONE_MS, Plan, by_unit, split_ids
+from router.adapters.sqlite.counters import Attempt, Change, Counter, Units, attempt_of, attempt_row, rolling
+from router.adapters.sqlite.special import Special
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, Unit, WindowMoved
+from router.domain.windows import bucket_id, budget_of, rolling_of, unit_of, window_of
 
 TRIM_LIMIT = 512
 """Most entries of the log that are dropped at a time."""
 SWEEP_LIMIT = 512
 """Most holds that one sweep charges at a time, so that others get their turn."""
-
-
-class Counter:
-    """A bucket's counters, nano-USD."""
-
-    __slots__ = ("debt", "ends_ms", "held", "spent")
-
-    def __init__(self, spent: int, held: int, debt: int, ends_ms: int) -> None:
-        self.spent = spent
-        self.held = held
-        self.debt = debt
-        self.ends_ms = ends_ms
-
-
-class Attempt:
-    """An attempt as the store knows it.
-
-    States: H held, S settled, V voided, X swept. `amount` is all that was ever allowed, `held` the part that is
-    still set aside, `charged` what was booked, `debt` the part of it that was booked as debt.
-    """
-
-    __slots__ = ("amount", "buckets", "charged", "debt", "done_ms", "held", "note", "replica", "state")
-
-    def __init__(self, state: str, amount: int, held: int, charged: int, debt: int, replica: str, buckets: str, note: bytes) -> None:
-        self.state = state
-        self.amount = amount
-        self.held = held
-        self.charged = charged
-        self.debt = debt
-        self.replica = replica
-        self.buckets = buckets
-        self.note = note
-        self.done_ms: int | None = None
 
 
 class Batch:
@@ -68,7 +38,7 @@ class Batch:
         self._leases: dict[str, int] | None = None
         self._changed_counters: set[str] = set()
         self._changed_attempts: set[str] = set()
-        self._log: list[tuple[int, str, str, int, int, int, str, bytes]] = []
+        self._log: list[tuple[int, str, str, int, int, int, str, bytes, int, int, int, int]] = []
 
     # -- one batch ---------------------------------------------------------------------------------------------
 
@@ -89,22 +59,25 @@ class Batch:
             rows = []
             for name in self._changed_counters:
                 c = self._counters[name]
-                _, scope, label = name.split("|")
-                rows.append((name, budget_of(name), scope, label, c.ends_ms, c.spent, c.held, c.debt))
+                kept = None if c.rolling is None else c.rolling.encode()
+                ends_ms = c.ends_ms if c.rolling is None else c.rolling.ends_ms
+                rows.append((name, budget_of(name), name.split("|")[1], window_of(name), ends_ms, c.spent, c.held, c.debt, c.more, kept))
+                c.exists = True
             self._db.executemany(
-                "INSERT INTO bucket VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET"
-                " spent=excluded.spent, held=excluded.held, debt=excluded.debt",
+                "INSERT INTO bucket VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET spent=excluded.spent, held=excluded.held,"
+                " debt=excluded.debt, ends_ms=excluded.ends_ms, more=excluded.more, rolling=excluded.rolling",
                 rows,
             )
         if self._changed_attempts:
             changed = [(i, self._attempts[i]) for i in self._changed_attempts]
             self._db.executemany(
-                "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?,?,?,?,?,?)",
-                [(i, a.state, a.amount, a.held, a.charged, a.debt, a.replica, a.buckets, a.note, a.done_ms) for i, a in changed if a],
+                "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?,?,?,?,?,?,?)", [attempt_row(i, a) for i, a in changed if a]
             )
         if self._log:
             self._db.executemany(
-                "INSERT INTO log (at_ms, attempt_id, outcome, spent, debt, held, buckets, record) VALUES (?,?,?,?,?,?,?,?)", self._log
+                "INSERT INTO log (at_ms, attempt_id, outcome, spent, debt, held, buckets, record, tokens, tokens_debt, calls, calls_debt)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                self._log,
             )
 
     def end(self) -> None:
@@ -135,20 +108,21 @@ class Batch:
         attempts = self._attempts
         attempts.update(dict.fromkeys(wanted))
         found = self._db.execute(
-            "SELECT id, state, amount, held, charged, debt, replica, buckets, note, done_ms FROM attempt"
+            "SELECT id, state, amount, held, charged, debt, replica, buckets, note, done_ms, units FROM attempt"
             " WHERE id IN (SELECT value FROM json_each(?))",
             (msgspec.json.encode(wanted).decode(),),
         )
         for row in found:
-            attempt = Attempt(*row[1:9])
-            attempt.done_ms = row[9]
-            attempts[row[0]] = attempt
+            attempts[row[0]] = attempt_of(row)
 
     def _counter(self, name: str, ends_ms: int = NEVER_MS) -> Counter:
         counter = self._counters.get(name)
         if counter is None:
-            row = self._db.execute("SELECT spent, held, debt, ends_ms FROM bucket WHERE id=?", (name,)).fetchone()
-            counter = self._counters[name] = Counter(*row) if row else Counter(0, 0, 0, ends_ms)
+            row = self._db.execute("SELECT spent, held, debt, ends_ms, more, rolling FROM bucket WHERE id=?", (name,)).fetchone()
+            counter = self._counters[name] = Counter(*row[:4], more=row[4], exists=True) if row else Counter(0, 0, 0, ends_ms)
+            length_ms = rolling_of(name)
+            if length_ms:
+                counter.rolling = rolling(length_ms, row[5] if row else None)
         return counter
 
     def _limit(self, bucket: Bucket) -> int:
@@ -171,31 +145,38 @@ class Batch:
     # -- operations --------------------------------------------------------------------------------------------
 
     def reserve(
-        self, attempt_id: str, amount: int, buckets: BucketSet, plan: Plan, note: bytes, replica: str, lease_ms: int
+        self, attempt_id: str, amount: int, tokens: int, buckets: BucketSet, plan: Plan, note: bytes, replica: str, lease_ms: int
     ) -> Reservation | Refusal | WindowMoved:
         """See `BudgetStore.reserve`."""
         known = self._attempts[attempt_id]
         if known is not None:
-            return Reservation(attempt_id=attempt_id, amount_nusd=known.held, buckets=buckets)
+            return Reservation(attempt_id=attempt_id, amount_nusd=known.held, buckets=buckets, tokens=tokens)
         if not plan.starts_ms <= self.now_ms < plan.ends_ms:
             return WindowMoved(now_ms=self.now_ms)
-        answer = self._hold(attempt_id, amount, amount, buckets, plan)
+        answer = self._hold(attempt_id, (amount, tokens, 1), amount, tokens, buckets, plan)
         if type(answer) is Reservation:
-            self._attempts[attempt_id] = Attempt("H", amount, amount, 0, 0, replica, plan.joined, note)
+            units = None if plan.plain == len(plan.ids) else Units(tokens, 0, 0, "o", [(self.now_ms, amount)])
+            self._attempts[attempt_id] = Attempt("H", amount, amount, 0, 0, replica, plan.joined, note, units)
             self._changed_attempts.add(attempt_id)
             self._keep_lease(replica, lease_ms)
         return answer
 
-    def extend(self, attempt_id: str, total: int, buckets: BucketSet, plan: Plan, replica: str, lease_ms: int) -> Reservation | Refusal:
+    def extend(
+        self, attempt_id: str, total: int, tokens: int, buckets: BucketSet, plan: Plan, replica: str, lease_ms: int
+    ) -> Reservation | Refusal:
         """See `BudgetStore.extend`. A hold that was swept, or that the store lost, is taken anew."""
         known = self._attempts[attempt_id]
         if known is None:
-            known = Attempt("H", 0, 0, 0, 0, replica, plan.joined, b"")
+            units = None if plan.plain == len(plan.ids) else Units(0, 0, 0, "n", [])
+            known = Attempt("H", 0, 0, 0, 0, replica, plan.joined, b"", units)
         by = total - known.held - known.charged
         if by <= 0 or known.state in ("S", "V"):
-            return Reservation(attempt_id=attempt_id, amount_nusd=total if known.state in ("H", "X") else 0, buckets=buckets)
-        answer = self._hold(attempt_id, by, total, buckets, plan)
+            amount = total if known.state in ("H", "X") else 0
+            return Reservation(attempt_id=attempt_id, amount_nusd=amount, buckets=buckets, tokens=tokens)
+        answer = self._hold(attempt_id, (by, 0, 0), total, tokens, buckets, plan)
         if type(answer) is Reservation:
+            if known.units is not None:
+                known.units.pieces.append((self.now_ms, by))
             known.state = "H"
             known.amount = total
             known.held += by
@@ -206,12 +187,22 @@ class Batch:
             self._keep_lease(replica, lease_ms)
         return answer
 
-    def _hold(self, attempt_id: str, by: int, total: int, buckets: BucketSet, plan: Plan) -> Reservation | Refusal:
-        """Add to `held` in all buckets, or in none."""
+    def _hold(
+        self, attempt_id: str, add: tuple[int, int, int], total: int, tokens: int, buckets: BucketSet, plan: Plan
+    ) -> Reservation | Refusal:
+        """Add to `held` in all buckets, or in none. `add`: nano-USD, tokens, calls."""
+        by = add[0]
         counters = [self._counter(name, bucket.ends_ms) for name, bucket in zip(plan.ids, plan.buckets, strict=True)]
         tightest: Bucket | None = None
         least = at = 0
-        for i, bucket in enumerate(plan.buckets):
+        special = None
+        if plan.plain < len(plan.ids):
+            special = Special(self.now_ms, plan, counters, add, self._limit, self._before)
+            if special.refusal is not None:
+                return special.refusal
+            tightest, least, at = special.tightest
+        for i in range(plan.plain):
+            bucket = plan.buckets[i]
             if not bucket.hard:
                 continue
             left = self._limit(bucket) - counters[i].spent - counters[i].held
@@ -219,9 +210,18 @@ class Batch:
                 tightest, least, at = bucket, left, i
         if tightest is not None and by > 0 and least < by:
             c = counters[at]
-            return Refusal(bucket=tightest, limit_nusd=self._limit(tightest), spent_nusd=c.spent, held_nusd=c.held, needed_nusd=by)
-        for counter in counters:
+            return Refusal(
+                bucket=tightest,
+                limit_nusd=self._limit(tightest),
+                spent_nusd=c.spent,
+                held_nusd=c.held,
+                needed_nusd=by,
+                retry_after_ms=None if tightest.ends_ms >= NEVER_MS else tightest.ends_ms - self.now_ms,
+            )
+        for counter in counters[: plan.plain]:
             counter.held += by
+        if special is not None:
+            special.hold()
         self._changed_counters.update(plan.ids)
         return Reservation(
             attempt_id=attempt_id,
@@ -229,21 +229,29 @@ class Batch:
             buckets=buckets,
             tightest=tightest,
             tightest_left_nusd=None if tightest is None else least - by,
+            tokens=tokens,
+            left=() if special is None else tuple(special.left),
+            shadowed=None if special is None else special.shadowed,
         )
 
-    def settle(self, attempt_id: str, charge: int, plan: Plan, record: bytes) -> bool:
+    def _before(self, bucket: Bucket) -> Counter:
+        """The counter of the window directly before."""
+        return self._counter(bucket_id(replace(bucket, window=bucket.before)))
+
+    def settle(self, attempt_id: str, charge: int, tokens: int | None, plan: Plan, record: bytes) -> bool:
         """See `BudgetStore.settle`. A hold that the store does not know is charged all the same, as debt."""
         attempt = self._attempts[attempt_id]
         if attempt is None:
             for name, bucket in zip(plan.ids, plan.buckets, strict=True):
                 self._counter(name, bucket.ends_ms)
-            attempt = self._attempts[attempt_id] = Attempt("H", 0, 0, 0, 0, "", plan.joined, b"")
-            self._book(attempt_id, attempt, charge, record, "orphan")
+            units = None if plan.plain == len(plan.ids) else Units(0, 0, 0, "n", [(self.now_ms, 0)])
+            attempt = self._attempts[attempt_id] = Attempt("H", 0, 0, 0, 0, "", plan.joined, b"", units)
+            self._book(attempt_id, attempt, charge, record, "orphan", tokens)
         elif attempt.state == "H":
             # A hold taken anew after a sweep has a charge already: what comes now is the difference.
-            self._book(attempt_id, attempt, charge, record, "corrected" if attempt.charged else "")
+            self._book(attempt_id, attempt, charge, record, "corrected" if attempt.charged else "", tokens)
         elif attempt.state == "X":
-            self._book(attempt_id, attempt, charge, record, "corrected")
+            self._book(attempt_id, attempt, charge, record, "corrected", tokens)
         else:
             return False
         self._finish(attempt_id, attempt, "S", TOMBSTONE_MS)
@@ -253,29 +261,55 @@ class Batch:
         """See `BudgetStore.void`. An unknown attempt is marked, so that a reserve that is still under way holds nothing."""
         attempt = self._attempts[attempt_id]
         if attempt is None:
-            attempt = self._attempts[attempt_id] = Attempt("V", 0, 0, 0, 0, "", "", b"")
+            attempt = self._attempts[attempt_id] = Attempt("V", 0, 0, 0, 0, "", "", b"", None)
             self._finish(attempt_id, attempt, "V", TOMBSTONE_MS)
             return False
         if attempt.state in ("S", "V"):
             return False
-        if attempt.charged:
-            self._book(attempt_id, attempt, 0, attempt.note, "corrected")
+        if attempt.charged or (attempt.units is not None and attempt.units.state == "c"):
+            self._book(attempt_id, attempt, 0, attempt.note, "corrected", 0, 0)
+        elif attempt.units is not None:
+            self._change(attempt, attempt.units.end((0, -attempt.held, 0), 0, 0, 0))
         else:
             self._move(attempt, 0, -attempt.held, 0)
         self._finish(attempt_id, attempt, "V", TOMBSTONE_MS)
         return True
 
-    def _book(self, attempt_id: str, attempt: Attempt, charge: int, record: bytes, outcome: str) -> None:
+    def _book(
+        self, attempt_id: str, attempt: Attempt, charge: int, record: bytes, outcome: str, tokens: int | None, calls: int = 1
+    ) -> None:
         """Replace hold and earlier charge by the charge; append to the log."""
         spent = charge - attempt.charged
         growth = spent - attempt.held
         # What a step adds to spent + held was never checked against a limit: it is debt. What it takes away pays debt back.
         debt = growth if growth > 0 else -min(attempt.debt, -growth)
         held = attempt.held
-        self._move(attempt, spent, -held, debt)
+        added = (0, 0, 0, 0)
+        if attempt.units is None:
+            self._move(attempt, spent, -held, debt)
+        else:
+            changes = attempt.units.end((spent, -held, debt), charge, tokens, calls)
+            self._change(attempt, changes)
+            (t, _, t_debt, _), (n, _, n_debt, _) = changes["tokens"], changes["requests"]
+            added = (t, t_debt, n, n_debt)
         attempt.charged = charge
         attempt.debt += debt
-        self._log.append((self.now_ms, attempt_id, outcome, spent, debt, held, attempt.buckets, record))
+        self._log.append((self.now_ms, attempt_id, outcome, spent, debt, held, attempt.buckets, record, *added))
+
+    def _change(self, attempt: Attempt, changes: Mapping[Unit, Change]) -> None:
+        names = split_ids(attempt.buckets)
+        for name in names:
+            counter = self._counter(name)
+            spent, held, debt, pieces = changes[unit_of(name)]
+            counter.spent += spent
+            counter.held += held
+            counter.debt += debt
+            if counter.rolling is not None:
+                if counter.rolling.newest < 0:
+                    counter.rolling.roll(self.now_ms)
+                for at_ms, amount in pieces:
+                    counter.rolling.add(at_ms, amount)
+        self._changed_counters.update(names)
 
     def _move(self, attempt: Attempt, spent: int, held: int, debt: int) -> None:
         if not attempt.buckets:
@@ -324,7 +358,7 @@ class Batch:
             # An operation of this very batch may have ended it; the row is then older than memory.
             if attempt is None or attempt.state != "H":
                 continue
-            self._book(attempt_id, attempt, max(attempt.charged, burnt or attempt.held + attempt.charged), attempt.note, "swept")
+            self._book(attempt_id, attempt, max(attempt.charged, burnt or attempt.held + attempt.charged), attempt.note, "swept", None)
             self._finish(attempt_id, attempt, "X", SWEPT_MS)
             swept += 1
         if not rows:
@@ -337,10 +371,16 @@ class Batch:
         self._db.execute("DELETE FROM progress WHERE replica NOT IN (SELECT replica FROM lease WHERE until_ms >= ?)", (now,))
         self._db.execute("DELETE FROM lease WHERE until_ms < ?", (now - SWEPT_MS,))
         self._db.execute("DELETE FROM attempt WHERE id IN (SELECT id FROM attempt WHERE done_ms < ? LIMIT 20000)", (now,))
-        old = self._db.execute("DELETE FROM bucket WHERE ends_ms < ? AND held=0 RETURNING id", (now - KEEP_MS,)).fetchall()
-        for (name,) in old:
+        old = self._db.execute("DELETE FROM bucket WHERE ends_ms < ? AND held=0 RETURNING id, spent, debt", (now - KEEP_MS,)).fetchall()
+        for name, spent, debt in old:
             self._counters.pop(name, None)
-        self._db.executemany("DELETE FROM trimmed WHERE bucket=?", old)
+            # An id that may be used again leaves a line in the log that takes back what its others say.
+            if rolling_of(name):
+                sums = {"usd": (-spent, -debt, 0, 0, 0, 0), "tokens": (0, 0, -spent, -debt, 0, 0), "requests": (0, 0, 0, 0, -spent, -debt)}
+                s, d, *added = sums.get(unit_of(name), (0, 0, 0, 0, 0, 0))
+                self._log.append((now, "", CLOSED, s, d, 0, name, b"", *added))
+            else:
+                self._db.execute("DELETE FROM trimmed WHERE bucket=?", (name,))
 
     def claim_audit(self, replica: str) -> bool:
         """Whether this replica is the one that compares counters and log now; it stays it as long as it comes back."""
@@ -354,13 +394,15 @@ class Batch:
 
     def trim(self, before_ms: int) -> int:
         """See `Books.trim`; some entries at a time."""
-        oldest = self._db.execute("SELECT at_ms, seq, buckets, spent, debt FROM log ORDER BY seq LIMIT ?", (TRIM_LIMIT,))
+        oldest = self._db.execute(
+            "SELECT at_ms, seq, buckets, spent, debt, tokens, tokens_debt, calls, calls_debt FROM log ORDER BY seq LIMIT ?", (TRIM_LIMIT,)
+        )
         # The newest entry stays: its number is what keeps numbers from being given twice.
         newest = self._db.execute("SELECT max(seq) FROM log").fetchone()[0]
         rows = list(takewhile(lambda row: row[0] < before_ms and row[1] < newest, oldest))
-        sums = [(name, spent, debt) for _, _, joined, spent, debt in rows for name in split_ids(joined)]
+        sums = [(name, *by_unit(name, *row[3:]), bool(rolling_of(name))) for row in rows for name in split_ids(row[2])]
         self._db.executemany(
-            "INSERT INTO trimmed SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM bucket WHERE id=?1)"
+            "INSERT INTO trimmed SELECT ?1, ?2, ?3 WHERE ?4 OR EXISTS (SELECT 1 FROM bucket WHERE id=?1)"
             " ON CONFLICT (bucket) DO UPDATE SET spent=spent+excluded.spent, debt=debt+excluded.debt",
             sums,
         )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from router.adapters.entries import Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present
+from router.adapters.entries import CLOSED, Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
 from router.adapters.sqlite.markers import SqliteMarkers
@@ -104,7 +104,9 @@ class SqliteLedger:
         """See `BudgetStore.reserve`."""
         checked_amount(amount_nusd)
         checked_attempt(attempt_id)
-        answer = self._submit(Batch.reserve, attempt_id, amount_nusd, buckets, plan(buckets), note, self._replica, self._lease_ms)
+        answer = self._submit(
+            Batch.reserve, attempt_id, amount_nusd, checked_amount(tokens), buckets, plan(buckets), note, self._replica, self._lease_ms
+        )
         try:
             return await answer
         except asyncio.CancelledError:
@@ -116,12 +118,14 @@ class SqliteLedger:
         """See `BudgetStore.extend`."""
         total = checked_amount(held.amount_nusd + checked_amount(by_nusd))
         buckets = held.buckets
-        return await self._submit(Batch.extend, held.attempt_id, total, buckets, plan(buckets), self._replica, self._lease_ms)
+        args = (total, held.tokens, buckets, plan(buckets), self._replica, self._lease_ms)
+        return await self._submit(Batch.extend, held.attempt_id, *args)
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         """See `BudgetStore.settle`."""
         checked_amount(charge_nusd)
-        return await self._submit(Batch.settle, checked_attempt(held.attempt_id), charge_nusd, plan(held.buckets), record)
+        used = None if tokens is None else checked_amount(tokens)
+        return await self._submit(Batch.settle, checked_attempt(held.attempt_id), charge_nusd, used, plan(held.buckets), record)
 
     async def void(self, held: Reservation) -> bool:
         """See `BudgetStore.void`."""
@@ -156,8 +160,8 @@ class SqliteLedger:
 
     async def bucket_states(self, *, budget: str | None = None, current_only: bool = True) -> Sequence[BucketState]:
         """See `Books.bucket_states`."""
-        now_ms = self._clock_ms() if current_only else None
-        return await self._read(lambda db: bucket_states(db, budget=budget, now_ms=now_ms))
+        now_ms = self._clock_ms()
+        return await self._read(lambda db: bucket_states(db, budget=budget, clock_ms=now_ms, current_only=current_only))
 
     async def records(self, *, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[bytes]:
         """See `Books.records`."""
@@ -166,7 +170,8 @@ class SqliteLedger:
             page = await self._read(partial(_page, after=last, since_ms=since_ms, until_ms=until_ms))
             for seq, entry in page:
                 last = seq
-                yield present(entry)
+                if entry.outcome != CLOSED:
+                    yield present(entry)
             if len(page) < PAGE:
                 return
 

@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from router.adapters.entries import split_ids
+import msgspec
+
+from router.adapters.entries import by_unit, in_unit, split_ids
+from router.adapters.sqlite.counters import Units, rolling
 from router.domain.budgets import BucketState
+from router.domain.windows import rolling_of, unit_of
 from router.ports import Drift
 
 
-def bucket_states(db: sqlite3.Connection, *, budget: str | None, now_ms: int | None) -> list[BucketState]:
-    """Buckets by id; only those whose window has not ended at `now_ms`, unless that is None."""
+def bucket_states(db: sqlite3.Connection, *, budget: str | None, clock_ms: int, current_only: bool) -> list[BucketState]:
+    """Buckets by id; only those whose window has not ended at `clock_ms`, unless told otherwise."""
     rows = db.execute(
-        "SELECT b.budget, b.scope, b.label, l.limit_nusd, b.spent, b.held, b.debt, b.ends_ms FROM bucket b"
+        "SELECT b.budget, b.scope, b.label, l.limit_nusd, b.spent, b.held, b.debt, b.ends_ms, b.id, b.more, b.rolling FROM bucket b"
         " LEFT JOIN budget l ON l.name=b.budget"
         " WHERE (:budget IS NULL OR b.budget=:budget) AND (:now_ms IS NULL OR b.ends_ms > :now_ms) ORDER BY b.id",
-        {"budget": budget, "now_ms": now_ms},
+        {"budget": budget, "now_ms": clock_ms if current_only else None},
     )
-    return [
-        BucketState(budget=r[0], scope=r[1], window=r[2], limit_nusd=r[3], spent_nusd=r[4], held_nusd=r[5], debt_nusd=r[6], ends_ms=r[7])
-        for r in rows
-    ]
+    return [_state(row, clock_ms) for row in rows]
+
+
+def _state(row: Sequence[Any], now_ms: int) -> BucketState:
+    budget, scope, window, limit, spent, held, debt, ends_ms, name, more, kept = row
+    length_ms = rolling_of(name)
+    if length_ms:
+        # Of a window that rolls, what is in it now.
+        spent = max(0, rolling(length_ms, kept).inside(now_ms) - held)
+    return BucketState(
+        budget=budget,
+        scope=scope,
+        window=window,
+        unit=unit_of(name),
+        limit_nusd=None if limit is None else limit + (more or 0),
+        spent_nusd=spent,
+        held_nusd=held,
+        debt_nusd=debt,
+        ends_ms=ends_ms,
+    )
 
 
 class Audit:
@@ -37,13 +58,18 @@ class Audit:
     def run(self, db: sqlite3.Connection) -> list[Drift]:
         """Where counters differ from what the log and the open holds add up to. `db` shows one moment: it is in a transaction."""
         if self._last < 0:
-            self._add(db.execute("SELECT bucket, spent, debt, 0 FROM trimmed"))
-        rows = db.execute("SELECT buckets, sum(spent), sum(debt), max(seq) FROM log WHERE seq > ? GROUP BY buckets", (self._last,))
-        self._add(rows)
-        held: dict[str, int] = defaultdict(int)
-        for joined, amount in db.execute("SELECT buckets, sum(held) FROM attempt WHERE done_ms IS NULL GROUP BY buckets"):
-            for name in split_ids(joined):
-                held[name] += amount
+            for name, spent, debt in db.execute("SELECT bucket, spent, debt FROM trimmed"):
+                self._spent[name] += spent
+                self._debt[name] += debt
+            self._last = 0
+        self._add(
+            db.execute(
+                "SELECT buckets, max(seq), sum(spent), sum(debt), sum(tokens), sum(tokens_debt), sum(calls), sum(calls_debt)"
+                " FROM log WHERE seq > ? GROUP BY buckets",
+                (self._last,),
+            )
+        )
+        held = _held(db)
         found: list[Drift] = []
         for name, s, h, d in db.execute("SELECT id, spent, held, debt FROM bucket ORDER BY id"):
             if s != self._spent.get(name, 0):
@@ -54,9 +80,24 @@ class Audit:
                 found.append(Drift(name, d, self._debt.get(name, 0), "debt"))
         return found
 
-    def _add(self, sums: Iterable[tuple[str, int, int, int]]) -> None:
-        for joined, spent, debt, last in sums:
+    def _add(self, sums: Iterable[Sequence[Any]]) -> None:
+        for joined, last, *added in sums:
             self._last = max(self._last, last)
             for name in split_ids(joined):
+                spent, debt = by_unit(name, *added)
                 self._spent[name] += spent
                 self._debt[name] += debt
+
+
+def _held(db: sqlite3.Connection) -> dict[str, int]:
+    """What open holds add up to in each bucket."""
+    held: dict[str, int] = defaultdict(int)
+    open_ = "SELECT buckets, {} FROM attempt WHERE done_ms IS NULL AND units IS {} NULL"
+    for joined, amount in db.execute(open_.format("sum(held)", "") + " GROUP BY buckets"):
+        for name in split_ids(joined):
+            held[name] += amount
+    for joined, amount, kept in db.execute(open_.format("held, units", "NOT")):
+        units = msgspec.json.decode(kept, type=Units)
+        for name in split_ids(joined):
+            held[name] += in_unit(name, amount, units.tokens, int(units.state == "o"))
+    return held

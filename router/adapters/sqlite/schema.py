@@ -5,22 +5,24 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the tables below; kept in `user_version`."""
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS bucket (
     id TEXT PRIMARY KEY, budget TEXT NOT NULL, scope TEXT NOT NULL, label TEXT NOT NULL, ends_ms INTEGER NOT NULL,
-    spent INTEGER NOT NULL, held INTEGER NOT NULL, debt INTEGER NOT NULL
+    spent INTEGER NOT NULL, held INTEGER NOT NULL, debt INTEGER NOT NULL, more INTEGER, rolling BLOB
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS attempt (
     id TEXT PRIMARY KEY, state TEXT NOT NULL, amount INTEGER NOT NULL, held INTEGER NOT NULL, charged INTEGER NOT NULL,
-    debt INTEGER NOT NULL, replica TEXT NOT NULL, buckets TEXT NOT NULL, note BLOB NOT NULL, done_ms INTEGER
+    debt INTEGER NOT NULL, replica TEXT NOT NULL, buckets TEXT NOT NULL, note BLOB NOT NULL, done_ms INTEGER,
+    units BLOB
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS attempt_done ON attempt (done_ms) WHERE done_ms IS NOT NULL;
 CREATE TABLE IF NOT EXISTS log (
     seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, attempt_id TEXT NOT NULL, outcome TEXT NOT NULL, spent INTEGER NOT NULL,
-    debt INTEGER NOT NULL, held INTEGER NOT NULL, buckets TEXT NOT NULL, record BLOB NOT NULL
+    debt INTEGER NOT NULL, held INTEGER NOT NULL, buckets TEXT NOT NULL, record BLOB NOT NULL,
+    tokens INTEGER NOT NULL, tokens_debt INTEGER NOT NULL, calls INTEGER NOT NULL, calls_debt INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS trimmed (bucket TEXT PRIMARY KEY, spent INTEGER NOT NULL, debt INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS budget (name TEXT PRIMARY KEY, limit_nusd INTEGER NOT NULL) WITHOUT ROWID;

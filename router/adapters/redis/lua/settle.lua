@@ -3,9 +3,11 @@
 -- KEYS[1]  books      hash (see `keys.py`)          KEYS[2]  open    hash (see reserve.lua)
 -- KEYS[3]  index      zset: bucket id -> end of its window, ms
 -- KEYS[4]  log        stream: r record, a attempt key, b bucket ids, s added to spent, h taken from held; where they say
---                     something, d added to debt and o what the store knows better
+--                     something, d added to debt and o what the store knows better; where other units are counted, t and u
+--                     added to tokens spent and owed, n and m the same of calls
 -- KEYS[5]  attempt    (see reserve.lua)
--- ARGV[1]  charge, nano-USD      ARGV[2]  record, JSON     ARGV[3]  '1' to void
+-- ARGV[1]  charge, nano-USD      ARGV[2]  record, JSON     ARGV[3]  '1' to void; then u if not all buckets are plain: the
+--          charge is then followed by a space and the tokens, none if they are unknown
 -- ARGV[4]  bucket ids, joined by tabs                      ARGV[5]  how long the attempt is remembered, ms
 -- ARGV[6]  per bucket: end of its window, ms, tab
 -- ARGV[7]  and on: per bucket its id and its field of what is spent
@@ -15,7 +17,7 @@
 -- `corrected`.
 -- allow-oom: money that was spent is booked even if the store is full.
 local key = KEYS[5]
-local void = ARGV[3] == '1'
+local void = string.byte(ARGV[3]) == 49
 local ids, record = ARGV[4], ARGV[2]
 local names, first, outcome = ARGV, 7, nil
 local hold = redis.call('HGET', KEYS[2], key)
@@ -36,11 +38,18 @@ end
 -- Amounts stay the strings they came as where nothing is added to them: numbers are slow to print.
 local spent, held, owed = ARGV[1], '0', 0
 local charged, debt = '0', '0'
+local units, tokens = nil, ''
+if #ARGV[3] > 1 then
+  spent, tokens = string.match(spent, '^(%d+) ?(%d*)$')
+  if outcome == 'orphan' then units = '' end
+end
 if hold then
   local at
   held, charged, debt, at = string.match(hold, '^(%d+)\n(%d+)\n(%d+)\n()')
-  if void or string.find(hold, ids, at, true) ~= at or string.byte(hold, at + #ids) ~= 10 then
-    local own, note = string.match(hold, '^([^\n]*)\n[^\n]*\n(.*)$', at)
+  local after = at + #ids
+  if void or string.find(hold, ids, at, true) ~= at or string.find(hold, '\n\n', after, true) ~= after then
+    local own, line, note = string.match(hold, '^([^\n]*)\n([^\n]*)\n[^\n]*\n(.*)$', at)
+    if line ~= '' then units = line end
     if void then record = note end
     if own ~= ids then
       -- The caller names other buckets than the hold: the hold's own count.
@@ -63,6 +72,25 @@ if growth > 0 then
 elseif debt ~= '0' then
   owed = -math.min(tonumber(debt), -growth)
 end
+if units then
+  -- @include rolling
+  -- @include units
+  if outcome == 'orphan' then
+    local t = redis.call('TIME')
+    local now = t[1] * 1000 + math.floor(t[2] / 1000)
+    units = string.format('0 0 0 n %.0f:0;', now)
+    for id in string.gmatch(ids, '[^\t]+') do
+      local length = slot_length(id)
+      if length then roll(KEYS[1], KEYS[3], id, length, now) end
+    end
+  end
+  local _, sums = end_units(KEYS[1], ids, units, tonumber(spent), growth, owed, spent + charged, void and 0 or tonumber(tokens), void and 0 or 1)
+  if not void or charged ~= '0' or sums[3] ~= 0 then
+    redis.call('XADD', KEYS[4], '*', 'r', record, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed, 'o', outcome or '',
+      't', sums[1], 'u', sums[2], 'n', sums[3], 'm', sums[4])
+  end
+  first, owed = #names + 1, 0
+end
 local grown = growth ~= 0 and string.format('%d', growth)
 for i = first, #names, 2 do
   if grown then redis.call('HINCRBY', KEYS[1], names[i], grown) end
@@ -81,6 +109,7 @@ if outcome == 'orphan' then
   end
 end
 redis.call('SET', key, void and 'V' or 'S', 'PX', ARGV[5])
+if units then return 1 end
 if owed == 0 and not outcome then
   if not void then
     redis.call('XADD', KEYS[4], '*', 'r', record, 'a', key, 'b', ids, 's', spent, 'h', held)

@@ -16,8 +16,11 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local began = ARGV[2] == '0' and now or tonumber(ARGV[3])
 local swept = 0
 
+-- @include rolling
+-- @include units
+
 local function charge_hold(key, hold, owner)
-  local h, c, d, ids, note = string.match(hold, '^(%d+)\n(%d+)\n(%d+)\n([^\n]*)\n[^\n]*\n(.*)$')
+  local h, c, d, ids, units, note = string.match(hold, '^(%d+)\n(%d+)\n(%d+)\n([^\n]*)\n([^\n]*)\n[^\n]*\n(.*)$')
   local held, charged, debt = tonumber(h), tonumber(c), tonumber(d)
   local burnt = redis.call('HGET', ARGV[1] .. owner, key)
   local charge = held + charged
@@ -27,24 +30,58 @@ local function charge_hold(key, hold, owner)
   local growth = spent - held
   local owed = growth
   if growth <= 0 then owed = -math.min(debt, -growth) end
-  for id in string.gmatch(ids, '[^\t]+') do
-    redis.call('HINCRBY', KEYS[1], id, growth)
-    redis.call('HINCRBY', KEYS[1], id .. '|s', spent)
-    if owed ~= 0 then redis.call('HINCRBY', KEYS[1], id .. '|d', owed) end
+  local line = {'XADD', KEYS[4], '*', 'r', note, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed + 0, 'o', 'swept'}
+  if units == '' then
+    for id in string.gmatch(ids, '[^\t]+') do
+      redis.call('HINCRBY', KEYS[1], id, growth)
+      redis.call('HINCRBY', KEYS[1], id .. '|s', spent)
+      if owed ~= 0 then redis.call('HINCRBY', KEYS[1], id .. '|d', owed) end
+    end
+  else
+    local sums
+    units, sums = end_units(KEYS[1], ids, units, spent, growth, owed, charge, nil, 1)
+    for i, name in ipairs({'t', 'u', 'n', 'm'}) do
+      line[#line + 1] = name
+      line[#line + 1] = sums[i]
+    end
   end
   redis.call('HDEL', KEYS[2], key)
-  local swept_hold = string.format('X0\n%d\n%d\n', charge, debt + owed) .. ids .. '\n' .. owner .. '\n' .. note
+  local swept_hold = string.format('X0\n%d\n%d\n', charge, debt + owed) .. ids .. '\n' .. units .. '\n' .. owner .. '\n' .. note
   redis.call('SET', key, swept_hold, 'PX', ARGV[5])
-  redis.call('XADD', KEYS[4], '*', 'r', note, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed + 0, 'o', 'swept')
+  redis.call(unpack(line))
   swept = swept + 1
+end
+
+-- Forget a bucket. One whose id may be used again leaves a line in the log that takes back what its others say.
+local function drop(id)
+  local length = slot_length(id)
+  if length then
+    local have = redis.call('HMGET', KEYS[1], id, id .. '|s', id .. '|d')
+    local used, spent, debt = tonumber(have[1] or 0), tonumber(have[2] or 0), tonumber(have[3] or 0)
+    if used ~= spent then return end
+    local unit = string.match(id, '~(%l)$')
+    local s, d = unit == 't' and 't' or unit == 'r' and 'n' or 's', unit == 't' and 'u' or unit == 'r' and 'm' or 'd'
+    local line = {r = '', a = '', b = id, s = 0, h = 0, d = 0, o = 'closed'}
+    line[s], line[d] = string.format('%.0f', -spent), string.format('%.0f', -debt)
+    local call = {'XADD', KEYS[4], '*'}
+    for name, value in pairs(line) do
+      call[#call + 1] = name
+      call[#call + 1] = value
+    end
+    if spent ~= 0 or debt ~= 0 then redis.call(unpack(call)) end
+    for m = 0, 59 do redis.call('HDEL', KEYS[1], id .. '|' .. m) end
+    redis.call('HDEL', KEYS[1], id .. '|n')
+  else
+    redis.call('HDEL', KEYS[6], id .. '|s', id .. '|d')
+  end
+  redis.call('HDEL', KEYS[1], id, id .. '|s', id .. '|d', id .. '|x')
+  redis.call('ZREM', KEYS[5], id)
 end
 
 if ARGV[2] == '0' then
   local past = redis.call('ZRANGE', KEYS[5], '-inf', '(' .. string.format('%.0f', now - ARGV[6]), 'BYSCORE', 'LIMIT', 0, 200)
   for _, id in ipairs(past) do
-    redis.call('HDEL', KEYS[1], id, id .. '|s', id .. '|d')
-    redis.call('HDEL', KEYS[6], id .. '|s', id .. '|d')
-    redis.call('ZREM', KEYS[5], id)
+    drop(id)
   end
 end
 local dead, some = {}, false
@@ -54,7 +91,7 @@ end
 if not some then return {0, '0', began} end
 local page = redis.call('HSCAN', KEYS[2], ARGV[2], 'COUNT', ARGV[4])
 for i = 1, #page[2], 2 do
-  local owner = string.match(page[2][i + 1], '^%d+\n%d+\n%d+\n[^\n]*\n([^\n]*)\n')
+  local owner = string.match(page[2][i + 1], '^%d+\n%d+\n%d+\n[^\n]*\n[^\n]*\n([^\n]*)\n')
   if dead[owner] then charge_hold(page[2][i], page[2][i + 1], owner) end
 end
 if page[1] == '0' then
