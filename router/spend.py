@@ -11,9 +11,18 @@ from typing import Final
 
 from router.domain.records import SpendRecord
 
-DIMENSIONS: Final[Mapping[str, Callable[[SpendRecord, tzinfo], str]]] = MappingProxyType(
+Dimension = Callable[[SpendRecord, tzinfo], str]
+
+
+def _by_time(form: str) -> Dimension:
+    return lambda record, zone: datetime.fromtimestamp(record.at_ms / 1000, tz=zone).strftime(form)
+
+
+TIMES: Final = ("hour", "day", "week", "month")
+"""What the rows are in the order of, if split by one of them."""
+DIMENSIONS: Final[Mapping[str, Dimension]] = MappingProxyType(
     {
-        "day": lambda record, zone: datetime.fromtimestamp(record.at_ms / 1000, tz=zone).strftime("%Y-%m-%d"),
+        "day": _by_time("%Y-%m-%d"),
         "team": lambda record, _: record.team,
         "model": lambda record, _: record.model,
         "route": lambda record, _: record.route,
@@ -21,9 +30,18 @@ DIMENSIONS: Final[Mapping[str, Callable[[SpendRecord, tzinfo], str]]] = MappingP
         "provider": lambda record, _: record.provider,
         "key": lambda record, _: record.key_id,
         "user": lambda record, _: record.user,
+        "hour": _by_time("%Y-%m-%dT%H:00"),
+        "week": _by_time("%G-W%V"),
+        "month": _by_time("%Y-%m"),
+        "org": lambda record, _: record.org,
+        "session": lambda record, _: record.session,
+        "rule": lambda record, _: record.rule,
+        "outcome": lambda record, _: record.outcome,
+        "operation": lambda record, _: record.operation,
     }
 )
-"""What the table can be split by."""
+"""What the table can be split by, beside `tag:NAME`."""
+TAG: Final = "tag:"
 
 _AGO: Final = re.compile(r"(\d{1,5})\s*([hdw])")
 _AGO_UNIT: Final = {"h": "hours", "d": "days", "w": "weeks"}
@@ -42,7 +60,8 @@ class Sums:
     output_tokens: int = 0
     charge_nusd: int = 0
     avoided_nusd: int | None = None
-    """Cost on the baseline less the charge, negative if it was dearer; None if no record has a baseline."""
+    """Cost on the baseline less the charge, negative if it was dearer; None if no record has a baseline. An estimate: the
+    baseline is charged for the tokens that another model used."""
     estimated_nusd: int = 0
     """The part of `charge_nusd` that is not from the provider's own count."""
     requests: set[str] = field(default_factory=set)
@@ -64,6 +83,8 @@ class Report:
 
     by: tuple[str, ...]
     zone: tzinfo = UTC
+    only: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Records that count: the value of each dimension here is one of these."""
     rows: dict[tuple[str, ...], Sums] = field(default_factory=dict)
     total: Sums = field(default_factory=Sums)
     unreadable: int = 0
@@ -73,7 +94,9 @@ class Report:
 
     def add(self, record: SpendRecord) -> None:
         """Count one record."""
-        group = tuple([DIMENSIONS[name](record, self.zone) for name in self.by])
+        if any(dimension(name)(record, self.zone) not in wanted for name, wanted in self.only.items()):
+            return
+        group = tuple([dimension(name)(record, self.zone) for name in self.by])
         swept = self._swept.pop(record.attempt_id, None) if record.outcome == "corrected" else None
         if record.outcome == "swept":
             self._swept[record.attempt_id] = (record.charge_nusd, group)
@@ -86,10 +109,11 @@ class Report:
                 sums.estimated_nusd -= swept[0]
 
     def sorted_rows(self) -> list[tuple[tuple[str, ...], Sums]]:
-        """Days in order; what is not split by day, the dearest first."""
+        """Days, hours, weeks, months in order; what is not split by time, the dearest first."""
         keyed = sorted(self.rows.items(), key=lambda item: (-item[1].charge_nusd, item[0]))
-        if "day" in self.by:
-            keyed.sort(key=lambda item: item[0][self.by.index("day")])
+        times = [self.by.index(name) for name in self.by if name in TIMES]
+        if times:
+            keyed.sort(key=lambda item: [item[0][index] for index in times])
         return keyed
 
 
@@ -124,16 +148,53 @@ def parse_moment(text: str, *, now: datetime, zone: tzinfo) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
 
 
-def parse_dimensions(text: str) -> tuple[str, ...]:
-    """Read `day,team`.
+def dimension(name: str) -> Dimension:
+    """How a record is classed by this name: a member of `DIMENSIONS`, or `tag:NAME`.
 
     Raises:
-        ValueError: a name that is not in `DIMENSIONS`, or the same one twice.
+        ValueError: it is neither.
     """
-    names: Sequence[str] = [name.strip().lower() for name in text.split(",") if name.strip()]
+    known = DIMENSIONS.get(name)
+    if known is not None:
+        return known
+    tag = name.removeprefix(TAG)
+    if tag == name or not tag:
+        raise ValueError(f"{name!r} is not something to split by: use {', '.join(DIMENSIONS)}, or tag:NAME")
+    return lambda record, _: record.tags.get(tag, "")
+
+
+def parse_dimensions(text: str) -> tuple[str, ...]:
+    """Read `day,team,tag:project`.
+
+    Raises:
+        ValueError: a name that is no dimension, or the same one twice.
+    """
+    names: Sequence[str] = [_plain(name) for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in DIMENSIONS:
-            raise ValueError(f"{name!r} is not something to split by: use {', '.join(DIMENSIONS)}")
+        dimension(name)
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"{text!r}: name each of {', '.join(DIMENSIONS)} at most once, and at least one")
+        raise ValueError(f"{text!r}: name each of {', '.join(DIMENSIONS)}, tag:NAME at most once, and at least one")
     return tuple(names)
+
+
+def _plain(name: str) -> str:
+    name = name.strip()
+    # The name of a tag is as its client wrote it.
+    return name if name.startswith(TAG) else name.lower()
+
+
+def parse_filters(texts: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Read `team=search`, `tag:project=x`; values of one name are alternatives. An empty value: records without one.
+
+    Raises:
+        ValueError: no `=`, or a name that is no dimension.
+    """
+    found: dict[str, set[str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not a filter: write team=search or tag:project=x")
+        name = _plain(name)
+        dimension(name)
+        found.setdefault(name, set()).add(value)
+    return {name: frozenset(values) for name, values in found.items()}

@@ -1,11 +1,9 @@
-"""`faregate spend`: what was spent, by day, team, model, route, deployment, provider, key or user."""
+"""`faregate spend`: what was spent, by any dimension of the records; `faregate spend export`: the records for other programs."""
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
-import secrets
 import sys
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,44 +13,64 @@ import msgspec
 import typer
 
 from router.adapters.choose import choose_store, must_exist, open_ledger
+from router.books.reading import TIMEOUT_SECONDS, each_record
 from router.commands.options import Books, Store
+from router.commands.spend_export import command as export
 from router.domain.money import format_usd
-from router.domain.records import SpendRecord
-from router.errors import ConfigError, StoreUnavailable
-from router.spend import DIMENSIONS, Report, Sums, parse_dimensions, parse_moment
+from router.spend import DIMENSIONS, Report, Sums, parse_dimensions, parse_filters, parse_moment
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-LEASE_SECONDS: Final = 20.0
-_COLUMNS: Final = ("requests", "calls", "tokens in", "cached", "tokens out", "cost USD", "avoided USD", "estimated")
+_COLUMNS: Final = ("requests", "calls", "tokens in", "cached", "tokens out", "cost USD", "avoided USD (estimate)", "estimated")
+_Only = list[str] | None
 
 
+app = typer.Typer(add_completion=False, invoke_without_command=True)
+
+
+@app.callback()
 def command(
-    by: Annotated[str, typer.Option(help=f"Split by one or more of {', '.join(DIMENSIONS)}, joined by commas.")] = "day,team",
+    context: typer.Context,
+    by: Annotated[str, typer.Option(help=f"Split by one or more of {', '.join(DIMENSIONS)}, tag:NAME, joined by commas.")] = "day,team",
     since: Annotated[str, typer.Option(help="From here on: 7d, 24h, 2026-11-01 or 2026-11-01T14:00.")] = "30d",
     until: Annotated[str | None, typer.Option(help="Up to, not including: as --since. Default: now.")] = None,
     timezone: Annotated[str, typer.Option(help="IANA time zone of days and dates.")] = "UTC",
+    team: Annotated[_Only, typer.Option(help="Only this team; may be given again for more.")] = None,
+    org: Annotated[_Only, typer.Option(help="Only this organisation; may be given again for more.")] = None,
+    key: Annotated[_Only, typer.Option(help="Only this key, by its id; may be given again for more.")] = None,
+    user: Annotated[_Only, typer.Option(help="Only this user; may be given again for more.")] = None,
+    session: Annotated[_Only, typer.Option(help="Only this session; may be given again for more.")] = None,
+    route: Annotated[_Only, typer.Option(help="Only this route; may be given again for more.")] = None,
+    rule: Annotated[_Only, typer.Option(help="Only this rule; may be given again for more.")] = None,
+    model: Annotated[_Only, typer.Option(help="Only this model; may be given again for more.")] = None,
+    deployment: Annotated[_Only, typer.Option(help="Only this deployment; may be given again for more.")] = None,
+    provider: Annotated[_Only, typer.Option(help="Only this provider; may be given again for more.")] = None,
+    outcome: Annotated[_Only, typer.Option(help="Only this outcome; may be given again for more.")] = None,
+    tag: Annotated[_Only, typer.Option(help="Only calls with this tag: NAME=VALUE; may be given again for more.")] = None,
     store: Store = None,
     config: Books = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD and in USD.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
 ) -> None:
     """Show what was spent. The sum of all rows is what the ledger's counters say, to the nano-dollar."""
+    if context.invoked_subcommand is not None:
+        return
+    named = {"team": team, "org": org, "key": key, "user": user, "session": session, "route": route, "rule": rule}
+    named |= {"model": model, "deployment": deployment, "provider": provider, "outcome": outcome}
+    filters = [f"{name}={value}" for name, values in named.items() for value in values or ()] + [f"tag:{pair}" for pair in tag or ()]
     try:
         zone = _zone(timezone)
         now = datetime.now(UTC)
         begin = parse_moment(since, now=now, zone=zone)
         end = parse_moment(until, now=now, zone=zone) if until else None
-        report = Report(by=parse_dimensions(by), zone=zone)
+        report = Report(by=parse_dimensions(by), zone=zone, only=parse_filters(filters))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    try:
-        asyncio.run(_read(must_exist(choose_store(store, config)), report, since_ms=_ms(begin), until_ms=None if end is None else _ms(end)))
-    except StoreUnavailable as error:
-        raise ConfigError(f"The ledger cannot be read: {error}") from None
+    ledger = open_ledger(must_exist(choose_store(store, config)), timeout_seconds=TIMEOUT_SECONDS)
+    report.unreadable = each_record(ledger, report.add, since_ms=_ms(begin), until_ms=None if end is None else _ms(end))
     if report.unreadable:
         typer.echo(f"{report.unreadable} records could not be read and are not in the sums.", err=True)
     if as_json:
@@ -74,22 +92,6 @@ def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-async def _read(address: str, report: Report, *, since_ms: int, until_ms: int | None) -> None:
-    decoder = msgspec.json.Decoder(SpendRecord)
-    # A report may take long; the store answers it page by page.
-    ledger = open_ledger(address, timeout_seconds=10.0)
-    await ledger.open(replica_id=f"spend-{secrets.token_hex(6)}", lease_seconds=LEASE_SECONDS)
-    try:
-        async for line in ledger.records(since_ms=since_ms, until_ms=until_ms):
-            try:
-                report.add(decoder.decode(line))
-            except msgspec.DecodeError:
-                report.unreadable += 1
-        await ledger.release()
-    finally:
-        await ledger.close()
-
-
 def _row(sums: Sums) -> dict[str, Any]:
     return {
         "requests": len(sums.requests),
@@ -99,8 +101,8 @@ def _row(sums: Sums) -> dict[str, Any]:
         "output_tokens": sums.output_tokens,
         "cost_nusd": sums.charge_nusd,
         "cost_usd": format_usd(sums.charge_nusd),
-        "avoided_nusd": sums.avoided_nusd,
-        "avoided_usd": None if sums.avoided_nusd is None else format_usd(sums.avoided_nusd),
+        "avoided_estimate_nusd": sums.avoided_nusd,
+        "avoided_estimate_usd": None if sums.avoided_nusd is None else format_usd(sums.avoided_nusd),
         "estimated_nusd": sums.estimated_nusd,
         "estimated_share": sums.estimated_share,
     }
@@ -181,3 +183,6 @@ def _print_table(report: Report, begin: datetime, end: datetime | None) -> None:
     Console(width=max(needed, console.width), soft_wrap=True).print(table)
     if not report.rows:
         console.print("No records in this time.")
+
+
+app.command("export")(export)

@@ -28,6 +28,8 @@ class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     served_model: str = ""
     """The model name in the provider's answer, if it gave one."""
     team: str = ""
+    org: str = ""
+    """Of the team, if it belongs to one."""
     key_id: str = ""
     user: str = ""
     session: str = ""

@@ -24,7 +24,7 @@ LOADS_LITELLM: Final = re.compile(r"^\s*(?:import|from) litellm\b|import_module\
 
 def declared(*, extras: bool) -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = [*project["dependencies"], *(project["optional-dependencies"]["litellm"] if extras else ())]
+    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() if extras for text in extra)]
     return {canonicalize_name(Requirement(text).name) for text in texts}
 
 

@@ -21,7 +21,7 @@ from router.adapters.choose import open_ledger
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, WindowMoved
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
-from router.spend import Report, parse_dimensions, parse_moment
+from router.spend import Report, parse_dimensions, parse_filters, parse_moment
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -179,6 +179,29 @@ def store(tmp_path: Path) -> str:
     return path
 
 
+def test_any_dimension_and_any_tag_can_be_split_by() -> None:
+    """Whatever a record says, somebody is asked for it; rows that are split by time are in its order."""
+    one = record(tags={"Project": "x"}, session="s", rule="r", outcome="ok", charge_nusd=1)
+    assert list(report(one, by="hour,week,month,session,rule,outcome,tag:Project,tag:none,org").rows) == [
+        ("2026-11-22T12:00", "2026-W47", "2026-11", "s", "r", "ok", "x", "", "")
+    ]
+    later = record(attempt_id="2", at_ms=NOW_MS + 40 * 86_400_000, charge_nusd=9)
+    assert [group[0] for group, _ in report(one, later, by="month").sorted_rows()] == ["2026-11", "2027-01"]
+
+
+def test_filters_keep_what_fits_all_of_them() -> None:
+    """Values of one name are alternatives, names are conditions; an empty value means none."""
+    made = Report(by=("team",), only=parse_filters(["team=a", "team=b", "tag:k=v"]))
+    for team, tags in (("a", {"k": "v"}), ("b", {"k": "v"}), ("c", {"k": "v"}), ("a", {})):
+        made.add(record(team=team, tags=tags, charge_nusd=1))
+    assert {group[0] for group in made.rows} == {"a", "b"}
+    assert made.total.charge_nusd == 2
+    with pytest.raises(ValueError, match="is not a filter"):
+        parse_filters(["team"])
+    with pytest.raises(ValueError, match="tag:NAME"):
+        parse_filters(["tag:=x"])
+
+
 def run(*args: str) -> str:
     done = CliRunner().invoke(cli.load("spend"), args)
     assert done.exit_code == 0, done.output
@@ -198,6 +221,13 @@ def test_names_from_clients_cannot_write_on_the_terminal(store: str) -> None:
     text = run("--store", store, "--by", "user")
     assert "\x1b" not in text
     assert "=1+1?[31m[bold]" in text
+
+
+def test_options_filter_the_real_log(store: str) -> None:
+    """The sum is that of the records that fit, and what was avoided is called an estimate."""
+    whole = json.loads(run("--store", store, "--by", "team", "--team", "search", "--outcome", "ok", "--json"))
+    assert (whole["total"]["cost_nusd"], whole["total"]["avoided_estimate_nusd"]) == (123_456_790, 76_543_211)
+    assert json.loads(run("--store", store, "--tag", "a=b", "--json"))["rows"] == []
 
 
 def test_json_has_exact_money(store: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from router.adapters.entries import present
+from router.adapters.entries import CLOSED, present
 from router.adapters.redis.keys import Keys
 from router.adapters.redis.reads import Read, entries_after, now_ms
 from router.adapters.redis.scripts import script
@@ -26,11 +26,16 @@ class RedisMarkers:
     async def lead(self, owner: str, *, lease_ms: int) -> int | None:
         """See `Markers.lead`."""
         leader = self._keys.alerts_leader
+        if not lease_ms:
+            if await self._read("GET", leader) == owner.encode():
+                await self._read("DEL", leader)
+            return None
         if await self._read("SET", leader, owner, "NX", "PX", lease_ms) is None:
             if await self._read("GET", leader) != owner.encode():
                 return None
-            # Should it run out between the two, another one may lead as well for a moment: marks are atomic all the same.
-            await self._read("PEXPIRE", leader, lease_ms)
+            # Should it run out here, another one may lead as well for a moment: marks are atomic all the same.
+            if not await self._read("PEXPIRE", leader, lease_ms):
+                return None
         return await now_ms(self._read)
 
     async def mark(self, name: str, *, keep_ms: int, event: bytes) -> bool:
@@ -62,7 +67,7 @@ class RedisMarkers:
         """See `Logbook.page`."""
         start = f"({cursor}" if cursor else str(since_ms)
         found = await entries_after(self._read, self._keys, start, PAGE)
-        return (found[-1][0] if found else cursor), [present(entry) for _, entry in found]
+        return (found[-1][0] if found else cursor), [present(entry) for _, entry in found if entry.outcome != CLOSED]
 
     async def load(self) -> bytes:
         """See `Logbook.load`."""

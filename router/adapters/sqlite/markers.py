@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Final, TypeVar
 
-from router.adapters.entries import Entry, machine_clock_ms, present
+from router.adapters.entries import CLOSED, Entry, machine_clock_ms, present
 from router.adapters.sqlite import schema
 from router.alerts.ports import Mark
 from router.errors import StoreUnavailable
@@ -52,6 +52,9 @@ class SqliteMarkers:
 
     async def lead(self, owner: str, *, lease_ms: int) -> int | None:
         """See `Markers.lead`. Writes only to take the lease, and to renew it when half of it is over."""
+        if not lease_ms:
+            await self._run(lambda db: db.execute("DELETE FROM alert_leader WHERE owner=?", (owner,)))
+            return None
         now = self._clock_ms()
         found = await self._run(lambda db: db.execute("SELECT owner, until_ms FROM alert_leader").fetchone(), write=False)
         if found is not None and found[1] > now:
@@ -118,7 +121,7 @@ class SqliteMarkers:
             return (rows[-1][0] if rows else after), entries
 
         last, found = await self._run(read, write=False)
-        return str(last), [present(entry) for entry in found]
+        return str(last), [present(entry) for entry in found if entry.outcome != CLOSED]
 
     async def load(self) -> bytes:
         """See `Logbook.load`."""

@@ -1,0 +1,48 @@
+"""Records of a ledger, one after the other, for commands."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from router.domain.records import SpendRecord
+from router.errors import ConfigError, StoreUnavailable
+from router.ports import Ledger
+
+LEASE_SECONDS: Final = 20.0
+TIMEOUT_SECONDS: Final = 10.0
+"""A report may take long; the store answers it page by page."""
+
+
+def each_record(ledger: Ledger, take: Callable[[SpendRecord], None], *, since_ms: int = 0, until_ms: int | None = None) -> int:
+    """Open the ledger, hand every record of a span to `take`, in the order they were written. Returns how many could not be read.
+
+    Raises:
+        ConfigError: the store cannot be read.
+    """
+    try:
+        return asyncio.run(_read(ledger, take, since_ms=since_ms, until_ms=until_ms))
+    except StoreUnavailable as error:
+        raise ConfigError(f"The ledger cannot be read: {error}") from None
+
+
+async def _read(ledger: Ledger, take: Callable[[SpendRecord], None], *, since_ms: int, until_ms: int | None) -> int:
+    decoder = msgspec.json.Decoder(SpendRecord)
+    unreadable = 0
+    await ledger.open(replica_id=f"books-{secrets.token_hex(6)}", lease_seconds=LEASE_SECONDS)
+    try:
+        async for line in ledger.records(since_ms=since_ms, until_ms=until_ms):
+            try:
+                record = decoder.decode(line)
+            except msgspec.DecodeError:
+                unreadable += 1
+            else:
+                take(record)
+        await ledger.release()
+    finally:
+        await ledger.close()
+    return unreadable

@@ -1,0 +1,181 @@
+"""Export: each record once, in whole files, whatever happens in between; in forms that other programs read."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from router import cli
+from router.adapters.choose import open_ledger
+from router.books import export as module
+from router.books.columns import FOCUS, entry_id, plain_types
+from router.books.export import CURSOR_FILE, Exported
+from router.books.writers import Format
+from router.domain.budgets import NEVER_MS, BucketSet, Reservation
+from router.domain.records import SpendRecord
+from router.errors import ConfigError
+from tests.unit.test_spend import NOW_MS, record
+
+DAY_MS = 86_400_000
+
+
+async def book(store: str, records: Sequence[SpendRecord]) -> None:
+    ledger = open_ledger(store)
+    await ledger.open(replica_id="test", lease_seconds=20)
+    for one in records:
+        held = await ledger.reserve(attempt_id=one.attempt_id, amount_nusd=1, buckets=BucketSet(buckets=(), valid_until_ms=NEVER_MS))
+        assert isinstance(held, Reservation)
+        await ledger.settle(held, charge_nusd=one.charge_nusd, record=msgspec.json.encode(one))
+    await ledger.release()
+    await ledger.close()
+
+
+def calls(first: int, last: int, **more: Any) -> list[SpendRecord]:
+    made = []
+    for n in range(first, last):
+        values = {"attempt_id": f"a{n}", "request_id": f"r{n}", "at_ms": NOW_MS + n % 2 * DAY_MS, "charge_nusd": n, **more}
+        made.append(record(provider="openai", deployment="openai/x", input_tokens=n, **values))
+    return made
+
+
+def export(store: str, folder: Path, form: Format) -> Exported:
+    return module.export(open_ledger(store), store, folder, form)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    found = []
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="") as file:
+            found += list(csv.DictReader(file))
+    return found
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty ledger in a file, and in a real Redis."""
+    if request.param == "redis":
+        url: str = request.getfixturevalue("redis_url")
+        return url
+    return str(tmp_path / "ledger.sqlite")
+
+
+def test_every_record_is_exported_once_over_many_runs(store: str, tmp_path: Path) -> None:
+    """A bill that is loaded into another system must not be counted twice, nor miss what came in between."""
+    out = tmp_path / "out"
+    asyncio.run(book(store, calls(0, 5)))
+    first = export(store, out, "csv")
+    assert (first.records, sorted(first.files)) == (5, ["2026-11-22.000001.csv", "2026-11-23.000001.csv"])
+    assert export(store, out, "csv").files == []
+    asyncio.run(book(store, calls(5, 7)))
+    assert export(store, out, "csv").records == 2
+    found = rows(out)
+    assert sorted(row["entry_id"] for row in found) == [f"a{n}" for n in range(7)]
+    assert {row["day"] for row in found} == {"2026-11-22", "2026-11-23"}
+    assert sum(int(row["charge_nusd"]) for row in found) == 21
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_a_run_that_is_killed_is_made_good_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+    """Between any two files, and between the files and the cursor; meanwhile more was booked."""
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, calls(0, 4)))
+    done = 0
+    whole = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal done
+        if done == killed_at:
+            raise KeyboardInterrupt
+        done += 1
+        return whole(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    if killed_at < 3:
+        with pytest.raises(KeyboardInterrupt):
+            export(store, out, "csv")
+    monkeypatch.setattr(Path, "replace", whole)
+    asyncio.run(book(store, calls(4, 6)))
+    export(store, out, "csv")
+    assert sorted(row["entry_id"] for row in rows(out)) == [f"a{n}" for n in range(6)]
+
+
+def test_a_long_log_is_exported_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded, and each step has a cursor."""
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 1)
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, calls(0, 501)))
+    assert export(store, out, "csv").records == 501
+    assert json.loads((out / CURSOR_FILE).read_text())["runs"] == 2
+    assert len(rows(out)) == 501
+
+
+def test_a_folder_belongs_to_one_format_and_one_ledger(tmp_path: Path) -> None:
+    """Mixed up, records would be missing or doubled without a word."""
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, calls(0, 1)))
+    export(store, out, "csv")
+    with pytest.raises(ConfigError, match="another folder"):
+        export(store, out, "focus")
+    (out / CURSOR_FILE).write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        export(store, out, "csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        export(store, tmp_path / "file", "csv")
+
+
+def test_parquet_keeps_the_types(tmp_path: Path) -> None:
+    """Money is an integer of 64 bits; what is unknown is null, not zero."""
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, [record(charge_nusd=2**53 - 1, tags={"a": "b"}, price_input=None)]))
+    (name,) = export(store, out, "parquet").files
+    (row,) = parquet.read_table(out / name).to_pylist()
+    assert list(row) == list(plain_types())
+    assert (row["charge_nusd"], row["tags"], row["price_input"], row["stream"]) == (2**53 - 1, '{"a":"b"}', None, False)
+
+
+def test_a_sweep_and_its_correction_are_two_lines_of_one_attempt() -> None:
+    """Their ids differ, or a table that is keyed by them would lose one."""
+    swept, corrected = record(outcome="swept"), record(outcome="corrected", at_ms=NOW_MS + 1)
+    assert len({entry_id(record()), entry_id(swept), entry_id(corrected)}) == 3
+
+
+def test_focus_has_its_columns_and_its_sums(tmp_path: Path) -> None:
+    """All that FOCUS 1.0 demands, in its order of the alphabet, and money as exact decimals."""
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, calls(1, 3, team="search", tags={"project": "x"})))
+    done = CliRunner().invoke(cli.load("spend"), ["export", "--store", store, "--format", "focus", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = rows(out)
+    assert list(found[0]) == list(FOCUS) == sorted(FOCUS)
+    assert {row["BilledCost"] for row in found} == {"0.000000001", "0.000000002"}
+    one = found[0]
+    assert (one["SubAccountId"], one["BillingPeriodStart"], one["BillingPeriodEnd"]) == (
+        "search",
+        "2026-11-01T00:00:00Z",
+        "2026-12-01T00:00:00Z",
+    )
+    assert json.loads(one["Tags"])["project"] == "x"
+
+
+def test_a_name_cannot_carry_a_formula(tmp_path: Path) -> None:
+    """A spreadsheet runs what begins like one."""
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, [record(user="=1+1")]))
+    export(store, out, "csv")
+    assert rows(out)[0]["user"] == "'=1+1"
+
+
+def test_a_wrong_moment_is_explained(tmp_path: Path) -> None:
+    """As for every wrong use of a command."""
+    done = CliRunner().invoke(cli.load("spend"), ["export", "--out", str(tmp_path), "--since", "soon"])
+    assert done.exit_code == 2
