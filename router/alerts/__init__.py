@@ -23,4 +23,9 @@ def emit(event: Event) -> None:
 def listen(listener: Callable[[Event], None]) -> Callable[[], None]:
     """Call `listener` for every event from now on. Returns what ends that."""
     _listeners.append(listener)
-    return lambda: _listeners.remove(listener)
+
+    def end() -> None:
+        if listener in _listeners:
+            _listeners.remove(listener)
+
+    return end

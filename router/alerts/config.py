@@ -66,4 +66,3 @@ class AlertRules:
     anomaly_least_nusd: int = 1_000_000_000
     provider_seconds: float = 300.0
     store_seconds: float = 10.0
-    verify_seconds: float = 3600.0

@@ -23,7 +23,10 @@ class Markers(Protocol):
     """What was told, over all replicas and restarts. Raises `StoreUnavailable` from every method."""
 
     async def lead(self, owner: str, *, lease_ms: int) -> int | None:
-        """Take or renew the right to look at what all share. The store's clock, Unix milliseconds; None if another one has it."""
+        """Take or renew the right to look at what all share. The store's clock, Unix milliseconds; None if another one has it.
+
+        A lease of 0 gives it up.
+        """
         ...
 
     async def mark(self, name: str, *, keep_ms: int, event: bytes) -> bool:
@@ -50,7 +53,7 @@ class Logbook(Protocol):
     """The ledger's log from where one left off, and a place to keep what was made of it. Raises `StoreUnavailable`."""
 
     async def page(self, cursor: str, *, since_ms: int) -> tuple[str, Sequence[bytes]]:
-        """Some spend records after `cursor`, as JSON, and the cursor after them; none at the end of the log.
+        """Some spend records after `cursor`, as JSON, and the cursor after them; the same one at the end of the log.
 
         An empty cursor begins with the records of `since_ms`. Each record comes once, whoever writes meanwhile.
         """

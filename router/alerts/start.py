@@ -12,7 +12,7 @@ from router.alerts.watch import Alerts, Sources
 from router.domain.budgets import BucketState
 from router.fleet import Fleet
 from router.metrics import Metrics
-from router.ports import Ledger, Upstream
+from router.ports import Drift, Ledger, Upstream
 from router.snapshot import Snapshot
 from router.store_watch import StoreWatch
 
@@ -23,6 +23,7 @@ def start_alerts(
     owner: str,
     snapshot: Callable[[], Snapshot],
     states: Callable[[], Sequence[BucketState]],
+    drifts: Callable[[], Sequence[Drift] | None],
     store_watch: StoreWatch,
     fleet: Fleet,
     metrics: Metrics,
@@ -32,7 +33,7 @@ def start_alerts(
     alerts = Alerts(
         store=ledger.alert_store(),
         owner=owner,
-        sources=Sources(snapshot=snapshot, states=states, verify=ledger.verify, store_up=lambda: store_watch.is_up),
+        sources=Sources(snapshot=snapshot, states=states, drifts=drifts, store_up=lambda: store_watch.is_up),
         local=Local(counted=metrics.counted, health=fleet.states, troubles=fleet.troubles),
         sender_of=partial(sender_of, upstream=http, clock=time.time),
         counter=metrics,

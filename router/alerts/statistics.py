@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from router.alerts.anomaly import HOUR_MS, WEEK_HOURS, WEEKS
-from router.alerts.forecast import Burn, shape_of
+from router.alerts.forecast import DAY, Burn, Profile, shape_of
 from router.domain.budgets import Budget
 from router.domain.windows import budget_of
 
@@ -35,7 +35,7 @@ class Line(msgspec.Struct):
 _DECODER: Final = msgspec.json.Decoder(Line)
 
 
-class Statistics(msgspec.Struct):
+class Statistics(msgspec.Struct, dict=True):
     """Sums over the log up to `cursor`."""
 
     version: int = VERSION
@@ -82,10 +82,21 @@ class Statistics(msgspec.Struct):
             if shape is None:
                 return
             burn = Burn(bin_ms=shape[0], half_life_ms=shape[1], bin=line.at_ms // shape[0])
-        burn.add(line.charge_nusd, line.at_ms)
+        burn.add(line.charge_nusd, line.at_ms, self.profile(line.at_ms))
         self.burns[name] = burn
         if len(self.burns) > MAX_BURNS:
             del self.burns[next(iter(self.burns))]
+
+    def profile(self, now_ms: int) -> Profile | None:
+        """How busy the hours are, from all spend up to this one; None until a day is known."""
+        hour, first = now_ms // HOUR_MS, self.first_hour
+        if first is None or hour - first < DAY:
+            return None
+        made: tuple[int, Profile] | None = self.__dict__.get("made")
+        if made is None or made[0] != hour:
+            # Not a field: it is made anew after a restart.
+            made = self.__dict__["made"] = hour, Profile(self.hours.get("", {}), first_hour=first, now_hour=hour)
+        return made[1]
 
     def forget(self, now_ms: int) -> None:
         """Drop hours that nothing looks back to any more."""

@@ -21,6 +21,8 @@ NAMED: Final = 10
 """Instances that are named when they are told together."""
 LIFETIME_KEEP_MS: Final = 400 * 86_400_000
 """How long a crossing in a window that never ends is remembered."""
+STEADY: Final = 0.9
+"""Of a share: how far a rolling window must fall before reaching it is news again."""
 MARGIN_MS: Final = 3_600_000
 """How long a mark outlives its window: clocks differ."""
 
@@ -68,13 +70,17 @@ def crossings(states: Iterable[BucketState], budgets: Mapping[str, Budget], told
 
 
 def rearmed(states: Iterable[BucketState], budgets: Mapping[str, Budget], told: Mapping[str, object]) -> list[str]:
-    """Marks of shares that are not reached any more, because the limit was raised: crossing them again is news again."""
+    """Marks of shares that are not reached any more: crossing them again is news again.
+
+    The limit was raised, or a rolling window has left spend behind.
+    """
     return [
         name
         for state in states
         if (budget := budgets.get(state.budget)) is not None
         for at in budget.alert_at
-        if state.spent_nusd < limit_of(state, budget) * at and (name := mark_name(state, at)) in told
+        if state.spent_nusd < limit_of(state, budget) * at * (STEADY if budget.window == "rolling" else 1.0)
+        and (name := mark_name(state, at)) in told
     ]
 
 
@@ -94,8 +100,9 @@ def grouped(found: Sequence[Crossing]) -> list[list[Crossing]]:
     return groups
 
 
-def event_of(group: Sequence[Crossing], *, hard: bool) -> Event:
-    """What to say of one crossing, or of several alike."""
+def event_of(group: Sequence[Crossing], budget: Budget) -> Event:
+    """What to say of one crossing, or of several alike, of this budget."""
+    hard = budget.hard and not budget.shadow
     first = group[0]
     state, share = first.state, f"{first.at * 100:g} %"
     at_limit = first.at >= 1
@@ -122,20 +129,23 @@ def event_of(group: Sequence[Crossing], *, hard: bool) -> Event:
         kind=KIND,
         severity="critical" if at_limit and hard else "warning" if first.at >= 0.8 else "info",
         subject=subject,
-        text=f"{detail} {_consequence(at_limit=at_limit, hard=hard)} {resets(state.ends_ms)}",
+        text=f"{detail} {_consequence(budget, at_limit=at_limit)} {_resets(budget, state.ends_ms)}",
         about=first.names[-1].partition("|")[2],
         fields=fields,
     )
 
 
-def _consequence(*, at_limit: bool, hard: bool) -> str:
-    if not hard:
+def _consequence(budget: Budget, *, at_limit: bool) -> str:
+    if budget.shadow:
+        return "It is only tried out: nothing is refused."
+    if not budget.hard:
         return "It is soft: nothing is refused."
     return "Further requests are refused." if at_limit else "At its limit, further requests are refused."
 
 
-def resets(ends_ms: int) -> str:
-    """When a window ends, in words."""
+def _resets(budget: Budget, ends_ms: int) -> str:
+    if budget.window == "rolling":
+        return f"It counts the last {budget.rolling_ms // 1000} seconds."
     if ends_ms >= NEVER_MS:
         return "It never starts anew."
     return f"It starts anew at {datetime.fromtimestamp(ends_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}."

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +57,8 @@ class Sources:
     """The configuration in force."""
     states: Callable[[], Sequence[BucketState]]
     """Buckets of the current windows, a few seconds old."""
-    verify: Callable[[], Awaitable[Sequence[Drift]]]
+    drifts: Callable[[], Sequence[Drift] | None]
+    """What the last audit of the ledger found; None while another process audits."""
     store_up: Callable[[], bool]
 
 
@@ -112,6 +114,9 @@ class Alerts:
         """Stop. What was not delivered is delivered by whoever leads next."""
         self._unlisten()
         await self._background.close()
+        if self.leads:
+            with suppress(StoreUnavailable):
+                await self._store.lead(self._owner, lease_ms=0)
         if self._delivery is not None:
             await self._delivery.close()
 
@@ -131,7 +136,8 @@ class Alerts:
         # The store cannot be asked who tells it: the one that led does.
         if said is not None and self.leads:
             self._send(self._stamped(said, now))
-        for event in self._local.look(provider_seconds=snapshot.alerts.provider_seconds):
+        drifts = self._sources.drifts()
+        for event in [*self._local.look(provider_seconds=snapshot.alerts.provider_seconds), *([drifted(drifts)] if drifts else [])]:
             if self._known.get(event.marker, 0) <= now and all(event.marker != each.marker for each in self._waiting):
                 self._waiting.append(event)
         await self._tell_waiting(now)
@@ -156,8 +162,12 @@ class Alerts:
 
     async def _tell_waiting(self, now: int) -> None:
         while self._waiting:
-            await self.tell(self._waiting[0], now)
-            self._waiting.popleft()
+            event = self._waiting.popleft()
+            try:
+                await self.tell(event, now)
+            except StoreUnavailable:
+                self._waiting.appendleft(event)
+                raise
         for name in tuple(self._undone):
             await self._store.done(name)
             self._undone.discard(name)
@@ -211,21 +221,15 @@ class Alerts:
         return True
 
     async def _lead(self, snapshot: Snapshot, now: int) -> None:
-        if not self.leads:
-            self.leads = True
-            # A comparison of all counters is not the first thing to do.
-            self._due["verify"] = now + min(MARKS_MS, round(1000 * snapshot.alerts.verify_seconds))
+        self.leads = True
         if self._is_due("marks", now, MARKS_MS):
             await self._read_marks(now)
-        budgets = {budget.name: budget for budget in snapshot.budgets}
+        # Rates, such as requests a minute, are limits too, but no news.
+        budgets = {budget.name: budget for budget in snapshot.budgets if budget.unit == "usd"}
         await self._look_at_budgets(budgets, now)
         await self._read_log(snapshot, budgets, now)
         if self._caught_up and self._is_due("think", now, THINK_MS):
             await self._think(snapshot, budgets, now)
-        if self._is_due("verify", now, round(1000 * snapshot.alerts.verify_seconds)):
-            drifts = await self._sources.verify()
-            if drifts:
-                await self.tell(drifted(drifts), now)
 
     async def _read_marks(self, now: int) -> None:
         """Learn what was told, and send what whoever told it did not live to deliver."""
@@ -254,7 +258,7 @@ class Alerts:
 
     async def _tell_crossings(self, group: Sequence[Crossing], budget: Budget, now: int) -> None:
         """One event for the group; its other marks are noted without one."""
-        event = event_of(group, hard=budget.hard)
+        event = event_of(group, budget)
         told = False
         for crossing in group:
             keep = keep_ms(crossing.state, now)
@@ -273,7 +277,7 @@ class Alerts:
         found = self._statistics
         for _ in range(PAGES):
             cursor, records = await self._store.page(found.cursor, since_ms=now - LOOK_BACK_MS)
-            if not records:
+            if cursor == found.cursor:
                 self._caught_up = True
                 return
             for record in records:
@@ -327,7 +331,7 @@ def _forecasts(states: Sequence[BucketState], budgets: dict[str, Budget], found:
         burn = found.burns.get(f"{escape_scope(state.budget)}|{state.scope}")
         budget = budgets.get(state.budget)
         if burn is not None and budget is not None:
-            event = forecast.budget_forecast(state, budget, burn, now_ms=now)
+            event = forecast.budget_forecast(state, budget, burn, now_ms=now, profile=found.profile(now))
             if event is not None:
                 events.append(event)
     return events

@@ -30,7 +30,6 @@ def _rules(given: AlertSettings) -> AlertRules:
         anomaly_least_nusd=given.anomaly_least,
         provider_seconds=given.provider_after,
         store_seconds=given.store_after,
-        verify_seconds=given.verify_every,
     )
 
 

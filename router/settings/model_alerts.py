@@ -156,8 +156,6 @@ class AlertSettings(Section):
     """Tell of a deployment that has not answered for so long; of one that refuses our credentials, at once."""
     store_after: Annotated[Duration, Field(ge=0, le=3600)] = 10.0
     """Tell of a budget store that has been away for so long."""
-    verify_every: Annotated[Duration, Field(ge=1, le=30 * 86400)] = 3600.0
-    """How often counters and log of the ledger are compared."""
 
     @model_validator(mode="after")
     def _consistent(self) -> AlertSettings:

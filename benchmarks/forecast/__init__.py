@@ -1,0 +1,1 @@
+"""How good the forecast of exhausted budgets is, on simulated spend."""
