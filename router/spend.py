@@ -198,3 +198,8 @@ def parse_filters(texts: Sequence[str]) -> dict[str, frozenset[str]]:
         dimension(name)
         found.setdefault(name, set()).add(value)
     return {name: frozenset(values) for name, values in found.items()}
+
+
+def printable(text: str) -> str:
+    """A name as it may stand on a terminal: names come from clients and may hold escape sequences."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:128]

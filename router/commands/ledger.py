@@ -13,6 +13,7 @@ import typer
 
 from router.adapters.choose import choose_store, must_exist, visiting
 from router.commands.options import Books, Store
+from router.commands.rerate import command as rerate
 from router.domain.budgets import NEVER_MS, BucketState
 from router.domain.money import format_usd
 from router.ports import Drift
@@ -113,3 +114,6 @@ def verify(store: Store = None, config: Books = None, as_json: AsJson = False) -
 async def _drifts(store: str) -> Sequence[Drift]:
     async with visiting(store) as ledger:
         return await ledger.verify()
+
+
+app.command("rerate")(rerate)

@@ -17,7 +17,7 @@ from router.books.reading import TIMEOUT_SECONDS, each_record
 from router.commands.options import Books, Store
 from router.commands.spend_export import command as export
 from router.domain.money import format_usd
-from router.spend import DIMENSIONS, Report, Sums, parse_dimensions, parse_filters, parse_moment
+from router.spend import DIMENSIONS, Report, Sums, parse_dimensions, parse_filters, parse_moment, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -134,12 +134,7 @@ def csv_text(report: Report) -> str:
 
 def _cell(text: str) -> str:
     # Users' names come from clients. A spreadsheet runs a cell that begins like a formula.
-    return f"'{_shown(text)}" if text.startswith(("=", "+", "-", "@")) else _shown(text)
-
-
-def _shown(text: str) -> str:
-    """A name as it may stand on a terminal: names come from clients and may hold escape sequences."""
-    return "".join(char if char.isprintable() else "?" for char in text)[:128]
+    return f"'{printable(text)}" if text.startswith(("=", "+", "-", "@")) else printable(text)
 
 
 def _figures(sums: Sums) -> tuple[str, ...]:
@@ -168,7 +163,7 @@ def build_table(report: Report, title: str) -> Table:
     for name, figure in zip(_COLUMNS, _figures(report.total), strict=True):
         table.add_column(name, footer=figure, justify="right", no_wrap=True)
     for group, sums in report.sorted_rows():
-        table.add_row(*[Text(_shown(value) or "-") for value in group], *_figures(sums))
+        table.add_row(*[Text(printable(value) or "-") for value in group], *_figures(sums))
     return table
 
 

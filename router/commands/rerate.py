@@ -1,0 +1,99 @@
+"""`faregate ledger rerate`: what the calls of a span would have cost at other prices."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from router.adapters.choose import choose_store, must_exist, open_ledger
+from router.books.reading import TIMEOUT_SECONDS, each_record
+from router.books.rerate import Compared, PriceOf, Rerating
+from router.commands.options import Store
+from router.domain.money import format_usd
+from router.spend import parse_dimensions, parse_moment
+
+_COLUMNS: Final = ("calls", "charged USD", "at the prices USD", "difference USD", "kept calls")
+
+
+def command(
+    prices: Annotated[str | None, typer.Option(help="YAML file with `deployment or model: price`, written as in a configuration.")] = None,
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Configuration file whose prices are used instead.")] = None,
+    since: Annotated[str, typer.Option(help="From here on: 7d, 24h, 2026-11-01 or 2026-11-01T14:00.")] = "30d",
+    until: Annotated[str | None, typer.Option(help="Up to, not including: as --since. Default: now.")] = None,
+    by: Annotated[str, typer.Option(help="Split by one or more dimensions of `faregate spend`, joined by commas.")] = "deployment",
+    store: Store = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")] = False,
+) -> None:
+    """Charge every call of a span anew, from its record, at other prices. Changes nothing."""
+    if (prices is None) == (config is None):
+        raise typer.BadParameter("name one of --prices and --config")
+    try:
+        now = datetime.now(UTC)
+        begin = parse_moment(since, now=now, zone=UTC)
+        end = parse_moment(until, now=now, zone=UTC) if until else None
+        rerating = Rerating(price_of=_prices(prices, config), by=parse_dimensions(by))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    ledger = open_ledger(must_exist(choose_store(store, config)), timeout_seconds=TIMEOUT_SECONDS)
+    until_ms = None if end is None else int(end.timestamp() * 1000)
+    unreadable = each_record(ledger, rerating.add, since_ms=int(begin.timestamp() * 1000), until_ms=until_ms)
+    rerating.compare()
+    if unreadable:
+        typer.echo(f"{unreadable} records could not be read and are not in the sums.", err=True)
+    if as_json:
+        rows = [dict(zip(rerating.by, group, strict=True)) | _fields(row) for group, row in rerating.sorted_rows()]
+        print(msgspec.json.format(msgspec.json.encode({"rows": rows, "total": _fields(rerating.total)}), indent=2).decode())
+    else:
+        _print(rerating)
+
+
+def _prices(prices: str | None, config: str | None) -> PriceOf:
+    if prices is not None:
+        from router.settings.price_file import read_prices
+
+        named = read_prices(prices)
+        return lambda record: named.get(record.deployment) or named.get(record.model)
+    from router.settings import load_snapshot
+
+    deployments = load_snapshot(config).deployments
+    return lambda record: deployments[record.deployment].price if record.deployment in deployments else None
+
+
+def _fields(row: Compared) -> dict[str, Any]:
+    return {
+        "calls": row.calls,
+        "charged_nusd": row.charged_nusd,
+        "rerated_nusd": row.rerated_nusd,
+        "difference_nusd": row.rerated_nusd - row.charged_nusd,
+        "kept_calls": row.kept,
+    }
+
+
+def _print(rerating: Rerating) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Charged, and at the prices named", title_justify="left", show_footer=True, box=box.SIMPLE)
+    for number, name in enumerate(rerating.by):
+        table.add_column(name, footer="total" if number == 0 else "", overflow="fold")
+    for name, figure in zip(
+        ("calls", "charged USD", "at the prices USD", "difference USD", "kept calls"), _figures(rerating.total), strict=True
+    ):
+        table.add_column(name, footer=figure, justify="right", no_wrap=True)
+    for group, row in rerating.sorted_rows():
+        table.add_row(
+            *[Text("".join(char if char.isprintable() else "?" for char in value)[:128] or "-") for value in group], *_figures(row)
+        )
+    console = Console()
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    Console(width=max(needed, console.width), soft_wrap=True).print(table)
+
+
+def _figures(row: Compared) -> tuple[str, ...]:
+    difference = row.rerated_nusd - row.charged_nusd
+    return (f"{row.calls:,}", format_usd(row.charged_nusd), format_usd(row.rerated_nusd), format_usd(difference), f"{row.kept:,}")

@@ -1,0 +1,114 @@
+"""What calls would have cost at other prices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from router import cli
+from router.books.rerate import REASON, Rerating
+from router.domain.prices import Price, Rates
+from router.errors import ConfigError
+from tests.unit.test_export import book
+from tests.unit.test_spend import NOW_MS, record
+
+DOUBLE = Price(rates=Rates(input=2_000_000, output=4_000_000), source="config")
+"""2 and 4 nano-USD a token."""
+USED = {
+    "input_tokens": 10,
+    "output_tokens": 5,
+    "price_source": "config",
+    "price_input": 1_000_000,
+    "price_output": 2_000_000,
+    "charge_nusd": 20,
+}
+
+
+def rerated(*lines: dict[str, object], price: Price | None = DOUBLE) -> Rerating:
+    made = Rerating(price_of=lambda _: price, by=("model",))
+    for number, line in enumerate(lines):
+        made.add(record(**({"attempt_id": f"a{number}"} | line)))
+    made.compare()
+    return made
+
+
+def test_every_call_is_charged_anew() -> None:
+    """Twice the rates, twice the bill."""
+    made = rerated(USED, USED)
+    assert (made.total.calls, made.total.charged_nusd, made.total.rerated_nusd) == (2, 40, 80)
+    assert [change.by_nusd for change in made.changes] == [20, 20]
+
+
+def test_what_has_no_price_keeps_its_charge() -> None:
+    """Unknown is not zero."""
+    made = rerated(USED, price=None)
+    assert (made.total.rerated_nusd, made.total.kept, made.changes) == (20, 1, [])
+
+
+def test_what_was_not_billed_stays_so() -> None:
+    """A provider that refused billed nothing, at whatever price."""
+    assert rerated({**USED, "outcome": "refused_upstream", "charge_nusd": 0}).total.rerated_nusd == 0
+
+
+def test_a_corrected_call_is_charged_for_what_it_used() -> None:
+    """Its charge is the sweep's and the difference; only the late record says what was used. An unclear sweep stays."""
+    swept = {"attempt_id": "a", "outcome": "swept", "charge_nusd": 100}
+    made = rerated(swept, {**USED, "attempt_id": "a", "outcome": "corrected", "charge_nusd": -80})
+    assert (made.total.calls, made.total.charged_nusd, made.total.rerated_nusd) == (1, 20, 40)
+    assert rerated(swept).total.rerated_nusd == 100
+    never_left = rerated(swept, {"attempt_id": "a", "outcome": "corrected", "charge_nusd": -100})
+    assert never_left.total.rerated_nusd == 0
+
+
+def test_a_correction_that_was_booked_is_not_booked_again() -> None:
+    """Re-rated twice at the same prices, nothing is left to change."""
+    again = {"attempt_id": "a", "outcome": "corrected", "reason": REASON, "charge_nusd": 20}
+    assert rerated({**USED, "attempt_id": "a"}, again).changes == []
+
+
+def test_the_command_compares_by_any_dimension(tmp_path: Path) -> None:
+    """From the real log; prices by deployment win over those by model."""
+    store, prices = str(tmp_path / "ledger.sqlite"), tmp_path / "prices.yaml"
+    lines = [record(attempt_id=str(n), at_ms=NOW_MS, deployment=f"one/{n}", **USED) for n in range(2)]
+    asyncio.run(book(store, lines))
+    prices.write_text("one/0: {input: 0.003, output: 0.006}\nsmall: free\n")
+    common = ["rerate", "--store", store, "--prices", str(prices)]
+    done = CliRunner().invoke(cli.load("ledger"), [*common, "--by", "deployment,model", "--json"])
+    assert done.exit_code == 0, done.output
+    whole = json.loads(done.stdout)
+    assert [(row["deployment"], row["difference_nusd"]) for row in whole["rows"]] == [("one/0", 40), ("one/1", -20)]
+    table = CliRunner().invoke(cli.load("ledger"), common).stdout
+    assert "0.00000004" in table
+    config = tmp_path / "router.yaml"
+    config.write_text(
+        "version: 1\nproviders: {one: {kind: openai, base_url: 'http://127.0.0.1:9/v1', api_key: k}}\n"
+        "models: {small: {at: one/1, price: {input: 0.001, output: 0.002}}}\nroutes: {auto: [small]}\n"
+    )
+    done = CliRunner().invoke(cli.load("ledger"), ["rerate", "--store", store, "--config", str(config), "--json"])
+    assert json.loads(done.stdout)["total"] == {
+        "calls": 2, "charged_nusd": 40, "rerated_nusd": 40, "difference_nusd": 0, "kept_calls": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("small: {input: 1}", "output is missing"), ("[", "prices.yaml:"), ("small: cheap", "is not a price")]
+)
+def test_a_file_that_has_no_prices_is_explained(tmp_path: Path, text: str, said: str) -> None:
+    """With the name of the entry, and no traceback."""
+    store, prices = tmp_path / "ledger.sqlite", tmp_path / "prices.yaml"
+    prices.write_text(text)
+    asyncio.run(book(str(store), []))
+    with pytest.raises(ConfigError, match=said):
+        CliRunner().invoke(cli.load("ledger"), ["rerate", "--store", str(store), "--prices", str(prices)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("args", [(), ("--prices", "a", "--config", "b"), ("--prices", "a", "--since", "soon")])
+def test_a_wrong_option_is_explained(args: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    Path("a").write_text("{}")
+    assert CliRunner().invoke(cli.load("ledger"), ["rerate", *args]).exit_code == 2
