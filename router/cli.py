@@ -44,6 +44,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
             _verb("keys", "Make, list and revoke the keys of clients."),
             _verb("spend", "Show what was spent, by day, team, model or route."),
             _verb("ledger", "Show budgets, and compare the counters with the log."),
+            _verb("reconcile", "Compare the ledger with a provider's own account of costs or usage."),
             _verb("alerts", "Show who is told of alerts, and send a test."),
             _verb("prices", "Show the price of a model, its source and its date."),
             _verb("demo", "Watch simulated teams, providers and budgets; needs no key."),

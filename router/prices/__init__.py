@@ -169,12 +169,17 @@ def _section(provider: str) -> Section:
     return Section(models={}) if raw is None else msgspec.json.decode(raw, type=Section)
 
 
+def undated(model_id: str) -> str:
+    """A model's id without the date of its snapshot."""
+    return _SNAPSHOT.sub("", model_id)
+
+
 def _spellings(provider: str, model_id: str) -> Iterator[str]:
     plain = model_id.removeprefix(PREFIXES.get(provider, ""))
     yield plain
-    undated = _SNAPSHOT.sub("", plain)
-    if undated != plain:
-        yield undated
+    bare = undated(plain)
+    if bare != plain:
+        yield bare
 
 
 def _find(provider: str, model_id: str) -> BookEntry | None:
