@@ -66,7 +66,7 @@ class Lease(Protocol):
         ...
 
     async def sweep(self) -> int:
-        """Charge the holds of replicas whose lease ran out: progress, else the whole hold. Returns how many."""
+        """Charge the holds of replicas whose lease ran out: the whole hold, or the progress if more. Returns how many."""
         ...
 
     async def release(self) -> None:

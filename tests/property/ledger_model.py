@@ -92,7 +92,7 @@ class Model:
         for attempt, hold in self.attempts.items():
             if hold.state == "open" and hold.replica in dead:
                 burnt = self.progress.get(hold.replica, {}).get(attempt, 0)
-                self._book(attempt, hold, max(hold.charged, burnt) if burnt else hold.charged + hold.held, "swept")
+                self._book(attempt, hold, max(hold.charged + hold.held, burnt), "swept")
                 hold.state = "swept"
                 swept += 1
         for replica in dead:

@@ -358,7 +358,7 @@ class Batch:
             # An operation of this very batch may have ended it; the row is then older than memory.
             if attempt is None or attempt.state != "H":
                 continue
-            self._book(attempt_id, attempt, max(attempt.charged, burnt or attempt.held + attempt.charged), attempt.note, "swept", None)
+            self._book(attempt_id, attempt, max(attempt.held + attempt.charged, burnt or 0), attempt.note, "swept", None)
             self._finish(attempt_id, attempt, "X", SWEPT_MS)
             swept += 1
         if not rows:

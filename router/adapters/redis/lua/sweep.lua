@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- sweep.lua: charge open holds of replicas whose lease has run out: progress, else the whole hold. One page of all holds.
+-- sweep.lua: charge open holds of replicas whose lease has run out, whole, or the progress if that is more. One page of all
+-- holds. Progress alone is a lower bound: what was streamed after the last heartbeat is not in it.
 -- KEYS[1]  books      hash (see `keys.py`)          KEYS[2]  open    hash (see reserve.lua)
 -- KEYS[3]  leases     zset: replica -> end of its lease, ms
 -- KEYS[4]  log        stream (see settle.lua)       KEYS[5]  index   zset: bucket id -> end of its window, ms
@@ -24,7 +25,7 @@ local function charge_hold(key, hold, owner)
   local held, charged, debt = tonumber(h), tonumber(c), tonumber(d)
   local burnt = redis.call('HGET', ARGV[1] .. owner, key)
   local charge = held + charged
-  if burnt and tonumber(burnt) > 0 then charge = math.max(charged, tonumber(burnt)) end
+  if burnt then charge = math.max(charge, tonumber(burnt)) end
   -- What a step adds to spent + held was never checked against a limit: it is debt. What it takes away pays debt back.
   local spent = charge - charged
   local growth = spent - held
