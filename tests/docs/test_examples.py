@@ -74,6 +74,8 @@ NOT_RUN: Final = {
     ("keys", "revoke"): "the key of the example is nobody's",
     ("demo",): "it has tests of its own",
     ("alerts", "test"): "there is nobody to take it",
+    ("ledger", "rerate", "--prices"): "the reader's file",
+    ("reconcile",): "the provider's file; it has tests of its own",
 }
 
 
