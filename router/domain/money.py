@@ -10,6 +10,8 @@ NanoUsd = NewType("NanoUsd", int)
 
 NUSD_PER_USD: Final = 1_000_000_000
 MAX_NUSD: Final = 2**53 - 1
+_MOST_DIGITS: Final = 7
+"""Of an amount in USD, before the point; `MAX_NUSD` has as many."""
 """Largest amount a counter can hold exactly: Redis' Lua numbers are doubles. About 9,007,199 USD."""
 
 
@@ -22,6 +24,9 @@ def from_usd(usd: Decimal | str | int) -> NanoUsd:
     value = Decimal(usd)
     if not value.is_finite():
         raise ValueError(f"{usd!r} is not an amount of money")
+    # Before it is written out: 1e400000 would have 400,000 digits.
+    if value.adjusted() > _MOST_DIGITS:
+        raise ValueError("it is more USD than a counter can hold exactly (9,007,199 USD)")
     nusd = int((value * NUSD_PER_USD).to_integral_value(rounding=ROUND_CEILING))
     if abs(nusd) > MAX_NUSD:
         raise ValueError(f"{usd} USD is more than a counter can hold exactly (9,007,199 USD)")
@@ -38,6 +43,14 @@ def format_usd(nusd: int) -> str:
     whole, fraction = divmod(abs(nusd), NUSD_PER_USD)
     decimals = f"{fraction:09d}".rstrip("0")
     return f"{'-' if nusd < 0 else ''}{whole}.{decimals:0<2}"
+
+
+_WORDS: Final = {"usd": "USD", "tokens": "tokens", "requests": "requests", "concurrent": "calls under way"}
+
+
+def format_amount(amount: int, unit: str) -> str:
+    """Write an amount of a budget with its unit for people."""
+    return f"{format_usd(amount) if unit == 'usd' else f'{amount:,}'} {_WORDS[unit]}"
 
 
 def sum_charge(lines: Iterable[tuple[int, int]], *, fixed_nusd: int = 0) -> NanoUsd:

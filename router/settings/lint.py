@@ -9,7 +9,7 @@ from typing import Final
 
 from router.adapters.upstream.presets import PRESETS
 from router.domain.budgets import Budget
-from router.domain.money import NUSD_PER_USD, format_usd
+from router.domain.money import NUSD_PER_USD, format_amount, format_usd
 from router.domain.prices import Price
 from router.domain.pricing import worst_case
 from router.settings.compile_models import LOCAL_SOURCE
@@ -24,7 +24,7 @@ HIGHEST_USUAL_NUSD: Final = 1000 * NUSD_PER_USD
 """Tokens above 1,000 USD a million: probably written per billion, or in another currency."""
 WORST_CALL_INPUT_TOKENS: Final = 1000
 """Input of the call whose worst case a budget should be able to hold."""
-_WINDOW_ORDER: Final = ("hour", "day", "week", "month", "lifetime")
+_WINDOW_ORDER: Final = ("minute", "hour", "day", "week", "month", "lifetime")
 
 
 def lint(settings: Settings, snapshot: Snapshot) -> list[Finding]:
@@ -171,7 +171,7 @@ def _budgets(snapshot: Snapshot) -> Iterator[Finding]:
     worst = min((_worst_call(d) for d in snapshot.deployments.values() if d.price is not None), default=None)
     for budget in snapshot.budgets:
         path = _budget_path(budget.name)
-        if worst is not None and budget.hard and budget.limit_nusd < worst:
+        if worst is not None and budget.hard and budget.unit == "usd" and budget.limit_nusd < worst:
             yield Finding(
                 path,
                 f"{format_usd(budget.limit_nusd)} USD is less than one call of the cheapest model can cost ({format_usd(worst)} USD):"
@@ -180,13 +180,17 @@ def _budgets(snapshot: Snapshot) -> Iterator[Finding]:
         wider = next((other for other in snapshot.budgets if _makes_useless(other, budget)), None)
         if wider is not None:
             yield Finding(
-                path, f'never bites: "{wider.name}" allows {format_usd(wider.limit_nusd)} USD in a {wider.window}, and has the same scope'
+                path,
+                f'never bites: "{wider.name}" allows {format_amount(wider.limit_nusd, wider.unit)} in a {wider.window},'
+                " and has the same scope",
             )
 
 
 def _makes_useless(other: Budget, budget: Budget) -> bool:
     """Whether a longer window of the same scope has no larger limit, so that it is always reached first."""
-    if other is budget or (other.each, other.when) != (budget.each, budget.when) or not other.hard:
+    if other is budget or (other.each, other.when, other.unit) != (budget.each, budget.when, budget.unit) or not other.hard or other.shadow:
+        return False
+    if other.rolling_ms or budget.rolling_ms or other.carry_ppm:
         return False
     longer = _WINDOW_ORDER.index(other.window) > _WINDOW_ORDER.index(budget.window)
     return longer and other.limit_nusd <= budget.limit_nusd

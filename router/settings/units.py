@@ -6,15 +6,17 @@ Every parser raises `ValueError` with a message that says what is expected.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Final, Literal
 
 from router.domain.money import MAX_NUSD, from_usd
 from router.settings.findings import one_of, shown
 
 _MONEY: Final = re.compile(r"\$\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)")
 _WINDOWS: Final = {
+    "minute": "minute", "min": "minute",
     "hour": "hour", "h": "hour",
     "day": "day", "d": "day",
     "week": "week", "w": "week",
@@ -30,6 +32,18 @@ _COUNTS: Final = {"": 1, "k": 10**3, "m": 10**6}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 _COUNT: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmM]?)")
 _MAX_DIGITS: Final = 30
+ROLLING: Final = "rolling "
+"""Begins a window that rolls; its length in seconds follows."""
+
+
+_AMOUNT: Final = re.compile(r"(.*?)\s*\b(tokens?|requests?|calls?|concurrent)")
+_UNITS: Final[Mapping[str, Literal["requests", "tokens"]]] = {"token": "tokens", "request": "requests", "call": "requests"}
+_LENGTH: Final = re.compile(r"(?:rolling\s*)?([0-9]+)\s*(m|min|h|d|w)|rolling\s+(minute|hour|day|week|month)")
+_LENGTH_SECONDS: Final = {
+    "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400, "w": 7 * 86400, "week": 7 * 86400,
+    "month": 30 * 86400,
+}  # fmt: skip
+MAX_ROLLING_SECONDS: Final = 400 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +51,10 @@ class MoneyPer:
     """An amount and the window it is for."""
 
     nusd: int
+    """In the unit."""
     window: str | None
-    """`hour`, `day`, `week`, `month`, `lifetime`, `session`; None: not said."""
+    """As `parse_window` gives it; None: not said."""
+    unit: Literal["usd", "requests", "tokens", "concurrent"] = "usd"
 
 
 def _number(text: str, expected: str) -> Decimal:
@@ -79,26 +95,58 @@ def _money_digits(text: str, expected: str, *, bare: bool) -> str:
 
 
 def parse_money_per(value: object) -> MoneyPer:
-    """An amount with an optional window: `$50/month`, `$10`."""
+    """An amount with an optional window: `$50/month`, `$10`, `2M tokens/day`, `600 requests/minute`, `20 concurrent`."""
     if not isinstance(value, str):
         if isinstance(value, int | float) and not isinstance(value, bool):
             raise ValueError(f"{shown(value)} has no unit; write ${value} or ${value}/month")
         raise ValueError(f"{shown(value)} is not a limit; write $50/month")
-    if "token" in value.lower():
-        raise ValueError(f"{shown(value)} is a limit in tokens; budgets are in USD: write $50/month")
     amount, slash, window = value.partition("/")
+    counted = _AMOUNT.fullmatch(amount.strip().lower())
+    if counted:
+        return _count_per(value, counted, parse_window(window) if slash else None)
     if not _MONEY.fullmatch(amount.strip()):
         raise ValueError(f"{shown(value)} is not a limit; write $50/month")
     return MoneyPer(parse_usd(amount), parse_window(window) if slash else None)
 
 
+def _count_per(value: str, found: re.Match[str], window: str | None) -> MoneyPer:
+    try:
+        count = parse_count(found[1])
+    except ValueError:
+        raise ValueError(f"{shown(value)} is not a limit; write 2M tokens/day, 600 requests/minute or 20 concurrent") from None
+    if count > MAX_NUSD:
+        raise ValueError(f"{shown(value)} is more than a counter can hold exactly ({MAX_NUSD:,})")
+    if found[2] == "concurrent":
+        if window is not None:
+            raise ValueError(f"{shown(value)}: calls under way have no window; write {found[1]} concurrent")
+        return MoneyPer(count, None, "concurrent")
+    return MoneyPer(count, window, _UNITS[found[2].removesuffix("s")])
+
+
 def parse_window(value: object) -> str:
-    """`hour`, `day`, `week`, `month`, `lifetime` or `session`."""
+    """`minute`, `hour`, `day`, `week`, `month`, `lifetime` or `session`; `rolling` and seconds for `24h`, `7d`, `rolling hour`."""
     word = str(value).strip().lower() if isinstance(value, str) else ""
+    length = _LENGTH.fullmatch(word)
+    if length:
+        seconds = _LENGTH_SECONDS[length[3]] if length[3] else int(length[1][:9]) * _LENGTH_SECONDS[length[2]]
+        if not 60 <= seconds <= MAX_ROLLING_SECONDS:
+            raise ValueError(f"{shown(value)}: a rolling window lasts between a minute and 400 days")
+        return f"{ROLLING}{seconds}"
     if word not in _WINDOWS:
-        known = ("hour", "day", "week", "month", "lifetime", "session")
+        known = ("minute", "hour", "day", "week", "month", "lifetime", "session", "24h", "rolling hour")
         raise ValueError(f"{shown(value)} is not a window{one_of(word, known)}")
     return _WINDOWS[word]
+
+
+def write_window(window: str) -> str:
+    """A window as it is written in YAML."""
+    if not window.startswith(ROLLING):
+        return window
+    seconds = int(window.removeprefix(ROLLING))
+    for size, unit in ((86400, "d"), (3600, "h")):
+        if seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds // 60}m"
 
 
 def parse_duration(value: object) -> float:
