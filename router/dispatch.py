@@ -6,6 +6,7 @@ import email.utils
 import re
 import time
 from collections.abc import Awaitable, Mapping
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -32,9 +33,12 @@ TIMEOUT_FAULTS: Final = frozenset({"connect_timeout", "first_byte_timeout", "idl
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 """About the proxy's own account at the provider, not about the client."""
 MAX_MESSAGE: Final = 2000
-MIN_SECRET_BYTES: Final = 8
 SHORTEST_SECRET: Final = 8
 """Shorter parts of a header's value, such as `Bearer`, are no secret."""
+SECRET_START: Final = 12
+"""What begins with so many characters of a secret is taken for it, wherever it was cut."""
+MOST_DIGITS: Final = 12
+"""Of a wait in a header; more is no wait but a mistake, or an attack."""
 _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai)[-_][\w.-]{12,}", re.IGNORECASE)
 
 
@@ -114,7 +118,10 @@ def invalid_answer(attempt: Attempt, what: str, body: bytes = b"") -> Failure:
     """A success that is no answer; `body` is kept, because it may be billed all the same."""
     return Failure(
         cause="invalid",
-        error=RouterError(UPSTREAM_INVALID, f"Deployment '{attempt.deployment.name}' answered 200 with {what}."),
+        error=RouterError(
+            UPSTREAM_INVALID,
+            f"Deployment '{attempt.deployment.name}' answered 200 with {without_secrets(what, attempt.deployment.provider)}.",
+        ),
         body=body,
         retry_same=True,
     )
@@ -129,7 +136,7 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
         response.abort()
         body = b""
     attempt.status = status
-    shown, code = _error_body(_without_secrets(body, attempt))
+    shown, code = _error_body(_without_secrets(body, attempt.deployment.provider))
     too_long = code == "context_length_exceeded"
     fall_back = status in fallback.statuses or status in CREDENTIAL_STATUSES or (too_long and fallback.on_context_length)
     failure = Failure(
@@ -156,13 +163,36 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
     return failure
 
 
-def _without_secrets(body: bytes, attempt: Attempt) -> bytes:
-    """The body without the credentials that were sent with the call: some providers quote them."""
-    for _, value in attempt.deployment.provider.endpoint.headers:
-        secret = value.rpartition(" ")[2].encode()
-        if len(secret) >= MIN_SECRET_BYTES:
-            body = body.replace(secret, b"[key]")
-    return body
+def _without_secrets(body: bytes, provider: Provider) -> bytes:
+    """An error body without the credentials that were sent with the call, whole or in part: some providers quote them."""
+    secrets = _secrets_of(provider)
+    if secrets is None or b"\\" not in body:
+        return body if secrets is None else secrets.sub("[key]", body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    try:
+        plain = msgspec.json.encode(msgspec.json.decode(body))
+    except (msgspec.MsgspecError, RecursionError):
+        plain = body
+    # Escapes may hide a letter of it; where they hide nothing, the body stays as it came.
+    shown = plain.decode("utf-8", "surrogateescape")
+    return secrets.sub("[key]", shown).encode("utf-8", "surrogateescape") if secrets.search(shown) else body
+
+
+def without_secrets(text: str, provider: Provider) -> str:
+    """A text for a client or a log without the credentials that go to the provider."""
+    secrets = _secrets_of(provider)
+    return text if secrets is None else secrets.sub("[key]", text)
+
+
+@lru_cache(maxsize=1024)
+def _pattern(values: tuple[str, ...]) -> re.Pattern[str] | None:
+    starts = sorted(
+        {re.escape(value.rpartition(" ")[2][:SECRET_START]) for value in values if len(value.rpartition(" ")[2]) >= SHORTEST_SECRET}
+    )
+    return re.compile(f"(?:{'|'.join(starts)})[\\w.~+/=-]*") if starts else None
+
+
+def _secrets_of(provider: Provider) -> re.Pattern[str] | None:
+    return _pattern(tuple(value for _, value in provider.endpoint.headers))
 
 
 def _error_body(body: bytes) -> tuple[bytes | None, str]:
@@ -186,18 +216,14 @@ def _said(body: bytes | None, provider: Provider) -> str:
         return "no reason given."
     error = msgspec.json.decode(body).get("error")
     message = error.get("message") if isinstance(error, dict) else error
-    said = str(message)
-    for _, value in provider.endpoint.headers:
-        for secret in value.split():
-            if len(secret) >= SHORTEST_SECRET:
-                said = said.replace(secret, "[key]")
+    said = without_secrets(str(message), provider)
     return _KEY_LIKE.sub("[key]", said[:MAX_MESSAGE])
 
 
 def retry_after(headers: RawHeaders) -> float | None:
     """Seconds a provider asks to wait: `retry-after-ms`, `retry-after` in seconds or as a date; None if it says nothing."""
     exact = find(headers, b"retry-after-ms")
-    if exact is not None and exact.isdigit():
+    if exact is not None and exact.isdigit() and len(exact) <= MOST_DIGITS:
         return int(exact) / 1000
     value = find(headers, b"retry-after")
     if value is None:
@@ -207,7 +233,8 @@ def retry_after(headers: RawHeaders) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value.decode("latin-1")).timestamp() - time.time()
-        except ValueError:
+        # The parser of dates raises more than it says: years and zones of 20 digits overflow.
+        except (ValueError, OverflowError, TypeError):
             return None
     return max(0.0, seconds) if seconds == seconds and seconds < 1e9 else None
 

@@ -10,8 +10,9 @@ import msgspec
 
 from router.domain.prices import Price
 
-PAID_EXTRAS: Final = frozenset({"service_tier", "web_search_options", "search_parameters"})
-"""What providers bill on top of tokens, or at other rates: OpenAI's tiers and web search, xAI's live search (read 2026-11)."""
+PAID_EXTRAS: Final = frozenset({"service_tier", "web_search_options", "search_parameters", "enable_search"})
+"""What providers bill on top of tokens, or at other rates: OpenAI's tiers and web search, xAI's live search, DashScope's
+(read 2026-11)."""
 BASE_TIERS: Final = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 """Tiers that cost what the price says; `auto` is what the operator has set at the provider, whose answer says what it was."""
 CHEAP_TIERS: Final = frozenset({"flex"})
@@ -40,7 +41,7 @@ def read_extras(members: Mapping[str, Any]) -> Extras | None:
     tier, search, member = "", "", ""
     for name in sorted(PAID_EXTRAS & members.keys()):
         value = members[name]
-        if value is None:
+        if value is None or value is False:
             continue
         if name == "service_tier":
             tier = value if isinstance(value, str) else UNKNOWN
@@ -51,6 +52,12 @@ def read_extras(members: Mapping[str, Any]) -> Extras | None:
             search = _size(value) if name == "web_search_options" else "any"
         member = member or name
     return Extras(service_tier=tier, search=search, member=member) if member else None
+
+
+def hosted_tool(extras: Extras | None) -> Extras:
+    """With a tool that the provider runs itself, and bills as often as the model likes: no price covers that."""
+    search = "" if extras is None else extras.search
+    return Extras(service_tier=UNKNOWN, search=search, member="tools")
 
 
 def _size(options: object) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from policies.types import NOTHING, TEXT_ONLY
-from router.domain.extras import PAID_EXTRAS, Extras, read_extras
+from router.domain.extras import PAID_EXTRAS, Extras, hosted_tool, read_extras
 from router.domain.money import from_usd
 from router.domain.shape import InputShape, depth_exceeds, opens_few, shape_of_input, shape_of_messages
 from router.errors import INVALID_JSON, INVALID_REQUEST, RouterError
@@ -36,6 +36,21 @@ _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "fare
 _OTHER_MODELS: Final = frozenset({"models", "plugins", "preset", "route"})
 """With these OpenRouter calls a model of the client's choice, or adds calls of its own (its API reference, read 2026-11)."""
 _only_common: Final = (_OTHER_CAPS | _FEATURES | _ABOUT_ITSELF | _OTHER_MODELS | PAID_EXTRAS).isdisjoint
+_READ: Final = (
+    frozenset({"model", "stream", "stream_options", "max_tokens", *_INPUTS.values()})
+    | _OTHER_CAPS
+    | _FEATURES
+    | _ABOUT_ITSELF
+    | _OTHER_MODELS
+    | PAID_EXTRAS
+)
+_USUAL: Final = _READ | {
+    *("temperature", "top_p", "top_k", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
+    *("seed", "tool_choice", "parallel_tool_calls", "function_call", "store", "modalities", "audio", "prediction"),
+    *("prompt_cache_key", "verbosity", "suffix", "echo", "dimensions", "encoding_format"),
+}
+_OWN_TOOLS: Final = frozenset({"", "function", "custom"})
+"""Kinds of tools that the client runs itself."""
 _TRUE: Final = msgspec.Raw(b"true")
 _FALSE: Final = msgspec.Raw(b"false")
 _NOTHING: Final = (b"null", b"[]")
@@ -45,6 +60,13 @@ _decode_str = msgspec.json.Decoder(str).decode
 _decode_cap: Final[Callable[[msgspec.Raw], int]] = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_CAP)]).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.encode
+
+
+class _Tool(msgspec.Struct):
+    type: str = ""
+
+
+_decode_tools: Final = msgspec.json.Decoder(list[_Tool]).decode
 
 
 class OwnOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -141,6 +163,8 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         _read_output(fields, parsed)
     if not _only_common(fields):
         _read_rare(fields, parsed)
+    if not _USUAL.issuperset(fields):
+        _refuse_look_alikes(fields)
     return parsed
 
 
@@ -197,13 +221,12 @@ def _rare_cap(raw: msgspec.Raw, name: str) -> int | None:
 def _read_rare(fields: Fields, parsed: ParsedRequest) -> None:
     if not _OTHER_MODELS.isdisjoint(fields):
         _refuse_other_models(fields)
-    if parsed.operation != "embeddings":
-        if not _OTHER_CAPS.isdisjoint(fields):
-            _read_other_caps(fields, parsed)
-        if not _FEATURES.isdisjoint(fields):
-            _read_features(fields, parsed)
+    if parsed.operation != "embeddings" and not _OTHER_CAPS.isdisjoint(fields):
+        _read_other_caps(fields, parsed)
     if not PAID_EXTRAS.isdisjoint(fields):
         parsed.extras = read_extras({name: _any(fields[name], name) for name in PAID_EXTRAS.intersection(fields)})
+    if parsed.operation != "embeddings" and not _FEATURES.isdisjoint(fields):
+        _read_features(fields, parsed)
     if not _ABOUT_ITSELF.isdisjoint(fields):
         parsed.labelled = True
         _read_identity(fields, parsed)
@@ -220,6 +243,14 @@ def _refuse_other_models(fields: Fields) -> None:
             raise invalid(f"'{name}' is not passed on: it can have the provider call other models than the route's. Leave it out.", name)
 
 
+def _refuse_look_alikes(fields: Fields) -> None:
+    """Servers in Go match names of members without regard to case: `MODEL` would be obeyed there, and was not read here."""
+    for name in fields.keys() - _USUAL:
+        meant = name.casefold()
+        if meant in _READ:
+            raise invalid(f"'{name[:64]}' is not a member of a request; write '{meant}'.", name[:64])
+
+
 def unpriced(name: str) -> RouterError:
     """A 400 for a member that asks for something whose price nobody knows."""
     return invalid(f"'{name}' asks for what is billed at a price that is not known, so no budget can hold it. Leave it out.", name)
@@ -233,22 +264,33 @@ def _read_other_caps(fields: Fields, parsed: ParsedRequest) -> None:
 
 
 def _read_features(fields: Fields, parsed: ParsedRequest) -> None:
-    choices = 1
+    choices, hosted = 1, False
     for name in filter(_FEATURES.__contains__, fields):
         raw = fields[name]
         if name == "n":
             choices = max(choices, _whole(raw, name, MAX_CHOICES) or 1)
         elif name == "best_of":
-            if parsed.operation == "completions":
-                choices = max(choices, _whole(raw, name, MAX_CHOICES, least=0) or 1)
+            choices = max(choices, _whole(raw, name, MAX_CHOICES, least=0) or 1)
         elif name in ("tools", "functions"):
-            parsed.tools = parsed.tools or bytes(raw) not in _NOTHING
+            if bytes(raw) not in _NOTHING:
+                parsed.tools = True
+                hosted = hosted or (name == "tools" and not _are_own(raw))
         elif name == "response_format":
             parsed.json_schema = b'"json_schema"' in bytes(raw)
         else:
             parsed.reasoning = True
     # A completion answers each of its prompts so often.
     parsed.choices *= choices
+    if hosted:
+        parsed.extras = hosted_tool(parsed.extras)
+
+
+def _are_own(tools: msgspec.Raw) -> bool:
+    """Whether the client runs all these tools itself. What cannot be read is the provider's to refuse."""
+    try:
+        return _OWN_TOOLS.issuperset([tool.type for tool in _decode_tools(tools)])
+    except msgspec.MsgspecError:
+        return False
 
 
 def _flag(raw: msgspec.Raw, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -30,6 +31,21 @@ UNSEEN_TOKENS_BOUND: Final = 1_000_000
 """For what is known by its address only and may be of any length."""
 
 _opens_list_of_objects: Final = re.compile(rb"\[\s*\{").match
+MAX_SCHEME: Final = 64
+"""Characters in which the scheme of an address ends."""
+_TEXTS: Final = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "redacted_thinking"})
+"""Kinds of parts whose bytes are all that is read."""
+_MODALITIES: Final = {
+    "image_url": "image",
+    "input_image": "image",
+    "image": "image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "file": "file",
+    "input_file": "file",
+    "video_url": "video",
+    "video": "video",
+}
 _ADDRESSES: Final = ("image_url", "video_url", "audio_url")
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
@@ -145,36 +161,51 @@ class _Tally:
             return
         # vLLM reads a part without a type by its address (chat_utils.py, read 2026-11).
         kind = part.get("type") or next((name for name in _ADDRESSES if name in part), None)
-        if kind in ("image_url", "input_image", "image"):
-            self.images += 1
-            self.modalities.add("image")
-            url = part.get("image_url")
-            url = url.get("url") if isinstance(url, dict) else url
-            self.media_bytes += _inline_bytes(url)
+        if kind in _TEXTS:
+            return
+        modality = _MODALITIES.get(kind) if isinstance(kind, str) else None
+        if modality is not None:
+            self.modalities.add(modality)
+        if modality == "image":
+            self._add_image(part)
         elif kind == "input_audio":
-            self.modalities.add("audio")
-            audio = part.get("input_audio")
-            data = audio.get("data") if isinstance(audio, dict) else None
-            size = len(data) if isinstance(data, str) else 0
-            self.media_bytes += size
-            self.audio_tokens += size // AUDIO_BYTES_PER_TOKEN_BOUND + 1
-        elif kind == "file":
-            self.modalities.add("file")
-            file = part.get("file")
-            data = file.get("file_data") if isinstance(file, dict) else None
-            size = len(data) if isinstance(data, str) else 0
-            self.media_bytes += size
-            self.file_tokens += max(size // FILE_BYTES_PER_TOKEN, IMAGE_TOKENS_BOUND) if size else UNSEEN_TOKENS_BOUND
-        elif kind in ("video_url", "video"):
-            self.modalities.add("video")
-            self.file_tokens += UNSEEN_TOKENS_BOUND
-        elif kind == "audio_url":
-            self.modalities.add("audio")
+            self._add_audio(part.get("input_audio"))
+        elif kind in ("file", "input_file"):
+            file = part.get("file", part)
+            self._add_file(file.get("file_data") if isinstance(file, dict) else None)
+        else:
+            # A kind that we do not know may name a book.
             self.file_tokens += UNSEEN_TOKENS_BOUND
 
+    def _add_image(self, part: Mapping[object, object]) -> None:
+        url = part.get("image_url")
+        url = url.get("url") if isinstance(url, dict) else url
+        if isinstance(url, str) and url.startswith("data:") and not url.startswith("data:image/"):
+            self._add_file(url)
+            return
+        self.images += 1
+        if isinstance(url, str) and url.startswith("data:"):
+            self.media_bytes += len(url)
 
-def _inline_bytes(url: object) -> int:
-    return len(url) if isinstance(url, str) and url.startswith("data:") else 0
+    def _add_audio(self, audio: object) -> None:
+        data = audio.get("data") if isinstance(audio, dict) else None
+        if not isinstance(data, str) or _is_address(data):
+            self.file_tokens += UNSEEN_TOKENS_BOUND
+            return
+        self.media_bytes += len(data)
+        self.audio_tokens += len(data) // AUDIO_BYTES_PER_TOKEN_BOUND + 1
+
+    def _add_file(self, data: object) -> None:
+        if not isinstance(data, str) or not data or _is_address(data):
+            self.file_tokens += UNSEEN_TOKENS_BOUND
+            return
+        self.media_bytes += len(data)
+        self.file_tokens += max(len(data) // FILE_BYTES_PER_TOKEN, IMAGE_TOKENS_BOUND)
+
+
+def _is_address(data: str) -> bool:
+    """Whether what should be the data itself says where it is to be fetched; base64 has no colon."""
+    return ":" in data[:MAX_SCHEME] and not data.startswith("data:")
 
 
 def shape_of_input(raw: msgspec.Raw, body: bytes) -> InputShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -246,3 +247,28 @@ def test_the_stage_raises_only_what_it_says() -> None:
     assert issubclass(RouterError, Exception)
     assert dispatch.PATHS["chat"] == "/chat/completions"
     assert Endpoint.__dataclass_fields__["headers"].repr is False
+
+
+@pytest.mark.parametrize("said", ["key sk-upstream-secret-1234567890 is bad", "key sk-upstream-secret-12345 is bad"])
+@pytest.mark.parametrize("escaped", [False, True])
+async def test_no_part_of_our_key_is_told(said: str, escaped: bool) -> None:
+    """Providers quote it whole, cut, or with letters escaped."""
+    asked = attempt()
+    endpoint = replace(asked.deployment.provider.endpoint, headers=(("authorization", "Bearer sk-upstream-secret-1234567890"),))
+    asked.deployment = replace(asked.deployment, provider=replace(asked.deployment.provider, endpoint=endpoint))
+    body = json.dumps(error(said)).encode()
+    if escaped:
+        body = body.replace(b"-", b"\\u002d")
+    failure = await of_status(answer(400, body), asked, FALLBACK)
+    assert failure.reply is not None
+    assert "secret" not in msgspec.json.decode(failure.reply.body)["error"]["message"]
+    assert "[key]" in msgspec.json.decode(failure.reply.body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 400, "9" * 5000, "99999999999999999999 jan 2020 00:00:00", "Mon, 01 Jan 2020 00:00:00 +99999999999999999999"]
+)
+@pytest.mark.parametrize("name", ["retry-after", "retry-after-ms"])
+def test_a_wait_that_makes_no_sense_is_none(name: str, value: str) -> None:
+    """A provider's mistake must not become ours."""
+    assert retry_after([(name.encode(), value.encode())]) is None

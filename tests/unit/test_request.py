@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.types import Traits
-from router.domain.request import MAX_LABEL_LENGTH, MAX_TAGS, Operation, ParsedRequest, parse_request, upstream_body
+from router.domain.request import MAX_LABEL_LENGTH, MAX_TAGS, Operation, ParsedRequest, parse_request, read_max_cost, upstream_body
 from router.errors import RouterError
 from router.ports import Endpoint
 from router.snapshot import Deployment, Provider, Quirks
@@ -346,3 +346,36 @@ def test_unknown_members_leave_as_they_came(more: dict[str, object]) -> None:
     """Whatever a provider invents next."""
     body = sent(parse_request(json.dumps({"model": "m", "messages": MESSAGES, **more}).encode(), "chat"))
     assert {name: body[name] for name in more} == more
+
+
+@pytest.mark.parametrize("name", ["MODEL", "Max_Tokens", "N", "Stream", "\u017ftream", "Faregate"])
+def test_a_member_that_only_looks_like_one_we_read_is_refused(name: str) -> None:
+    """Servers in Go obey `MODEL` as `model`: it would choose what was neither routed nor held."""
+    body = {"model": "m", "messages": MESSAGES, name: "x"}
+    if name.casefold() == name:
+        assert parse_request(json.dumps(body).encode(), "chat").model == "m"
+        return
+    error = refused(json.dumps(body).encode())
+    assert name.casefold() in error.message
+
+
+@pytest.mark.parametrize("amount", ["1e400000", "1e99999", "-1e400000", "9007200", "NaN", "9" * 4000])
+def test_a_limit_of_many_digits_costs_no_time(amount: str) -> None:
+    """Thirty bytes must not keep a worker busy for half a minute."""
+    with pytest.raises(RouterError, match=r"9,007,199"):
+        read_max_cost(amount, "x")
+
+
+@pytest.mark.parametrize(
+    ("tools", "hosted"),
+    [
+        ([{"type": "function", "function": {}}], False),
+        ([{"type": "web_search"}], True),
+        ([{"type": "custom"}, {"type": "mcp"}], True),
+        ([], False),
+    ],
+)
+def test_tools_that_the_provider_runs_and_bills_are_extras(tools: list[object], hosted: bool) -> None:
+    """How often it searches is not known before, so no price covers it."""
+    extras = parsed(tools=tools).extras
+    assert (extras is not None and extras.member == "tools") is hosted

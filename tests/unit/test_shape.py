@@ -105,8 +105,8 @@ def test_tools_and_schemas_count_as_text() -> None:
         ({"type": "image", "source": {"data": "AAAA"}}, "image", IMAGE_TOKENS_BOUND),
         ({"image_url": {"url": "https://a/b.png"}}, "image", IMAGE_TOKENS_BOUND),
         ({"type": "input_audio", "input_audio": {"data": "A" * 5000}}, "audio", 5000 // AUDIO_BYTES_PER_TOKEN_BOUND + 1),
-        ({"type": "input_audio", "input_audio": 5}, "audio", 1),
-        ({"type": "input_audio", "input_audio": {"data": 5}}, "audio", 1),
+        ({"type": "input_audio", "input_audio": 5}, "audio", UNSEEN_TOKENS_BOUND),
+        ({"type": "input_audio", "input_audio": {"data": 5}}, "audio", UNSEEN_TOKENS_BOUND),
         ({"type": "file", "file": {"file_id": "f"}}, "file", UNSEEN_TOKENS_BOUND),
         ({"type": "file", "file": "x"}, "file", UNSEEN_TOKENS_BOUND),
         ({"type": "file", "file": {"file_data": "A" * 20_000}}, "file", 20_000),
@@ -184,3 +184,27 @@ def test_other_inputs_are_refused(raw: bytes) -> None:
     """Nothing is counted that is not understood."""
     with pytest.raises((msgspec.MsgspecError, ValueError)):
         shape_of_input(msgspec.Raw(raw), raw)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "document_url", "document_url": "https://books.example/long.pdf"},
+        {"type": "input_audio", "input_audio": "https://books.example/long.wav"},
+        {"type": "input_audio", "input_audio": {"data": "https://books.example/long.wav"}},
+        {"type": "input_file", "file_id": "file-1"},
+        {"type": "file", "file": {"file_data": "https://books.example/long.pdf"}},
+        {"type": "what_comes_next", "id": 1},
+    ],
+)
+def test_what_is_named_by_its_address_may_be_of_any_length(part: dict[str, object]) -> None:
+    """A book behind a link is billed as a book."""
+    body = json.dumps([{"role": "user", "content": [{"type": "text", "text": "Hi"}, part]}]).encode()
+    assert shape_of_messages(msgspec.Raw(body), body).tokens_bound >= UNSEEN_TOKENS_BOUND
+
+
+def test_a_document_in_the_place_of_an_image_counts_by_its_bytes() -> None:
+    """Only images have a size that is known to be small."""
+    url = "data:application/pdf;base64," + "A" * 50_000
+    body = json.dumps([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]).encode()
+    assert shape_of_messages(msgspec.Raw(body), body).tokens_bound >= 50_000
