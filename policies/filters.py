@@ -51,12 +51,14 @@ def rejection(
     return _unavailable(candidate) if candidate.health in _UNAVAILABLE else None
 
 
-_UNAVAILABLE = frozenset({"cooldown", "busy"})
+_UNAVAILABLE = frozenset({"cooldown", "busy", "drained", "frozen"})
 
 
 def _unavailable(candidate: Candidate) -> Rejection:
     if candidate.health == "busy":
         return Rejection(candidate.traits.deployment, "unhealthy", f"busy: {candidate.in_flight:,} calls in flight")
+    if candidate.health in ("drained", "frozen"):
+        return Rejection(candidate.traits.deployment, candidate.health, candidate.closed_for)
     left = candidate.available_in_seconds
     detail = "" if left is None else f"for another {left:.1f} s"
     return Rejection(candidate.traits.deployment, "cooldown", detail)

@@ -18,6 +18,8 @@ RejectionReason = Literal[
     "too_expensive",
     "excluded_by_request",
     "budget_exhausted",
+    "drained",
+    "frozen",
     "not_selected",
 ]
 """Why a candidate is out. A closed set: it becomes a metric label."""
@@ -85,8 +87,9 @@ class Candidate(msgspec.Struct, gc=False):
     traits: Traits
     allowed: bool = True
     """Whether the key may use this model."""
-    health: Literal["up", "probe", "cooldown", "busy"] = "up"
-    """`probe`: half-open, this call may try it; `busy`: its connection limit is reached."""
+    health: Literal["up", "probe", "cooldown", "busy", "drained", "frozen"] = "up"
+    """`probe`: half-open, this call may try it; `busy`: its connection limit is reached; `drained`: people took it out;
+    `frozen`: they froze its model."""
     in_flight: int = 0
     worst_case_nusd: int | None = None
     """Highest possible charge for this request; None if no price is known, or nothing looks at it."""
@@ -98,6 +101,8 @@ class Candidate(msgspec.Struct, gc=False):
     """Seen quantile of the whole call; None if never seen."""
     available_in_seconds: float | None = None
     """How long the cooldown still lasts; None if there is none."""
+    closed_for: str = ""
+    """Why it is drained or frozen."""
 
 
 class Restriction(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -52,6 +52,12 @@ class Admission:
             # A revoked key counts: the door must not open because the last key was taken away, or the store emptied.
             self._required = bool(await self._store.list_keys())
 
+    def forget(self) -> None:
+        """Believe nothing that was heard of minted keys: one may have been revoked."""
+        self._known.clear()
+        self._seen.clear()
+        self._unknown.clear()
+
     def identify(self, headers: Headers) -> Principal | None:
         """The principal if it is known without asking the store, else None.
 

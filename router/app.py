@@ -33,6 +33,7 @@ from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import ConfigError, RouterError, StoreUnavailable
 from router.fleet import Fleet
+from router.live_controls import POLL_SECONDS, LiveControls
 from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments, set_drift
@@ -41,6 +42,7 @@ from router.metrics_store import Scrape
 from router.outbox import Outbox
 from router.pipeline import Pipeline
 from router.ports import Drift, Ledger, Upstream
+from router.reload import Reloader, keep_fixed
 from router.reservation import Reservations
 from router.settlement import Settlements
 from router.siblings import Siblings
@@ -50,6 +52,7 @@ from router.tasks import Background
 
 if TYPE_CHECKING:
     from router.alerts.watch import Alerts
+    from router.sim.server import Simulator
 
 log = structlog.get_logger("faregate.app")
 
@@ -80,20 +83,31 @@ def wall_clock_ms() -> int:
 class Service:
     """One process's share of the service: everything but the listening socket."""
 
-    def __init__(self, snapshot: Snapshot, *, worker: int = 0, run_folder: str | None = None, log_target: int | str | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        worker: int = 0,
+        run_folder: str | None = None,
+        log_target: int | str | None = None,
+        load: Callable[[], Snapshot] | None = None,
+    ) -> None:
         """`worker` is the number of this process among its siblings; `run_folder` is where they meet.
 
-        `log_target` is a file descriptor or path for the request log; None: standard output.
+        `log_target` is a file descriptor or path for the request log; None: standard output. `load` reads the
+        configuration anew; None: it is fixed.
         """
         self.snapshot = snapshot
         self.metrics = Metrics()
         self.fleet = Fleet(time.monotonic)
         self.live: dict[str, Attempt] = {}
+        self.host = snapshot.server.host
+        """Address that is listened on, if it is not another one than the configuration's."""
         self.draining = False
         self.started = int(time.time())
         self.boot = os.urandom(4).hex()
         self._new_id = _ids(f"fg-{self.boot}-")
-        self._worker = worker
+        self.worker = worker
         self._log_target = 1 if log_target is None else log_target
         self._siblings = Siblings(run_folder, worker, dump=self.metrics.dump, render_alone=self.metrics.render)
         self._stack = AsyncExitStack()
@@ -103,6 +117,12 @@ class Service:
         self._drifts: Sequence[Drift] | None = None
         """What the last audit found; None while another process does it."""
         self._ready_until = 0.0
+        self._loaded_at = time.time()
+        self.simulator: Simulator | None = None
+        self._wire: Upstream | None = None
+        self._second_wire: Upstream | None = None
+        self._adapter: AdapterLane | None = None
+        self.reloader = None if load is None else Reloader(self, load)
         self._alerts: Alerts | None = None
 
     async def start(self) -> None:
@@ -120,29 +140,62 @@ class Service:
         self.ledger: Ledger = open_ledger(store, timeout_seconds=None if _is_file(store) else server.store_timeout_seconds)
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
-        await self.ledger.publish_limits({budget.name: budget.limit_nusd for budget in snapshot.budgets}, version=snapshot.version)
+        self._control_store = self.ledger.control_store()
+        self.controls = LiveControls(self._control_store, self.fleet, keys_changed=lambda: self.admission.forget())
+        await self.controls.publish(snapshot)
         self.metered = MeteredStore(self.ledger, self.metrics, clock=time.monotonic)
-        self.outbox = Outbox(_outbox_path(store, self._worker), self.metered)
+        self.outbox = Outbox(_outbox_path(store, self.worker), self.metered)
         await self.outbox.start()
         self._stack.push_async_callback(self.outbox.close)
-        self.admission = Admission(snapshot, self.ledger, pepper=await self.ledger.pepper(), clock=time.time)
+        self._pepper = await self.ledger.pepper()
+        self.admission = Admission(snapshot, self.ledger, pepper=self._pepper, clock=time.time)
         await self.admission.refresh()
         self._request_log = RequestLog(self._log_target) if server.log_requests else None
         if self._request_log is not None:
             self._stack.callback(self._request_log.close)
         self.pipeline = self._make_pipeline(await self._make_dispatcher(snapshot))
-        view = View(
-            snapshot=snapshot, admission=self.admission, books=self.ledger, fleet=self.fleet, clock_ms=wall_clock_ms, started=self.started
-        )
-        front = Front(Pages(view, metrics=self.scrape, ready=self.missing), new_id=self._new_id)
-        self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=front, settings=server)
-        self._configure_metrics(snapshot)
+        self._make_gate()
+        self._configure_metrics()
         await self._siblings.start()
         self._stack.push_async_callback(self._siblings.close)
         self._run_background(server.lease_seconds)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+
+    def _make_gate(self) -> None:
+        self._view = View(
+            snapshot=self.snapshot,
+            admission=self.admission,
+            books=self.ledger,
+            fleet=self.fleet,
+            clock_ms=wall_clock_ms,
+            started=self.started,
+        )
+        front = Front(Pages(self._view, metrics=self.scrape, ready=self.missing), new_id=self._new_id)
+        self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=front, settings=self.snapshot.server)
+
+    async def swap(self, snapshot: Snapshot) -> None:
+        """Serve by another configuration from now on; requests under way end by the one they began with.
+
+        What is fixed for the life of a process stays as it is; see `reload.keep_fixed`.
+
+        Raises:
+            ConfigError: an extra is missing.
+            StoreUnavailable: the limits could not be published; nothing has changed.
+        """
+        snapshot = await self._with_simulator(keep_fixed(snapshot, self.snapshot))
+        dispatcher = await self._make_dispatcher(snapshot)
+        admission = Admission(snapshot, self.ledger, pepper=self._pepper, clock=time.time)
+        await admission.refresh()
+        await self.controls.publish(snapshot)
+        # From here on nothing can fail, and nobody else runs in between.
+        self.snapshot, self.admission = snapshot, admission
+        self.metrics.configure(snapshot)
+        self.pipeline = self._make_pipeline(dispatcher)
+        self._view.switch(snapshot, admission)
+        self.gate.switch(self.pipeline.serve)
+        self._loaded_at = time.time()
 
     async def _open_ledger(self, lease_seconds: float) -> None:
         """Open the store; one that starts at the same time as we do is waited for."""
@@ -175,24 +228,25 @@ class Service:
             return snapshot
         from router.sim.server import Simulator
 
-        simulator = await self._stack.enter_async_context(Simulator())
+        if self.simulator is None:
+            self.simulator = await self._stack.enter_async_context(Simulator())
         for provider in waiting:
-            provider.endpoint.host, port = simulator.base_url.split("/")[2].rsplit(":", 1)
+            provider.endpoint.host, port = self.simulator.base_url.split("/")[2].rsplit(":", 1)
             provider.endpoint.port = int(port)
-        self.simulator = simulator
         return snapshot
 
     async def _make_dispatcher(self, snapshot: Snapshot) -> Dispatcher:
-        wire: Upstream = Http1Upstream()
-        self._stack.push_async_callback(wire.close)
-        second: Upstream | None = None
-        if any(provider.endpoint.http2 or provider.endpoint.proxy for provider in snapshot.providers.values()):
+        """What the configuration needs of the ways to call providers; what was made once is used again."""
+        if self._wire is None:
+            self._wire = Http1Upstream()
+            self._stack.push_async_callback(self._wire.close)
+        providers = snapshot.providers.values()
+        if self._second_wire is None and any(provider.endpoint.http2 or provider.endpoint.proxy for provider in providers):
             from router.adapters.upstream.http2 import PyreqwestUpstream
 
-            second = PyreqwestUpstream()
-            self._stack.push_async_callback(second.close)
-        adapter: AdapterLane | None = None
-        if any(provider.lane == "litellm" for provider in snapshot.providers.values()):
+            self._second_wire = PyreqwestUpstream()
+            self._stack.push_async_callback(self._second_wire.close)
+        if self._adapter is None and any(provider.lane == "litellm" for provider in providers):
             from router.adapters.upstream.litellm_lane import LitellmLane
 
             lane = LitellmLane()
@@ -201,8 +255,8 @@ class Service:
             except RouterError as exc:
                 raise ConfigError(f"providers: {exc}") from exc
             self._stack.push_async_callback(lane.close)
-            adapter = lane
-        return Dispatcher(wire=wire, second_wire=second, adapter=adapter)
+            self._adapter = lane
+        return Dispatcher(wire=self._wire, second_wire=self._second_wire, adapter=self._adapter)
 
     def _make_pipeline(self, dispatcher: Dispatcher) -> Pipeline:
         return Pipeline(
@@ -215,12 +269,18 @@ class Service:
             settlements=Settlements(self.outbox, self.metrics, clock=time.monotonic, clock_ms=wall_clock_ms),
             metrics=self.metrics,
             log=self._request_log,
+            controls=self.controls,
             live=self.live,
             clock=time.monotonic,
             clock_ms=wall_clock_ms,
             random=random.random,
             new_id=self._new_id,
         )
+
+    def reload_soon(self) -> None:
+        """Read the configuration anew, if it can be."""
+        if self.reloader is not None:
+            self.reloader.soon()
 
     # What the gate asks
 
@@ -253,14 +313,15 @@ class Service:
         """The metrics of all workers."""
         return await self._siblings.render()
 
-    def _configure_metrics(self, snapshot: Snapshot) -> None:
-        self.metrics.configure(snapshot)
-        loaded = time.time()
+    def _configure_metrics(self) -> None:
+        self.metrics.configure(self.snapshot)
         self.metrics.on_scrape(process_gauges())
 
         def set_gauges(scrape: Scrape) -> None:
-            set_configuration(scrape, version=snapshot.version, loaded_at_seconds=loaded, last_reload_ok=True)
-            set_budgets(scrape, snapshot.budgets, self._budget_states)
+            snapshot = self.snapshot
+            last_reload_ok = self.reloader is None or not self.reloader.findings
+            set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self._loaded_at, last_reload_ok=last_reload_ok)
+            set_budgets(scrape, snapshot.budgets, self._budget_states, self.controls.state)
             set_deployments(scrape, self._deployment_states())
             if self._drifts is not None:
                 set_drift(scrape, snapshot.budgets, self._drifts)
@@ -284,6 +345,9 @@ class Service:
         every(lease_seconds / 2, self._sweep, name="sweep")
         every(KEYS_SECONDS, self.admission.refresh, name="keys")
         every(WATCH_SECONDS, self._look_for_store, name="store")
+        if self.reloader is not None:
+            every(0.0, self.reloader.look, name="reload")
+        every(POLL_SECONDS, self.controls.poll, name="controls", at_once=True)
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
         every(ALERTS_SECONDS, self._look_after_alerts, name="alerts", at_once=True)
         every(AUDIT_SECONDS, self._audit, name="audit")
@@ -314,7 +378,9 @@ class Service:
             log.error("counters of the ledger differ from its log", counters=len(self._drifts), first=self._drifts[0].bucket)
 
     async def _trim(self) -> None:
-        trimmed = await self.ledger.trim(before_ms=wall_clock_ms() - round(self.snapshot.server.keep_log_seconds * 1000))
+        before_ms = wall_clock_ms() - round(self.snapshot.server.keep_log_seconds * 1000)
+        trimmed = await self.ledger.trim(before_ms=before_ms)
+        await self._control_store.forget(before_ms=before_ms)
         if trimmed:
             log.info("the ledger's log was trimmed", entries=trimmed)
 

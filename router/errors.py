@@ -28,6 +28,7 @@ KEY_EXPIRED: Final = ErrorSpec("key_expired", 401, "authentication_error", "clie
 BUDGET_EXCEEDED: Final = ErrorSpec("budget_exceeded", 402, "insufficient_quota", "client", False)
 MAX_COST_EXCEEDED: Final = ErrorSpec("max_cost_exceeded", 402, "insufficient_quota", "client", False)
 MODEL_NOT_ALLOWED: Final = ErrorSpec("model_not_allowed", 403, "permission_error", "client", False)
+FROZEN: Final = ErrorSpec("frozen", 403, "permission_error", "client", False)
 POLICY_REFUSED: Final = ErrorSpec("policy_refused", 403, "permission_error", "client", False)
 MODEL_NOT_FOUND: Final = ErrorSpec("model_not_found", 404, "invalid_request_error", "client", False)
 ROUTE_NOT_FOUND: Final = ErrorSpec("unknown_url", 404, "invalid_request_error", "client", False)

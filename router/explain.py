@@ -9,6 +9,7 @@ import msgspec
 
 from policies.types import Decision, Rejection, RequestFacts
 from router.call import Call, Principal
+from router.domain.controls import Freezes
 from router.domain.estimate import estimate, expected_nusd, worst_case_nusd
 from router.domain.money import format_usd
 from router.domain.request import Operation, parse_request
@@ -16,6 +17,7 @@ from router.domain.windows import applies
 from router.edge.headers import Headers
 from router.errors import RouterError
 from router.fleet import USUAL_LENGTH, Fleet
+from router.live_controls import refuse_frozen
 from router.reservation import NO_KEY, NO_TEAM
 from router.routing import route_call
 from router.snapshot import Deployment, Snapshot
@@ -92,6 +94,7 @@ def explain(
     principal: Principal | None = None,
     headers: Headers = NO_HEADERS,
     fleet: Fleet,
+    freezes: Freezes | None = None,
     draw: float = 0.5,
 ) -> Explanation:
     """Decide as the server would, and tell why.
@@ -103,6 +106,7 @@ def explain(
         principal: who asks; None: anyone.
         headers: of the request, names in lower case.
         fleet: what is known of the deployments; a new one stands for all being up and unseen.
+        freezes: who is refused; None: nobody.
         draw: in [0, 1), stands for chance.
 
     Raises:
@@ -112,6 +116,8 @@ def explain(
     call = Call(request_id="explain", operation=operation, headers=headers, snapshot=snapshot, began=0.0)
     call.principal = principal or Principal()
     call.request = parse_request(body, operation)
+    if freezes:
+        refuse_frozen(call, freezes)
     error = ""
     try:
         decision = route_call(call, fleet, draw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -128,6 +128,7 @@ class _State:
 
     __slots__ = (
         "averages",
+        "closed",
         "cooldown_seconds",
         "cooled_until",
         "failed_in_a_row",
@@ -145,6 +146,8 @@ class _State:
         self.view = FleetView(Traits(deployment=name, model="", provider=""))
         self.cooled_until: float | None = None
         """End of the cooldown; None while the deployment is up. In the past: half-open."""
+        self.closed = False
+        """Whether people took it out: then nothing is sent to it, whatever its health."""
         self.cooldown_seconds = 0.0
         """Length of the last cooldown for failures; 0 after a success."""
         self.probe_until = 0.0
@@ -162,6 +165,9 @@ class _State:
         self.learn_at_once = True
         """While little is known, or something is wrong."""
 
+
+Closed = tuple[Literal["drained", "frozen"], str]
+"""How people took a deployment out, and the reason that they gave."""
 
 _News = tuple[float, float, float | None, int | None, int]
 """When it came, milliseconds of the whole call and until its first token, output tokens, input tokens."""
@@ -189,6 +195,7 @@ class Fleet:
         self._quantile = quantile
         self._states = _States()
         self._cooling: set[_State] = set()
+        self._closed: dict[_State, Closed] = {}
         self.troubles: dict[str, tuple[str, float]] = {}
         """Cause and time of the last failure, by deployment."""
         self._averages: dict[int, float] = {}
@@ -209,6 +216,9 @@ class Fleet:
         if self._cooling:
             for state in self._cooling:
                 self._look_at_cooldown(state, now)
+        if self._closed:
+            for state, (why, reason) in self._closed.items():
+                state.view.health, state.view.closed_for = why, reason
         if now >= self._learn_at:
             self._learn_at = now + LEARN_SECONDS
             for state in self._states.values():
@@ -235,6 +245,8 @@ class Fleet:
             self._look_at_cooldown(state, now)
         else:
             bound_by(view, max_in_flight)
+        if state.closed:
+            view.health, view.closed_for = self._closed[state]
         averages = self._averages
         view.expected_output_tokens = state.averages.get(size, averages.get(size, averages.get(_ALL_SIZES)))
         return view
@@ -243,6 +255,17 @@ class Fleet:
         """`up`, `cooldown` or `probe` (half-open) by deployment, for metrics."""
         now = self._clock()
         return {name: _state_word(state, now) for name, state in self._states.items()}
+
+    def close_deployments(self, closed: Mapping[str, Closed]) -> None:
+        """Take these deployments out, with the reason that people gave, and let all others in again."""
+        before, self._closed = self._closed, {self._states[name]: told for name, told in closed.items()}
+        for state in before:
+            state.closed = False
+            # What the health would be without; a cooldown is looked at anew in any case.
+            state.view.health, state.view.closed_for = "up", ""
+        for state, (why, reason) in self._closed.items():
+            state.closed = True
+            state.view.health, state.view.closed_for = why, reason
 
     # -- load
 
@@ -293,6 +316,8 @@ class Fleet:
     def claim_probe(self, name: str) -> bool:
         """Whether a call may go to the deployment now. Half-open: True for one caller until its outcome is known."""
         state = self._states[name]
+        if state.closed:
+            return False
         if state.cooled_until is None:
             return True
         now = self._clock()

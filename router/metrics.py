@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Final
 
-from router.alerts.events import KINDS as ALERT_KINDS
 from router.domain.prices import Price
 from router.errors import ALL as ALL_ERRORS
 from router.metrics_labels import UNKNOWN, LabelGuard, names_of
@@ -98,6 +97,7 @@ _TABLE: Final = (
     _max("faregate_budget_instances", "Instances of a budget with charges or holds in the current window.", "budget"),
     _max("faregate_budget_exhausted_instances", "Instances of a budget that are used up.", "budget"),
     _max("faregate_budget_reset_timestamp_seconds", "End of the current window, Unix time.", "budget"),
+    _max("faregate_controls", "Changes in force that people made: limits, freezes, drains.", "kind"),
     _counter("faregate_budget_refusals_total", "Reservations that a budget had no room for, by what was done.", "budget", "action"),
     _sum("faregate_holds_open", "Reservations of this instance that are not settled."),
     _counter("faregate_holds_swept_total", "Reservations of dead instances that were turned into charges."),
@@ -118,6 +118,7 @@ _TABLE: Final = (
     _counter("faregate_alerts_total", "Alerts to receivers: sent, or dropped after the last try.", "kind", "outcome"),
     # The process.
     _counter("faregate_log_lines_dropped_total", "Lines of the request log that nobody read in time."),
+    _counter("faregate_config_reloads_total", "Tries to load a configuration that changed, by what came of them.", "outcome"),
     _min("faregate_config_last_reload_successful", "1 if the configuration could be loaded the last time that was tried."),
     _max("faregate_config_last_reload_success_timestamp_seconds", "When a configuration was last loaded, Unix time."),
     _max("faregate_config_info", "1 for the configuration in force.", "version"),
@@ -195,8 +196,6 @@ class Metrics:
             self.price_lookup(_price_result(deployment.price))
         for budget in snapshot.budgets:
             self._add("faregate_budget_refusals_total", 0, budget.name, self._guard.word("action", "refuse"))
-        for kind in ALERT_KINDS if snapshot.receivers else ():
-            self._add("faregate_alerts_total", 0, self._guard.word("kind", kind), self._guard.word("outcome", "dropped"))
 
     def on_scrape(self, callback: Callable[[Scrape], None]) -> None:
         """Call this whenever somebody looks, to set gauges. It must not wait for anything."""
@@ -296,6 +295,10 @@ class Metrics:
     def counted(self, name: str) -> Mapping[Labels, float]:
         """A counter of this process now, by its labels. Of what is counted in bulk, what was folded."""
         return {labels: cell.value for labels, cell in self._stores[name].cells.items()}
+
+    def reloaded(self, *, outcome: str) -> None:
+        """Count a try to load a configuration that changed: `ok`, `refused` or `store_away`."""
+        self._add("faregate_config_reloads_total", 1, self._guard.word("outcome", outcome))
 
     def price_lookup(self, result: str) -> None:
         """Count a lookup in the price book: `found`, `free`, `assumed` or `missing`. `configure` does so for its deployments."""

@@ -9,16 +9,21 @@ from typing import Final, Literal, get_args
 
 from router import __version__
 from router.domain.budgets import NEVER_MS, BucketState, Budget
+from router.domain.controls import ControlKind, ControlState, limit_in_force
 from router.domain.money import NUSD_PER_USD
 from router.metrics_store import Scrape
 from router.ports import Drift
 
-DeploymentState = Literal["up", "probe", "cooldown", "busy"]
+DeploymentState = Literal["up", "probe", "cooldown", "busy", "drained", "frozen"]
+_KINDS: Final[tuple[ControlKind, ...]] = get_args(ControlKind)
 _STATES: Final[tuple[DeploymentState, ...]] = get_args(DeploymentState)
 
 
-def set_budgets(scrape: Scrape, budgets: Sequence[Budget], states: Sequence[BucketState]) -> None:
-    """Show each budget by its name. `states` are the buckets of the current windows.
+NO_CONTROLS: Final = ControlState()
+
+
+def set_budgets(scrape: Scrape, budgets: Sequence[Budget], states: Sequence[BucketState], controls: ControlState = NO_CONTROLS) -> None:
+    """Show each budget by its name, and what people changed. `states` are the buckets of the current windows.
 
     A budget that is split, such as one per key, is shown as a whole: the sums and its fullest instance. One
     without a bucket has spent nothing in this window.
@@ -27,14 +32,18 @@ def set_budgets(scrape: Scrape, budgets: Sequence[Budget], states: Sequence[Buck
     for state in states:
         by_budget[state.budget].append(state)
     for budget in budgets:
-        _set_budget(scrape, budget, by_budget.get(budget.name, []))
+        limit = limit_in_force(controls, budget.name) if budget.name in controls.base else None
+        _set_budget(scrape, budget, limit, by_budget.get(budget.name, []))
+    for kind in _KINDS:
+        scrape.set("faregate_controls", len(controls.of_kind(kind)), kind=kind)
 
 
-def _set_budget(scrape: Scrape, budget: Budget, states: Sequence[BucketState]) -> None:
+def _set_budget(scrape: Scrape, budget: Budget, limit: int | None, states: Sequence[BucketState]) -> None:
     name = budget.name
     limits = [budget.limit_nusd if state.limit_nusd is None else state.limit_nusd for state in states]
+    shown = limit if limit is not None else limits[0] if limits else budget.limit_nusd
     used = [state.spent_nusd + state.held_nusd for state in states]
-    scrape.set("faregate_budget_limit_usd", (limits[0] if limits else budget.limit_nusd) / NUSD_PER_USD, budget=name)
+    scrape.set("faregate_budget_limit_usd", shown / NUSD_PER_USD, budget=name)
     scrape.set("faregate_budget_spent_usd", sum(state.spent_nusd for state in states) / NUSD_PER_USD, budget=name)
     scrape.set("faregate_budget_held_usd", sum(state.held_nusd for state in states) / NUSD_PER_USD, budget=name)
     ratios = [amount / limit if limit else 1.0 for amount, limit in zip(used, limits, strict=True)]

@@ -77,9 +77,10 @@ def budget_error(call: Call, refusal: Refusal) -> RouterError:
     whose = f" ({bucket.scope})" if bucket.scope else ""
     resets = _reset_text(bucket.ends_ms)
     when = "It does not reset: its owner must raise it" if resets == "never" else f"It resets at {resets}"
+    changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({format_usd(bucket.limit_nusd)} USD in the configuration)"
     held = f" and {format_usd(refusal.held_nusd)} USD held by calls under way" if refusal.held_nusd else ""
     message = (
-        f"Budget '{bucket.budget}'{whose} has no room for this request: limit {format_usd(refusal.limit_nusd)} USD, "
+        f"Budget '{bucket.budget}'{whose} has no room for this request: limit {format_usd(refusal.limit_nusd)} USD{changed}, "
         f"spent {format_usd(refusal.spent_nusd)} USD{held}, {format_usd(refusal.left_nusd)} USD left; "
         f"this request could cost {format_usd(refusal.needed_nusd)} USD. "
         f"{when}. A smaller max_tokens needs less. Request {call.request_id}."

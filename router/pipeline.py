@@ -20,6 +20,7 @@ from router.edge.replies import error_reply
 from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.fleet import USUAL_LENGTH, Fleet
 from router.lines import Ways, log_line
+from router.live_controls import LiveControls, refuse_frozen
 from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_ledger import MeteredStore
@@ -51,6 +52,7 @@ class Pipeline:
         settlements: Settlements,
         metrics: Metrics,
         log: RequestLog | None,
+        controls: LiveControls,
         live: MutableMapping[str, Attempt],
         clock: Callable[[], float],
         clock_ms: Callable[[], int],
@@ -69,6 +71,7 @@ class Pipeline:
         self._in_flight = metrics.in_flight
         self._reserved = store.reserved
         self._log = log
+        self._controls = controls
         self._live = live
         self._clock = clock
         self._clock_ms = clock_ms
@@ -116,6 +119,9 @@ class Pipeline:
         # The edge knows no other.
         call.request = request = parse_request(body, call.operation)  # type: ignore[arg-type]
         call.stream = request.stream
+        freezes = self._controls.freezes
+        if freezes is not None:
+            refuse_frozen(call, freezes)
         before = self._clock()
         try:
             decision = route_call(call, self._fleet, self._random())

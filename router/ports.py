@@ -12,6 +12,7 @@ from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, 
 
 if TYPE_CHECKING:
     from router.alerts.ports import AlertStore
+    from router.domain.controls import Limit
 
 
 class BudgetStore(Protocol):
@@ -153,8 +154,56 @@ class KeyStore(Protocol):
     async def list_keys(self) -> Sequence[StoredKey]: ...
 
 
+class Controls(Protocol):
+    """What people change while the service runs, shared by all replicas: one value with a version, see `domain/controls.py`.
+
+    Raises `StoreUnavailable` from every method if the store does not answer.
+    """
+
+    async def look(self) -> tuple[int, int]:
+        """Version of what is kept, 0 if nothing is; and the store's clock, Unix ms. Cheap: asked twice a second by every worker."""
+        ...
+
+    async def load(self) -> bytes:
+        """What was committed last; empty if nothing was."""
+        ...
+
+    async def commit(
+        self, stored: bytes, *, expected: int, version: int, entries: Sequence[bytes] = (), limits: Mapping[str, Limit] | None = None
+    ) -> bool:
+        """Replace what is kept, append to the audit log, and replace the limits of all budgets, in one step.
+
+        False: another version than `expected` is kept by now, and nothing was written. `limits` None: they stay as they are.
+        """
+        ...
+
+
+class AuditLog(Protocol):
+    """What was changed by whom. Append-only."""
+
+    async def append(self, entry: bytes) -> None:
+        """Add an entry, at the store's time."""
+        ...
+
+    def history(self, *, since_ms: int = 0) -> AsyncIterator[tuple[int, bytes]]:
+        """(Unix ms, entry) in the order they were written."""
+        ...
+
+    async def forget(self, *, before_ms: int) -> None:
+        """Drop the entries from before this moment."""
+        ...
+
+
+class ControlStore(Controls, AuditLog, Protocol):
+    """Both, in one store."""
+
+
 class Ledger(BudgetStore, Lease, Books, KeyStore, Protocol):
     """One store behind all four: SQLite or Redis."""
+
+    def control_store(self) -> ControlStore:
+        """What people change, and the audit log, in the same store. Usable while this is open."""
+        ...
 
     def alert_store(self) -> AlertStore:
         """What alerts keep in the same store. Usable while this is open."""

@@ -14,7 +14,16 @@ from router.domain.estimate import expected_nusd, worst_case_nusd
 from router.domain.extras import Extras, covers
 from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost, unpriced
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
-from router.errors import INVALID_REQUEST, MAX_COST_EXCEEDED, MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, NO_DEPLOYMENT, POLICY_REFUSED, RouterError
+from router.errors import (
+    FROZEN,
+    INVALID_REQUEST,
+    MAX_COST_EXCEEDED,
+    MODEL_NOT_ALLOWED,
+    MODEL_NOT_FOUND,
+    NO_DEPLOYMENT,
+    POLICY_REFUSED,
+    RouterError,
+)
 from router.fleet import Fleet, FleetView, bound_by, size_class
 from router.snapshot import Route, Snapshot
 
@@ -200,6 +209,8 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
         return RouterError(MAX_COST_EXCEEDED, message, details=details)
     if causes == {"excluded_by_request"}:
         return RouterError(INVALID_REQUEST, f"{message} Name deployments, models or providers of this route.", details=details)
+    if causes == {"frozen"}:
+        return RouterError(FROZEN, message, details=details)
     passing = causes & {"cooldown", "unhealthy"}
     if call.branch.refuse and not passing:
         return RouterError(POLICY_REFUSED, message, details=details)

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -85,10 +85,12 @@ class RunningApp:
         shared: bool = False,
         run_folder: str | None = None,
         log_target: int | str | None = None,
+        load: Callable[[], Snapshot] | None = None,
     ) -> None:
-        """`host` and `port` override the configuration's; port 0 is any free one."""
-        self.service = Service(snapshot, worker=worker, run_folder=run_folder, log_target=log_target)
+        """`host` and `port` override the configuration's; port 0 is any free one. `load` reads the configuration anew."""
+        self.service = Service(snapshot, worker=worker, run_folder=run_folder, log_target=log_target, load=load)
         self._host = snapshot.server.host if host is None else host
+        self.service.host = self._host
         self._port = snapshot.server.port if port is None else port
         self._shared = shared
         self._serving: asyncio.Task[None] | None = None
@@ -140,6 +142,8 @@ class RunningApp:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked.set)
+        # Ignored where the configuration is fixed: the signal would end the process.
+        loop.add_signal_handler(signal.SIGHUP, self.service.reload_soon)
 
     async def until_signal(self) -> None:
         """Wait for a signal that was caught; a worker whose supervisor was killed ends, too."""
@@ -189,15 +193,23 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
+        loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
         with tempfile.TemporaryDirectory(prefix="faregate-") as folder:
             results = await asyncio.gather(*(self._keep(number, folder) for number in range(self._workers)))
         return max(results)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        """Send a signal to all workers."""
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
 
     async def _keep(self, number: int, folder: str) -> int:
         replaced = False
         while True:
             started = time.monotonic()
             process = await asyncio.create_subprocess_exec(*self._command, "--worker", str(number), "--run-folder", folder)
+            self._processes[number] = process
             waiting = asyncio.ensure_future(process.wait())
             ending = asyncio.ensure_future(self._ending.wait())
             await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)

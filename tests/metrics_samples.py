@@ -89,6 +89,7 @@ def everything(metrics: Metrics) -> None:
     metrics.overran(cause="usage_above_cap", nusd=7)
     metrics.price_lookup("found")
     metrics.swept(3)
+    metrics.reloaded(outcome="ok")
     metrics.in_flight.value += 1
 
 

@@ -20,6 +20,7 @@ from router.domain.budgets import BucketSet, Refusal, Reservation, WindowMoved
 from router.domain.records import SpendRecord
 from router.errors import StoreUnavailable
 from router.fleet import Fleet
+from router.live_controls import LiveControls
 from router.metrics import Metrics
 from router.metrics_ledger import MeteredStore
 from router.pipeline import Pipeline
@@ -28,6 +29,7 @@ from router.reservation import Reservations
 from router.settings.load import load_text, price_book
 from router.settlement import Settlements
 from router.snapshot import Snapshot
+from tests.control_fakes import MemoryControls
 
 NOW_MS = 1_790_000_000_000
 PRICE = 10_000
@@ -360,6 +362,7 @@ class World:
         self.metrics = Metrics()
         self.metrics.configure(config)
         self.live: dict[str, Attempt] = {}
+        self.controls = LiveControls(MemoryControls(), self.fleet, keys_changed=lambda: None)
         ids = itertools.count(1)
         metered = MeteredStore(self.ledger, self.metrics, clock=self.clock)
         self.pipeline = Pipeline(
@@ -372,6 +375,7 @@ class World:
             settlements=Settlements(Delivering(self.ledger), self.metrics, clock=self.clock, clock_ms=lambda: NOW_MS),
             metrics=self.metrics,
             log=None,
+            controls=self.controls,
             live=self.live,
             clock=self.clock,
             clock_ms=lambda: NOW_MS,

@@ -33,6 +33,11 @@ class View:
         self._books = books
         self._clock_ms = clock_ms
 
+    def switch(self, snapshot: Snapshot, admission: Admission) -> None:
+        """Show another configuration from now on."""
+        self.snapshot = snapshot
+        self._admission = admission
+
     async def admit(self, headers: Headers) -> Principal:
         """See `Admission.admit`."""
         return await self._admission.admit(headers)

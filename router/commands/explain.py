@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from router.adapters.choose import default_store, must_exist, visiting
 from router.admission import principal_of_entry
 from router.call import Principal
-from router.commands.options import Config
+from router.commands.options import Config, Store
+from router.controls import Desk
+from router.domain.controls import ControlState, Freezes, closed_deployments
 from router.edge.headers import TAGS
-from router.errors import RouterError
+from router.errors import ConfigError, RouterError
 from router.explain import as_text, explain
 from router.fleet import Fleet
 from router.settings import load_snapshot
@@ -32,16 +36,19 @@ def command(
     tag: Annotated[list[str] | None, typer.Option(help="name=value that the request carries; may be given again.")] = None,
     header: Annotated[list[str] | None, typer.Option(help="name=value of a request header; may be given again.")] = None,
     draw: Annotated[float, typer.Option(min=0.0, max=0.999999, help="Number that stands for chance.")] = 0.5,
+    store: Store = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines; amounts in nano-USD.")] = False,
 ) -> None:
     """Decide on a request as the server would, without sending it, and say why: every candidate, its cost, and its reason.
 
-    All deployments are taken as up, idle and not seen yet. Exit 1 if the request would be refused.
+    What is frozen or drained now is, if there is a ledger. Otherwise all deployments are taken as up, idle and not seen yet.
+    Exit 1 if the request would be refused.
     """
     snapshot = load_snapshot(config)
     headers = {name.lower().encode(): value.encode() for name, value in map(_pair, header or [])}
     if tag:
         headers[TAGS] = ",".join("=".join(_pair(item)) for item in tag).encode()
+    fleet, freezes = _as_controlled(snapshot, store)
     body = sys.stdin.buffer.read() if file == "-" else _read(file)
     try:
         told = explain(
@@ -50,7 +57,8 @@ def command(
             model=model,
             principal=_principal(snapshot, team, key),
             headers=headers,
-            fleet=Fleet(time.monotonic),
+            fleet=fleet,
+            freezes=freezes,
             draw=draw,
         )
     except RouterError as error:
@@ -62,6 +70,27 @@ def command(
         typer.echo(as_text(told))
     if told.error:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _as_controlled(snapshot: Snapshot, store: str | None) -> tuple[Fleet, Freezes]:
+    """The deployments and who is refused, as people want it now. Without a ledger nothing is out."""
+    try:
+        state = asyncio.run(_state(must_exist(store or snapshot.server.store or default_store())))
+    except ConfigError as error:
+        if store:
+            raise
+        if not str(error).startswith("There is no ledger"):
+            typer.echo(f"What is frozen or drained is not known: {error}", err=True)
+        state = ControlState()
+    fleet = Fleet(time.monotonic)
+    deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}
+    fleet.close_deployments(closed_deployments(state.controls, deployments))
+    return fleet, Freezes(state.controls)
+
+
+async def _state(store: str) -> ControlState:
+    async with visiting(store) as ledger:
+        return await Desk(ledger.control_store(), who="", via="").state()
 
 
 def _read(file: str) -> bytes:

@@ -12,9 +12,12 @@ import msgspec
 import typer
 
 from router.adapters.choose import choose_store, must_exist, visiting
+from router.commands.changes import ending
 from router.commands.options import Books, Store
 from router.commands.rerate import command as rerate
+from router.controls import Desk
 from router.domain.budgets import NEVER_MS, BucketState
+from router.domain.controls import ControlState, change_text
 from router.domain.money import format_usd
 from router.ports import Drift
 
@@ -35,7 +38,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show every budget: its limit, what is spent and held, and when it starts anew."""
-    states = asyncio.run(_states(must_exist(choose_store(store, config)), budget, current_only=not everything))
+    states, changes = asyncio.run(_states(must_exist(choose_store(store, config)), budget, current_only=not everything))
     if budget is None and not everything:
         states = _configured(states)
     if as_json:
@@ -44,11 +47,22 @@ def show(
     rows: list[tuple[str, ...]] = [("BUDGET", "SCOPE", "WINDOW", "LIMIT USD", "SPENT USD", "HELD USD", "LEFT USD", "RESETS")]
     rows += [_row(state) for state in states]
     _print_rows(rows)
+    _print_changes(changes)
 
 
-async def _states(store: str, budget: str | None, *, current_only: bool) -> Sequence[BucketState]:
+def _print_changes(changes: ControlState) -> None:
+    """Below the table: which limits are not the configuration's, and why."""
+    for control in changes.of_kind("limit"):
+        if control.target in changes.base:
+            name = f"{control.target} ({control.scope})" if control.scope else control.target
+            how = change_text(control, changes.base[control.target].unit)
+            print(f"{name}: {how}{ending(control.until_ms)} by {control.by}: {control.reason}")
+
+
+async def _states(store: str, budget: str | None, *, current_only: bool) -> tuple[Sequence[BucketState], ControlState]:
     async with visiting(store) as ledger:
-        return await ledger.bucket_states(budget=budget, current_only=current_only)
+        changes = await Desk(ledger.control_store(), who="", via="").state()
+        return await ledger.bucket_states(budget=budget, current_only=current_only), changes
 
 
 def _configured(states: Sequence[BucketState]) -> Sequence[BucketState]:

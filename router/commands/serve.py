@@ -10,6 +10,8 @@ import typer
 from router.commands.options import Config, File, one_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from router.snapshot import Snapshot
 
 
@@ -37,7 +39,7 @@ def command(
     count = workers or snapshot.server.workers
     if count > 1 and worker is None:
         raise typer.Exit(_supervise(snapshot, shown, snapshot.server.port if port is None else port, count))
-    _serve(snapshot, shown, port, worker, run_folder)
+    _serve(snapshot, shown, port, worker, run_folder, load=lambda: load_snapshot(config))
 
 
 def _require_fast_parts() -> None:
@@ -53,8 +55,9 @@ def _require_fast_parts() -> None:
 
 def _refuse_open_door(snapshot: Snapshot, host: str) -> None:
     from router.errors import ConfigError
+    from router.reload import is_open_door
 
-    if snapshot.keys or snapshot.server.allow_anonymous or host in ("127.0.0.1", "::1", "localhost"):
+    if not is_open_door(snapshot, host):
         return
     raise ConfigError(
         f"server: without keys, everybody who reaches {host} could spend your money. Put keys into the configuration "
@@ -62,11 +65,13 @@ def _refuse_open_door(snapshot: Snapshot, host: str) -> None:
     )
 
 
-def _serve(snapshot: Snapshot, host: str, port: int | None, worker: int | None, run_folder: str | None) -> None:
+def _serve(
+    snapshot: Snapshot, host: str, port: int | None, worker: int | None, run_folder: str | None, *, load: Callable[[], Snapshot]
+) -> None:
     from router.serving import RunningApp, run
 
     async def main() -> None:
-        app = RunningApp(snapshot, host=host, port=port, worker=worker or 0, shared=worker is not None, run_folder=run_folder)
+        app = RunningApp(snapshot, host=host, port=port, worker=worker or 0, shared=worker is not None, run_folder=run_folder, load=load)
         app.catch_signals()
         async with app:
             if not worker:

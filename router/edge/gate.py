@@ -44,6 +44,10 @@ class Gate:
         self.max_header_bytes = settings.max_header_bytes
         self.max_connections = settings.max_connections
 
+    def switch(self, call: Serve) -> None:
+        """Serve calls that come from now on by another pipeline."""
+        self._call = call
+
     def work(self, exchange: Exchange, head: RequestHead, operation: Operation) -> Coroutine[Any, Any, None]:
         """What serves a call for a model. It fails only by a bug: then the caller answers and reports."""
         if not head.sound:

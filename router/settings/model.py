@@ -101,7 +101,8 @@ class CompatSettings(Section):
 
 
 class ServerSection(Section):
-    """How the process serves. All of it is fixed until it is started again."""
+    """How the process serves. Addresses, the store, sizes and times of it, and `log_requests`, are fixed until it is started again;
+    the rest follows the file."""
 
     host: Text = "127.0.0.1"
     """Address to listen on. Without keys, only loopback addresses are served unless `allow_anonymous` is set."""

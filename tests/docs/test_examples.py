@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 import shlex
+import time
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 from router import cli
 from router.adapters.choose import visiting
 from router.errors import ConfigError
+from router.fleet import Fleet
+from router.live_controls import LiveControls
 from router.settings import load_snapshot
 from tests.house.source import ROOT, text_files
 
@@ -95,8 +98,10 @@ def configuration_of(page: Path) -> str:
 
 
 async def make_books(store: str) -> None:
-    async with visiting(store):
-        pass
+    """As they are once the configuration of the page was served."""
+    async with visiting(store) as ledger:
+        controls = LiveControls(ledger.control_store(), Fleet(time.monotonic), keys_changed=lambda: None)
+        await controls.publish(load_snapshot("router.yaml"))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page.values[0])])
@@ -108,8 +113,8 @@ def test_commands_in_a_page_work_with_what_the_page_shows(page: Path, tmp_path: 
     for name in ("REDIS_URL", "FAREGATE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    asyncio.run(make_books(store))
     Path("router.yaml").write_text(configuration_of(page), encoding="utf-8")
+    asyncio.run(make_books(store))
     request = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "Hello"}]})
     Path("request.json").write_text(request, encoding="utf-8")
     for verb, *rest in commands_of(page):

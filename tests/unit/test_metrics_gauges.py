@@ -83,6 +83,8 @@ def test_a_deployment_is_in_one_state() -> None:
         ("sim/a", "probe"): 0,
         ("sim/a", "cooldown"): 1,
         ("sim/a", "busy"): 0,
+        ("sim/a", "drained"): 0,
+        ("sim/a", "frozen"): 0,
     }
     assert shown(scrape, "deployment_in_flight") == {("sim/a",): 3}
 

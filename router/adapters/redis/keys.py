@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -27,6 +27,22 @@ def limit_field(bucket_id: str) -> str:
     return f"{bucket_id.partition('|')[0]}|l"
 
 
+def write_limit(limit: int, scoped: Mapping[str, int]) -> str:
+    """A limit as the books keep it: a number of at most 16 digits; if some instances have one of their own, one of 17 digits and
+    then a line for each of them: scope, tab, limit. `reserve.lua` tells the two apart by their length alone.
+    """
+    if not scoped:
+        return str(limit)
+    return "\n".join([f"{limit:017}", *(f"{scope}\t{own}" for scope, own in scoped.items())])
+
+
+def read_limit(value: bytes, scope: str) -> int:
+    """The limit of an instance, from what `write_limit` made."""
+    limit, *scoped = value.decode().split("\n")
+    own = dict(line.split("\t") for line in scoped)
+    return int(own.get(scope, limit))
+
+
 def lease_field(replica: str) -> str:
     """Where the books keep the end of a lease."""
     return f"|{replica}"
@@ -44,7 +60,8 @@ class Keys:
 
         `<bucket id>`: spent and held together, which is what a limit bounds. `<bucket id>|s`: spent. `<bucket id>|d`: debt.
         `<bucket id>|x`: what is added to its limit; `<bucket id>|n` and `|0` to `|59`: windows that roll, see `rolling.lua`.
-        `<budget>|l`: its limit. `|<replica>`: end of its lease. A bucket id has two bars, the escaped name of a budget none.
+        `<budget>|l`: its limit, see `write_limit`. `|<replica>`: end of its lease. A bucket id has two bars, the escaped name
+        of a budget none.
         """
         return f"{{{self.prefix}}}:books"
 
@@ -105,6 +122,16 @@ class Keys:
     def pepper(self) -> str:
         """String: the secret under which key secrets are hashed."""
         return f"{{{self.prefix}}}:pepper"
+
+    @property
+    def controls(self) -> str:
+        """Hash: what people changed while the service runs, and its version. See `controls.lua`."""
+        return f"{{{self.prefix}}}:controls"
+
+    @property
+    def audit_log(self) -> str:
+        """Stream: one entry per change that somebody made."""
+        return f"{{{self.prefix}}}:audit"
 
     @property
     def alerts_marks(self) -> str:

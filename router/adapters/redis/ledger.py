@@ -29,6 +29,7 @@ from router.adapters.entries import (
 from router.adapters.redis import reads
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
+from router.adapters.redis.controls import RedisControls
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
 from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
@@ -146,6 +147,10 @@ class RedisLedger:
         for wire in (self._wire, self._reads):
             await wire.close()
         self._wire = self._reads = NO_WIRE
+
+    def control_store(self) -> RedisControls:
+        """What people change while the service runs, and who changed it."""
+        return RedisControls(self._read, self.keys)
 
     def alert_store(self) -> RedisMarkers:
         """What alerts keep here."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from router.adapters.entries import CLOSED, Entry
-from router.adapters.redis.keys import Keys, counter_fields, limit_field, more_field, read_counters
+from router.adapters.redis.keys import Keys, counter_fields, limit_field, more_field, read_counters, read_limit
 from router.domain.budgets import BucketState
 from router.domain.windows import SLOTS, budget_of, rolling_of, slot_ms, unit_of, window_of
 
@@ -65,15 +65,16 @@ def _state(name: str, ends_ms: int, values: Sequence[bytes | None], rolled: int 
     *counters, limit, more = values
     if counters[0] is None:
         return None
+    scope = name.split("|")[1]
     spent, held, debt = read_counters(counters)
     gone = 0 if rolled is None else spent + held - rolled
     carried = int(more or 0) if rolled is None else 0
     return BucketState(
         budget=budget_of(name),
-        scope=name.split("|")[1],
+        scope=scope,
         window=window_of(name),
         unit=unit_of(name),
-        limit_nusd=None if limit is None else int(limit) + carried,
+        limit_nusd=None if limit is None else read_limit(limit, scope) + carried,
         spent_nusd=max(0, spent - gone),
         held_nusd=held,
         debt_nusd=debt,

@@ -14,6 +14,7 @@ import msgspec
 
 from router.adapters.entries import AUDITOR_MS, CLOSED, KEEP_MS, SEPARATOR, SWEPT_MS, TOMBSTONE_MS, Plan, by_unit, split_ids
 from router.adapters.sqlite.counters import Attempt, Change, Counter, Units, attempt_of, attempt_row, rolling
+from router.adapters.sqlite.schema import scoped_name
 from router.adapters.sqlite.special import Special
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, Unit, WindowMoved
 from router.domain.windows import bucket_id, budget_of, rolling_of, unit_of, window_of
@@ -35,6 +36,8 @@ class Batch:
         self._attempts: dict[str, Attempt | None] = {}
         self._loaded: list[str] = []
         self._limits: dict[str, int] | None = None
+        self._has_scoped = False
+        """Whether an instance of a budget has a limit for itself."""
         self._leases: dict[str, int] | None = None
         self._changed_counters: set[str] = set()
         self._changed_attempts: set[str] = set()
@@ -128,6 +131,9 @@ class Batch:
     def _limit(self, bucket: Bucket) -> int:
         if self._limits is None:
             self._limits = dict(self._db.execute("SELECT name, limit_nusd FROM budget"))
+            self._has_scoped = any("\t" in name for name in self._limits)
+        if self._has_scoped and (own := self._limits.get(scoped_name(bucket.budget, bucket.scope))) is not None:
+            return own
         return self._limits.get(bucket.budget, bucket.limit_nusd)
 
     def _keep_lease(self, replica: str, lease_ms: int) -> None:
@@ -416,6 +422,7 @@ class Batch:
         self._db.executemany("INSERT INTO budget VALUES (?,?)", list(limits.items()))
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('limits_version', ?)", (version,))
         self._limits = dict(limits)
+        self._has_scoped = False
 
     def pepper(self, fresh: bytes) -> bytes:
         """The pepper; `fresh` becomes it at first use."""

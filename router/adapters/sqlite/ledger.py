@@ -16,6 +16,7 @@ import msgspec
 from router.adapters.entries import CLOSED, Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
+from router.adapters.sqlite.controls import SqliteControls
 from router.adapters.sqlite.markers import SqliteMarkers
 from router.adapters.sqlite.reads import Audit, bucket_states
 from router.adapters.sqlite.writer import Writer
@@ -86,6 +87,10 @@ class SqliteLedger:
         if self._writer is not None:
             await self._writer.close()
             self._writer = None
+
+    def control_store(self) -> SqliteControls:
+        """What people change while the service runs, and who changed it."""
+        return SqliteControls(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
 
     def alert_store(self) -> SqliteMarkers:
         """What alerts keep here."""

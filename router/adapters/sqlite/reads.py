@@ -19,8 +19,8 @@ from router.ports import Drift
 def bucket_states(db: sqlite3.Connection, *, budget: str | None, clock_ms: int, current_only: bool) -> list[BucketState]:
     """Buckets by id; only those whose window has not ended at `clock_ms`, unless told otherwise."""
     rows = db.execute(
-        "SELECT b.budget, b.scope, b.label, l.limit_nusd, b.spent, b.held, b.debt, b.ends_ms, b.id, b.more, b.rolling FROM bucket b"
-        " LEFT JOIN budget l ON l.name=b.budget"
+        "SELECT b.budget, b.scope, b.label, coalesce(s.limit_nusd, l.limit_nusd), b.spent, b.held, b.debt, b.ends_ms, b.id, b.more,"
+        " b.rolling FROM bucket b LEFT JOIN budget l ON l.name=b.budget LEFT JOIN budget s ON s.name=b.budget || char(9) || b.scope"
         " WHERE (:budget IS NULL OR b.budget=:budget) AND (:now_ms IS NULL OR b.ends_ms > :now_ms) ORDER BY b.id",
         {"budget": budget, "now_ms": clock_ms if current_only else None},
     )

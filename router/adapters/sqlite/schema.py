@@ -35,6 +35,11 @@ CREATE TABLE IF NOT EXISTS virtual_key (key_id TEXT PRIMARY KEY, stored BLOB NOT
 """
 
 
+def scoped_name(budget: str, scope: str) -> str:
+    """Name in table `budget` of the limit that one instance of a budget has for itself."""
+    return f"{budget}\t{scope}"
+
+
 def connect(path: str, *, timeout_seconds: float) -> sqlite3.Connection:
     """Open the file for use by one thread at a time; transactions are begun and ended by hand.
 

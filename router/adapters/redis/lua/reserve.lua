@@ -72,6 +72,12 @@ if not extending then
   end
 end
 
+-- No number has more than 16 digits: some instances of the budget have a limit of their own, see `write_limit`.
+local function own_limit(limits, id)
+  local _, stop = string.find(limits, '\n' .. string.match(id, '|([^|]*)|') .. '\t', 1, true)
+  return string.match(limits, '^%d+', (stop or 0) + 1)
+end
+
 local n = (#ARGV - 8) / 2
 local ids = 8 + n
 local plain = special and n - (#ARGV[3] - 1) / 3 or n
@@ -91,7 +97,8 @@ if special then
     local unit, mode, kind = string.byte(ARGV[3], at, at + 2)
     local add = by
     if unit ~= 117 then add = extending and 0 or unit == 116 and tonumber(tokens) or 1 end
-    local most = tonumber(have[i + 1] or string.match(told, '^%d+'))
+    local most = have[i + 1] or string.match(told, '^%d+')
+    most = tonumber(#most > 16 and own_limit(most, id) or most)
     local length, used, more, newest = slot_length(id), nil, 0, nil
     local known = true
     if length then
@@ -158,6 +165,8 @@ for i = 1, plain do
       -- None is published: what the caller knows.
       local limits = string.gmatch(ARGV[4], '\n(%d+) ')
       for _ = 1, i do most = limits() end
+    elseif #most > 16 then
+      most = own_limit(most, ARGV[ids + i])
     end
     local left = most - used
     if tightest == 0 or left < least then

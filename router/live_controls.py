@@ -1,0 +1,139 @@
+"""A worker's view of what people change while the service runs: at most half a second old."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import structlog
+
+from router.call import Call
+from router.controls import TRIES, change, drop_ended
+from router.domain.controls import (
+    EVERYBODY,
+    AuditEntry,
+    ControlState,
+    Freezes,
+    base_limits,
+    closed_deployments,
+    decode_state,
+    encode_state,
+    limits_in_force,
+)
+from router.errors import FROZEN, RouterError
+from router.fleet import Fleet
+from router.ports import ControlStore
+from router.reservation import NO_TEAM
+from router.snapshot import Snapshot
+
+log = structlog.get_logger("faregate.controls")
+
+POLL_SECONDS: Final = 0.5
+"""How often a worker looks for changes."""
+
+
+class LiveControls:
+    """One worker's view of the controls, at most `POLL_SECONDS` old while the store answers; the last known one while not."""
+
+    def __init__(self, store: ControlStore, fleet: Fleet, *, keys_changed: Callable[[], None]) -> None:
+        """`keys_changed` is called when what is remembered of minted keys is to be forgotten."""
+        self._store = store
+        self._fleet = fleet
+        self._keys_changed = keys_changed
+        self._deployments: Mapping[str, tuple[str, str]] = {}
+        self.state = ControlState()
+        self.freezes: Freezes | None = None
+        """Who is refused; None: nobody."""
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Make a configuration's limits the ones that the store decides by, with what people changed of them on top.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        base = base_limits(snapshot.budgets)
+
+        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
+            entry = AuditEntry(who="faregate", via="config", action="config.load", target=snapshot.source, before=state.config)
+            return msgspec.structs.replace(state, base=base, config=snapshot.version), _after(entry, snapshot.version)
+
+        self._deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}
+        state = decode_state(await self._store.load())
+        if not state.version or state.config != snapshot.version or state.base != base:
+            state = await change(self._store, edit, limits=True)
+        self._take(state)
+        await self.poll()
+
+    async def poll(self) -> None:
+        """See what changed, and end what has ended.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        version, now_ms = await self._store.look()
+        if not version and self.state.version:
+            await self._restore()
+        elif version != self.state.version:
+            self._take(decode_state(await self._store.load()))
+        if self.state.ends_ms <= now_ms:
+            await self._end()
+
+    async def _restore(self) -> None:
+        """The store was emptied: a freeze must not end by that."""
+        state = msgspec.structs.replace(self.state, version=self.state.version + 1)
+        entry = AuditEntry(who="faregate", via="clock", action="controls.restore", target="store", reason="the store had lost them")
+        if await self._store.commit(
+            encode_state(state), expected=0, version=state.version, entries=[msgspec.json.encode(entry)], limits=limits_in_force(state)
+        ):
+            log.error("the store had lost its controls and limits; they were written anew", controls=len(state.controls))
+            self._take(state)
+
+    async def _end(self) -> None:
+        for _ in range(TRIES):
+            expected, now_ms = await self._store.look()
+            state = decode_state(await self._store.load())
+            state, ended = drop_ended(state, now_ms)
+            entries = [msgspec.json.encode(each) for each in ended]
+            if ended:
+                state = msgspec.structs.replace(state, version=expected + 1)
+            limits = limits_in_force(state)
+            if not ended or await self._store.commit(
+                encode_state(state), expected=expected, version=state.version, entries=entries, limits=limits
+            ):
+                self._take(state)
+                return
+
+    def _take(self, state: ControlState) -> None:
+        keys_changed = state.keys_epoch != self.state.keys_epoch and self.state.version
+        self.state = state
+        freezes = Freezes(state.controls)
+        self.freezes = freezes if freezes else None
+        self._fleet.close_deployments(closed_deployments(state.controls, self._deployments))
+        if keys_changed:
+            self._keys_changed()
+
+
+def _after(entry: AuditEntry, after: str) -> AuditEntry:
+    return msgspec.structs.replace(entry, after=after)
+
+
+def refuse_frozen(call: Call, freezes: Freezes) -> None:
+    """Refuse what people froze.
+
+    Raises:
+        RouterError: 403 with the reason that they gave.
+    """
+    principal, request = call.principal, call.request
+    found = freezes.of(
+        team=principal.team or NO_TEAM, key_id=principal.key_id, key_name=principal.name, user=request.user, model=request.model
+    )
+    if found is None:
+        return
+    whose = "All requests are" if found.target == EVERYBODY else f"Requests of {found.target.replace('=', ' ', 1)} are"
+    until = ""
+    if found.until_ms is not None:
+        until = f" until {datetime.fromtimestamp(found.until_ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    details: dict[str, object] = {"frozen": found.target, "reason": found.reason}
+    raise RouterError(FROZEN, f"{whose} frozen{until}: {found.reason}", details=details)

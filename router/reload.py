@@ -1,0 +1,167 @@
+"""Hot reload: a configuration that changed is read whole, checked and swapped in. A bad one never replaces a good one."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import structlog
+
+from router.errors import ConfigError, StoreUnavailable
+from router.metrics import Metrics
+from router.ports import Endpoint
+from router.snapshot import ServerSettings, Snapshot
+
+log = structlog.get_logger("faregate.reload")
+
+RELOAD_SECONDS: Final = 2.0
+"""How often the file is looked at."""
+SETTLED_SECONDS: Final = 0.25
+"""A file must not have changed for so long before it is read: half of it may be a configuration without budgets."""
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+FIXED: Final = {
+    "host": "host",
+    "port": "port",
+    "workers": "workers",
+    "store": "store",
+    "lease_seconds": "lease",
+    "store_timeout_seconds": "store_timeout",
+    "drain_seconds": "drain",
+    "max_body_bytes": "max_body",
+    "max_header_bytes": "max_header",
+    "max_connections": "max_connections",
+    "log_requests": "log_requests",
+}
+"""Fields of `ServerSettings` that hold for the life of a process, and how the file names them."""
+
+
+def is_open_door(snapshot: Snapshot, host: str) -> bool:
+    """Whether everybody who reaches the address could spend: no key in the configuration, and not only this machine."""
+    return not (snapshot.keys or snapshot.server.allow_anonymous or host in LOOPBACK)
+
+
+def needs_restart(new: ServerSettings, old: ServerSettings) -> list[str]:
+    """The fields under `server` that differ and take effect only when the service is started again."""
+    return [shown for field, shown in FIXED.items() if getattr(new, field) != getattr(old, field)]
+
+
+def keep_fixed(new: Snapshot, old: Snapshot) -> Snapshot:
+    """The new configuration with what is fixed taken from the old one, and with the connections to providers that did not change."""
+    for name, provider in new.providers.items():
+        before = old.providers.get(name)
+        # Certificates are read when a connection is made, and a new file may lie under the same name.
+        if before is not None and before.endpoint.ca_file is None and _same(provider.endpoint, before.endpoint):
+            # Nobody has seen the new one yet.
+            object.__setattr__(provider, "endpoint", before.endpoint)
+    fixed = {field: getattr(old.server, field) for field in FIXED}
+    return dataclasses.replace(new, server=dataclasses.replace(new.server, **fixed))
+
+
+def _same(one: Endpoint, other: Endpoint) -> bool:
+    return all(getattr(one, field.name) == getattr(other, field.name) for field in dataclasses.fields(Endpoint))
+
+
+class Target(Protocol):
+    """What is reloaded."""
+
+    snapshot: Snapshot
+    metrics: Metrics
+    worker: int
+    host: str
+    """Address that is listened on."""
+
+    async def swap(self, snapshot: Snapshot) -> None:
+        """Serve by this configuration from now on. Raises `ConfigError` and `StoreUnavailable`; then nothing has changed."""
+        ...
+
+
+Signature = tuple[int, int, int] | None
+
+
+class Reloader:
+    """Watches the file of a configuration, and reads it when it changed or when somebody asks."""
+
+    def __init__(self, target: Target, load: Callable[[], Snapshot]) -> None:
+        """`load` reads and checks the configuration; it raises `ConfigError` with all findings."""
+        self._target = target
+        self._load = load
+        self._path = target.snapshot.source
+        self._seen = _signature(self._path)
+        self._asked = asyncio.Event()
+        self.findings = ""
+        """What was wrong at the last try; empty if nothing was."""
+
+    def soon(self) -> None:
+        """Read the configuration now, whether the file changed or not."""
+        self._asked.set()
+
+    async def look(self) -> None:
+        """Wait until somebody asks or a moment has passed, then reload if there is a reason."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._asked.wait(), RELOAD_SECONDS)
+        found = _signature(self._path)
+        if not self._asked.is_set() and (found is None or found == self._seen):
+            return
+        self._asked.clear()
+        await self._settled()
+        seen = _signature(self._path)
+        if await self.reload():
+            self._seen = seen
+
+    async def _settled(self) -> None:
+        found = _signature(self._path)
+        while found is not None:
+            await asyncio.sleep(SETTLED_SECONDS)
+            before, found = found, _signature(self._path)
+            if found == before:
+                return
+
+    async def reload(self) -> bool:
+        """Load and swap. False: the store did not answer, and it is to be tried again."""
+        target = self._target
+        try:
+            snapshot = await asyncio.to_thread(self._load)
+            if is_open_door(snapshot, target.host):
+                raise ConfigError(f"{self._path}: keys: without keys, everybody who reaches {target.host} could spend your money")
+            waiting = needs_restart(snapshot.server, target.snapshot.server)
+            await target.swap(snapshot)
+        except ConfigError as exc:
+            self._refused(str(exc))
+            return True
+        except StoreUnavailable as exc:
+            target.metrics.reloaded(outcome="store_away")
+            log.warning("the configuration is not reloaded before the budget store is back", reason=str(exc))
+            return False
+        self.findings = ""
+        target.metrics.reloaded(outcome="ok")
+        if not target.worker:
+            self._say(snapshot, waiting)
+        return True
+
+    def _refused(self, findings: str) -> None:
+        self.findings = findings
+        self._target.metrics.reloaded(outcome="refused")
+        # One worker speaks for all: they read the same file.
+        if not self._target.worker:
+            log.error("the configuration has errors; the one before stays in force", file=self._path, findings=findings)
+
+    def _say(self, snapshot: Snapshot, waiting: list[str]) -> None:
+        log.info("the configuration was reloaded", version=snapshot.version, file=self._path)
+        for warning in snapshot.warnings:
+            log.warning(warning)
+        if waiting:
+            fields = ", ".join(f"server.{name}" for name in waiting)
+            log.warning(f"needs a restart: {fields} of the file differ from what is in force")
+
+
+def _signature(path: str) -> Signature:
+    """What changes with a file; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
