@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Final
 
+from router.alerts.events import KINDS as ALERT_KINDS
 from router.domain.prices import Price
 from router.errors import ALL as ALL_ERRORS
 from router.metrics_labels import UNKNOWN, LabelGuard, names_of
@@ -196,6 +197,8 @@ class Metrics:
             self.price_lookup(_price_result(deployment.price))
         for budget in snapshot.budgets:
             self._add("faregate_budget_refusals_total", 0, budget.name, self._guard.word("action", "refuse"))
+        for kind in ALERT_KINDS if snapshot.receivers else ():
+            self._add("faregate_alerts_total", 0, self._guard.word("kind", kind), self._guard.word("outcome", "dropped"))
 
     def on_scrape(self, callback: Callable[[Scrape], None]) -> None:
         """Call this whenever somebody looks, to set gauges. It must not wait for anything."""

@@ -61,17 +61,16 @@ def split_events(data: bytes) -> list[bytes]:
     return events
 
 
-def event_at(data: bytes, position: int) -> bytes:
-    """The event around a position, terminator included if it has come."""
-    if b"\r" not in data:
-        before, end = data.rfind(b"\n\n", 0, position), data.find(b"\n\n", position)
-        return data[0 if before < 0 else before + 2 : len(data) if end < 0 else end + 2]
-    start = 0
-    for boundary in BOUNDARY.finditer(data):
-        if boundary.end() > position:
-            return data[start : boundary.end()]
-        start = boundary.end()
-    return data[start:]
+def events_around(data: bytes, found: re.Pattern[bytes]) -> Iterator[bytes]:
+    """The events in which a pattern is found, in their order; terminators included if they have come."""
+    if b"\r" in data:
+        yield from (event for event in iter_events(data) if found.search(event) is not None)
+        return
+    match = found.search(data)
+    while match is not None:
+        before, end = data.rfind(b"\n\n", 0, match.start()), data.find(b"\n\n", match.start())
+        yield data[0 if before < 0 else before + 2 : len(data) if end < 0 else end + 2]
+        match = None if end < 0 else found.search(data, end + 2)
 
 
 def latest_events(pieces: Sequence[bytes]) -> Iterator[bytes]:

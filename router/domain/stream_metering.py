@@ -14,7 +14,7 @@ from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, ow
 from router.domain.extras import answered_tier
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
-from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, event_at, latest_events, split_events
+from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, events_around, latest_events, split_events
 from router.domain.usage import Evidence
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -27,6 +27,10 @@ SHORTEST_EVENT_BYTES: Final = 10
 """No event with choices is shorter."""
 _NEAR_BYTES: Final = 2048
 """The end of a stream, its usage and its last finish reason are almost always within so many bytes."""
+_MEASURED_EVENTS: Final = 2
+"""So many events with text tell the envelope: the first one may come with more around it than all others."""
+_USUAL_ENVELOPE: Final = 512
+"""So many bytes around its text are believed of the first event alone."""
 _ENOUGH_EVENTS: Final = 16
 """So many events have an average: the first few may be shorter than those with text."""
 _LATE_EVENTS: Final = 2
@@ -39,6 +43,7 @@ _UNDECIDED_BYTES: Final = 3
 
 # Quotes inside text that a model wrote are escaped, so these bytes can only be keys (or a whole string that is no key).
 _COUNT_KEY: Final = b'_tokens"'
+_USAGE_KEY: Final = b'"usage"'
 _CHOICES_KEY: Final = b'"choices":'
 # An event ends at a blank line: no line end may be between a key and its value, or chunking would matter.
 _USAGE_OBJECT: Final = re.compile(rb'"usage"[ \t]*:[ \t]*[^n\s]')
@@ -69,14 +74,19 @@ class StreamMeter:
     _counted = 0
     _fold_at = _FOLD_BYTES
     _fast = False
-    """Whether whole events need no look: the text has begun, nothing is held, and one choice needs no watching."""
+    """Whether whole events need no look: the envelope is known, nothing is held, and one choice needs no watching."""
     _json: bool | None = None
     _skipping = False
     _oversized = False
     _partly = False
     _first = b""
-    _envelope = 0
+    _measured = 0
+    """Events with text whose envelope was measured."""
+    _smallest = 0
+    """The smallest of their certain envelopes."""
     _envelope_likely = 0
+    _told: tuple[bytes, int] | None = None
+    """The last event with a usage among those that were let go, and the number of events with choices up to it."""
     _tail: tuple[int, reading.Tail] | None = None
     _metered: Metered | None = None
     unread: Callable[[], bytes] | None = None
@@ -182,25 +192,42 @@ class StreamMeter:
     def output_tokens_bound(self) -> int:
         """No tokenizer counts more in what was received: one token per byte that is not envelope.
 
-        The envelope is measured on the first event with text. Reasoning that the provider does not show is
-        not in it; the forwarded cap bounds that.
+        The envelope is the smallest that was measured, and of the first event with text alone no more than is usual.
+        Reasoning that the provider does not show is not in it; the forwarded cap bounds that.
         """
-        return self._bound(self.events, self.total_bytes)
+        return self._bound(self.events, self.total_bytes, self._envelope)
 
     def output_tokens_bound_with(self, chunk: bytes) -> int:
         """What `output_tokens_bound` will be at most when this has been fed."""
-        if not self.content_seen and not self._held and len(chunk) <= self._max_event_bytes:
-            self._look_for_text(chunk[: chunk.rfind(b"\n\n") + 2] if not chunk.endswith(_WHOLE) else chunk)
-        return self._bound(self.events_with(chunk), self.total_bytes + len(chunk))
+        return self._bound(self.events_with(chunk), self.total_bytes + len(chunk), self._envelope_with(chunk))
 
     def events_with(self, chunk: bytes) -> int:
         """What `events` will be at least when this has been fed: one that is cut by the chunking may not count."""
         new = chunk.count(_CHOICES_KEY)
         return self.events + (new if new == 0 or chunk.endswith(_WHOLE) else new - 1)
 
-    def _bound(self, events: int, total_bytes: int) -> int:
-        # An envelope larger than the average event is none: the first text came with more around it than the others.
-        beyond = total_bytes - events * self._envelope
+    @property
+    def _envelope(self) -> int:
+        return self._smallest if self._measured >= _MEASURED_EVENTS else min(self._smallest, _USUAL_ENVELOPE)
+
+    def _envelope_with(self, chunk: bytes) -> int:
+        """What the envelope will be at most when this has been fed."""
+        if self._held or len(chunk) > self._max_event_bytes:
+            return self._envelope
+        whole = chunk if chunk.endswith(_WHOLE) else chunk[: chunk.rfind(b"\n\n") + 2]
+        here = [certain for certain, _ in _envelopes(whole, _MEASURED_EVENTS)]
+        self.content_seen = self.content_seen or bool(here)
+        if self._measured >= _MEASURED_EVENTS:
+            # Looked at now and then only, but whatever is smaller holds for all.
+            self._smallest = min(self._smallest, *here) if here else self._smallest
+            return self._smallest
+        known = [self._smallest] * self._measured + here
+        return min(known if len(known) >= _MEASURED_EVENTS else [*known, _USUAL_ENVELOPE]) if known else 0
+
+    @staticmethod
+    def _bound(events: int, total_bytes: int, envelope: int) -> int:
+        # An envelope larger than the average event is none: the first texts came with more around them than the others.
+        beyond = total_bytes - events * envelope
         if beyond < 0 and events >= _ENOUGH_EVENTS:
             return total_bytes
         return beyond if beyond > events else events
@@ -225,7 +252,7 @@ class StreamMeter:
             self._json = False
         if self._json is False:
             relayed = self._advance(chunk)
-            self._fast = self.content_seen and self._choices == 1 and not self._held
+            self._fast = self._measured >= _MEASURED_EVENTS and self._choices == 1 and not self._held
             return relayed if self._strip else chunk
         if self._json is None:
             return self._begin(chunk)
@@ -246,7 +273,7 @@ class StreamMeter:
             relayed = start
         else:
             relayed = self._advance(start)
-            self._fast = self.content_seen and self._choices == 1 and not self._held
+            self._fast = self._measured >= _MEASURED_EVENTS and self._choices == 1 and not self._held
         return relayed if self._strip else chunk
 
     def _keep_json(self, chunk: bytes) -> None:
@@ -296,26 +323,19 @@ class StreamMeter:
             self._pieces.append(piece)
         if not self._first and _CHOICES_KEY in piece:
             self._first = piece
-        if not self.content_seen:
-            self._look_for_text(piece)
+        if self._measured < _MEASURED_EVENTS:
+            self._measure(piece)
         if self._choices > 1 and _ENDED_CHOICE.search(piece) is not None:
             self._finished |= reading.ended_choices(piece)
         return self._without_usage(piece) if self._strip and _COUNT_KEY in piece else piece
 
-    def _look_for_text(self, piece: bytes) -> None:
-        """Measure the envelope on the first event with text, if it is here."""
-        found = _CONTENT.search(piece)
-        if found is None:
-            return
-        event = event_at(piece, found.start())
-        if _CHOICES_KEY not in event:
-            with_text = [one for one in split_events(piece) if _CHOICES_KEY in one and _CONTENT.search(one) is not None]
-            if not with_text:
-                return
-            event = with_text[0]
-        self.content_seen = True
-        # A line end before it may belong to the event before: that depends on the chunking.
-        self._envelope, self._envelope_likely = reading.envelope_bytes(event.lstrip(b"\r\n"))
+    def _measure(self, piece: bytes) -> None:
+        """Measure the envelope on the first events with text, if they are here."""
+        for certain, likely in _envelopes(piece, _MEASURED_EVENTS - self._measured):
+            self._smallest = min(certain, self._smallest) if self._measured else certain
+            self._envelope_likely = min(likely, self._envelope_likely) if self._measured else likely
+            self._measured += 1
+            self.content_seen = True
 
     def _without_usage(self, piece: bytes) -> bytes:
         found = _USAGE_OBJECT.search(piece)
@@ -331,11 +351,23 @@ class StreamMeter:
         pieces = self._pieces
         new = pieces[self._counted :]
         if new:
-            self._events += (new[0] if len(new) == 1 else b"".join(new)).count(_CHOICES_KEY)
+            block = new[0] if len(new) == 1 else b"".join(new)
+            self._events += block.count(_CHOICES_KEY)
+            told = block.rfind(_USAGE_KEY) if _COUNT_KEY in block else -1
+            if told >= 0:
+                self._remember(block, told)
             if len(pieces) > _FOLD_PIECES or self.total_bytes > self._fold_at:
                 pieces[:] = _last_with_payload(pieces)
                 self._fold_at = self.total_bytes + _FOLD_BYTES
             self._counted = len(pieces)
+
+    def _remember(self, block: bytes, told: int) -> None:
+        """Keep the last usage of a block: more events may follow it than are kept."""
+        events = list(events_around(block[max(0, block.rfind(b"\n\n", 0, told)) :], _USAGE_OBJECT))
+        if events:
+            event = events[-1]
+            after = block.count(_CHOICES_KEY, block.rfind(event) + len(event))
+            self._told = (event, self._events - after)
 
     def _recent(self) -> list[bytes]:
         """The last events that carry data."""
@@ -376,6 +408,11 @@ class StreamMeter:
             self._partly = self.gap != b""
             self._drain()
         tail = self._read_tail()
+        if not tail.usages:
+            events = self.events
+            if self._told is not None:
+                event, before = self._told
+                tail = reading.with_usage(tail, event, events - before)
         return self._plainly_told(tail) or self._weighed(tail, complete=complete)
 
     def _plainly_told(self, tail: reading.Tail) -> Metered | None:
@@ -426,6 +463,13 @@ class StreamMeter:
         with_text = max(0, events - seen.empty)
         written = self.total_bytes - seen.empty_bytes - with_text * self._envelope_likely if self.content_seen or self._oversized else 0
         return own_output_tokens(max(0, written), at_least=with_text, cap_total=self._limits.output_cap_total)
+
+
+def _envelopes(piece: bytes, most: int) -> list[tuple[int, int]]:
+    """(certain, likely) envelope of the first events with text."""
+    with_text = (event for event in events_around(piece, _CONTENT) if _CHOICES_KEY in event)
+    # A line end before one may belong to the event before: that depends on the chunking.
+    return [reading.envelope_bytes(event.lstrip(b"\r\n")) for event in islice(with_text, most)]
 
 
 def _last_with_payload(pieces: list[bytes]) -> list[bytes]:

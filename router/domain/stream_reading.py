@@ -183,6 +183,14 @@ def read_tail(events: Iterable[bytes]) -> Tail:
     return Tail(done=done, error=error, finish_reason=finish_reason, model=model, usages=tuple(usages))
 
 
+def with_usage(tail: Tail, event: bytes, after: int) -> Tail:
+    """The tail with the usage of an event from before it. `after`: events with choices that came after that one."""
+    found = _last_event(event_data(event))
+    if found is None or found[1] is None:
+        return tail
+    return msgspec.structs.replace(tail, usages=((found[1], found[2], after),))
+
+
 class Survey(msgspec.Struct):
     """Which events carry no text that a model wrote."""
 

@@ -101,13 +101,18 @@ def test_alerts_ask_for_metrics_and_codes_that_exist(rule: dict[str, Any]) -> No
 
 def test_every_alert_has_a_test_that_makes_it_fire() -> None:
     """An untested alert is found to be wrong on the night on which it was needed."""
-    tests = load_yaml(PROMETHEUS / "alerts_test.yml")["tests"]
+    tests = [test for name in ("alerts_test.yml", "alerts_slow_test.yml") for test in load_yaml(PROMETHEUS / name)["tests"]]
     fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
     assert fired == {rule["alert"] for rule in ALERTS}
 
 
 @pytest.mark.parametrize(
-    "command", [("test", "rules", "alerts_test.yml"), ("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml")]
+    "command",
+    [
+        ("test", "rules", "alerts_test.yml", "alerts_slow_test.yml"),
+        ("check", "rules", "alerts.yml"),
+        ("check", "config", "prometheus.yml"),
+    ],
 )
 def test_promtool_accepts(command: tuple[str, ...]) -> None:
     """Prometheus' own tool runs the tests of the alerts and reads the configuration."""
