@@ -17,7 +17,7 @@ from statistics import median
 
 import msgspec
 
-from router.alerts.forecast import LEAST_SHARE, forecast, shape_of
+from router.alerts.forecast import LEAST_SHARE, Forecast, forecast, shape_of
 from router.alerts.statistics import Statistics
 from router.domain.budgets import Budget, WindowKind
 
@@ -117,11 +117,11 @@ class Simulation:
         result.kept += 1
         result.told_kept += told is not None
 
-    def exceeded(self, exhausted: int, told: object, result: Result) -> None:
+    def exceeded(self, exhausted: int, told: tuple[int, Forecast] | None, result: Result) -> None:
         result.exceeded += 1
         if told is None:
             return
-        now, found = told  # type: ignore[misc]
+        now, found = told
         result.told_exceeded += 1
         result.ahead.append((exhausted - now) / self.length)
         result.error.append(abs(found.likely_ms - exhausted) / self.length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -144,9 +145,14 @@ def usual_weeks(*spends: int) -> dict[int, int]:
     return {hour - WEEK_HOURS * (week + 1): int(from_usd(usd)) for week, usd in enumerate(spends)}
 
 
-def look(hours: dict[int, int], **more: object) -> bool:
-    given = {"first_hour": NOW // HOUR_MS - 5 * WEEK_HOURS, "least_samples": 4, "factor": 6.0, "least_nusd": from_usd(1)} | more
-    return anomaly("", hours, now_ms=NOW + 5 * 60_000, **given) is not None  # type: ignore[arg-type]
+def look(hours: dict[int, int], **more: Any) -> bool:
+    given: dict[str, Any] = {
+        "first_hour": NOW // HOUR_MS - 5 * WEEK_HOURS,
+        "least_samples": 4,
+        "factor": 6.0,
+        "least_nusd": from_usd(1),
+    } | more
+    return anomaly("", hours, now_ms=NOW + 5 * 60_000, **given) is not None
 
 
 @pytest.mark.parametrize(
