@@ -140,9 +140,7 @@ class Service:
         self.ledger: Ledger = open_ledger(store, timeout_seconds=None if _is_file(store) else server.store_timeout_seconds)
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
-        self._control_store = self.ledger.control_store()
-        self.controls = LiveControls(self._control_store, self.fleet, keys_changed=lambda: self.admission.forget())
-        await self.controls.publish(snapshot)
+        await self._take_control(snapshot)
         self.metered = MeteredStore(self.ledger, self.metrics, clock=time.monotonic)
         self.outbox = Outbox(_outbox_path(store, self.worker), self.metered)
         await self.outbox.start()
@@ -162,6 +160,12 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+
+    async def _take_control(self, snapshot: Snapshot) -> None:
+        """See what people changed, and publish the limits with that on top."""
+        self._control_store = self.ledger.control_store()
+        self.controls = LiveControls(self._control_store, self.fleet, keys_changed=lambda: self.admission.forget())
+        await self.controls.publish(snapshot)
 
     def _make_gate(self) -> None:
         self._view = View(

@@ -12,6 +12,7 @@ import structlog
 from router.call import Call
 from router.controls import TRIES, change, drop_ended
 from router.domain.controls import (
+    DEFAULT_TEAM,
     EVERYBODY,
     AuditEntry,
     ControlState,
@@ -25,7 +26,6 @@ from router.domain.controls import (
 from router.errors import FROZEN, RouterError
 from router.fleet import Fleet
 from router.ports import ControlStore
-from router.reservation import NO_TEAM
 from router.snapshot import Snapshot
 
 log = structlog.get_logger("faregate.controls")
@@ -127,7 +127,7 @@ def refuse_frozen(call: Call, freezes: Freezes) -> None:
     """
     principal, request = call.principal, call.request
     found = freezes.of(
-        team=principal.team or NO_TEAM, key_id=principal.key_id, key_name=principal.name, user=request.user, model=request.model
+        team=principal.team or DEFAULT_TEAM, key_id=principal.key_id, key_name=principal.name, user=request.user, model=request.model
     )
     if found is None:
         return

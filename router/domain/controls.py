@@ -14,6 +14,8 @@ ControlKind = Literal["limit", "freeze", "drain"]
 FREEZABLE: Final = ("team", "key", "user", "model")
 """Dimensions that a freeze can name; `all` needs none."""
 EVERYBODY: Final = "all"
+DEFAULT_TEAM: Final = "default"
+"""Team of a key without one, as budgets count it."""
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
