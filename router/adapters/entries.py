@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
-from router.domain.budgets import NEVER_MS, Bucket, BucketSet
+from router.domain.budgets import NEVER_MS, REST, Bucket, BucketSet, Refusal
 from router.domain.money import MAX_NUSD
-from router.domain.windows import bucket_id, unit_of
+from router.domain.windows import bucket_id, ends_unused, unit_of
 
 KEEP_MS: Final = 40 * 86_400_000
 """How long the counters of a window are kept after its end."""
+KEEP_INVENTED_MS: Final = 8 * 86_400_000
+"""The same where clients make up the scope: longer than a swept attempt can still be corrected."""
+IDLE_MS: Final = 7 * 86_400_000
+"""After so long without use a session's window that never ends counts as ended."""
 TOMBSTONE_MS: Final = 15 * 60_000
 """How long a settled or voided attempt is remembered, so that a second delivery does nothing."""
 SWEPT_MS: Final = 7 * 86_400_000
@@ -79,7 +84,7 @@ def by_unit(name: str, spent: int, debt: int, tokens: int, tokens_debt: int, cal
 
 def is_special(bucket: Bucket) -> bool:
     """Whether a bucket is not a plain one, and what is left in it is told with every hold."""
-    return bucket.unit != "usd" or bucket.rolling_ms > 0 or bucket.shadow or bucket.carry_ppm > 0
+    return bucket.unit != "usd" or bucket.rolling_ms > 0 or bucket.shadow or bucket.carry_ppm > 0 or bucket.steers
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class Plan:
     """What a bucket set comes to in a store."""
 
     buckets: tuple[Bucket, ...]
-    """First those that are plain: nano-USD in a window that does not roll, not on trial, with nothing carried over."""
+    """First those that are plain: nano-USD in a window that does not roll, not on trial, with nothing carried over, without steps."""
     plain: int
     """How many of them are."""
     ids: tuple[str, ...]
@@ -97,23 +102,47 @@ class Plan:
     """The latest begin of all windows."""
     ends_ms: int
     """The earliest end of all windows."""
+    bounded: tuple[int, ...]
+    """Places of buckets of which there may be only so many."""
+    idle: tuple[int, ...]
+    """Places of buckets whose window ends when they were not used for long."""
+
+
+def crowded(bucket: Bucket) -> Refusal:
+    """The refusal of a bucket that would be one scope too many."""
+    return Refusal(bucket=bucket, limit_nusd=bucket.max_scopes, spent_nusd=0, held_nusd=0, needed_nusd=1, crowded=True)
+
+
+def share_rest(bucket: Bucket, buckets: BucketSet) -> None:
+    """Plan a set anew: this one of its buckets came too late, and counts in the scope that all such share."""
+    names = [part.partition("=")[0] for part in bucket.scope.split("&")]
+    rest = replace(bucket, scope="&".join([f"{name}={REST}" for name in names]), max_scopes=0)
+    del buckets.encoded["plan"]
+    buckets.encoded["plan"] = _plan([rest if b == bucket else b for b in buckets.encoded.get("members", buckets.buckets)], buckets)
 
 
 def plan(buckets: BucketSet) -> Plan:
     """The plan of a set, made once and kept with it."""
     made: Plan | None = buckets.encoded.get("plan")
     if made is None:
-        members = tuple(sorted(buckets.buckets, key=is_special))
-        ids = tuple(bucket_id(b) for b in members)
-        made = buckets.encoded["plan"] = Plan(
-            buckets=members,
-            plain=sum(not is_special(b) for b in members),
-            ids=ids,
-            joined=SEPARATOR.join(ids),
-            starts_ms=max((b.starts_ms for b in buckets.buckets), default=0),
-            ends_ms=min((b.ends_ms for b in buckets.buckets), default=NEVER_MS),
-        )
+        made = buckets.encoded["plan"] = _plan(buckets.buckets, buckets)
     return made
+
+
+def _plan(given: Sequence[Bucket], buckets: BucketSet) -> Plan:
+    buckets.encoded["members"] = given
+    members = tuple(sorted(given, key=is_special))
+    ids = tuple(bucket_id(b) for b in members)
+    return Plan(
+        buckets=members,
+        plain=sum(not is_special(b) for b in members),
+        ids=ids,
+        joined=SEPARATOR.join(ids),
+        starts_ms=max((b.starts_ms for b in members), default=0),
+        ends_ms=min((b.ends_ms for b in members), default=NEVER_MS),
+        bounded=tuple(i for i, b in enumerate(members) if b.max_scopes),
+        idle=tuple(i for i, name in enumerate(ids) if ends_unused(name) and not members[i].rolling_ms),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,13 @@ import msgspec
 Unit = Literal["usd", "requests", "tokens", "concurrent"]
 """What a budget counts: nano-USD; calls; tokens in and out; calls that are under way."""
 WindowKind = Literal["minute", "hour", "day", "week", "month", "lifetime", "rolling"]
+StepAction = Literal["downgrade", "refuse"]
+"""What a budget does before it is used up: only small models, or none."""
 Dimension = str
 """`org`, `team`, `key`, `user`, `session`, `route`, `model`, `provider` or `tag:<name>`."""
 
+REST: Final = "*"
+"""Scope of all values beyond those that a budget counts by themselves. No value is escaped to this."""
 NEVER_MS: Final = 2**53 - 1
 """End of a window that does not end."""
 
@@ -44,10 +48,10 @@ class Budget:
     """Most values of `each` that are counted in one window."""
     beyond: Literal["refuse", "other"] = "refuse"
     """What a value beyond `max_scopes` meets: a refusal, or the one scope `other` for all of them."""
-    idle_ms: int = 7 * 86_400_000
-    """A session that was not used for so long is forgotten."""
     alert_at: tuple[float, ...] = (0.5, 0.8, 0.95, 1.0)
     """Shares of the limit whose crossing people are told of, in rising order."""
+    steps: tuple[tuple[float, StepAction], ...] = ()
+    """Shares of the limit from which on less is let through."""
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -78,6 +82,12 @@ class Bucket:
     before: str = ""
     """The window directly before, if something of it may be carried over."""
     carry_ppm: int = 0
+    max_scopes: int = 0
+    """Most scopes of the budget in this window; 0: no bound."""
+    shares_rest: bool = False
+    """Beyond that, all others are counted in one scope, `REST`; else they are refused."""
+    steers: bool = False
+    """What is left in it is told with every hold: it has steps."""
 
 
 @dataclass(slots=True, eq=False)
@@ -125,6 +135,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     needed_nusd: int
     retry_after_ms: int | None = None
     """After so long there is room again by itself: the window ends, or enough leaves it. None: that cannot be said."""
+    crowded: bool = False
+    """It is not full: `limit_nusd` scopes of its budget are counted already, and this would be one more."""
 
     @property
     def left_nusd(self) -> int:

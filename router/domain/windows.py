@@ -102,6 +102,17 @@ def window_of(bucket_name: str) -> str:
     return label[:-2] if label[-2:] in _UNITS else label
 
 
+def is_invented(scope: str) -> bool:
+    """Whether clients can make up values of a scope as they like: users, sessions, tags."""
+    return "user=" in scope or "session=" in scope or "tag:" in scope
+
+
+def ends_unused(bucket_name: str) -> bool:
+    """Whether the bucket with this id is forgotten once it was not used for long, and its id may come again."""
+    _, scope, label = bucket_name.split("|")
+    return label.startswith("last-") or (label[:3] == "all" and "session=" in scope)
+
+
 def rolling_of(bucket_name: str) -> int:
     """Length of a rolling window by the bucket's id, ms; 0 if its window is of another kind."""
     label = window_of(bucket_name)
@@ -137,6 +148,13 @@ def applies(budget: Budget, *, dims: Mapping[str, str], tags: Mapping[str, str])
     return True
 
 
+def scope_of(budget: Budget, *, dims: Mapping[str, str], tags: Mapping[str, str]) -> str | None:
+    """The scope of the bucket that an attempt falls under; None if the budget does not apply to it."""
+    if not applies(budget, dims=dims, tags=tags):
+        return None
+    return "" if budget.each is None else _scope(budget, dims, tags)
+
+
 def bucket_at(budget: Budget, scope: str, now_ms: int) -> Bucket:
     """The bucket of a budget for this scope at this moment."""
     label, starts_ms, ends_ms = window_at(budget.window, budget.timezone, now_ms)
@@ -155,6 +173,9 @@ def bucket_at(budget: Budget, scope: str, now_ms: int) -> Bucket:
         rolling_ms=budget.rolling_ms,
         before=window_at(budget.window, budget.timezone, starts_ms - 1)[0] if budget.carry_ppm and starts_ms else "",
         carry_ppm=budget.carry_ppm,
+        max_scopes=budget.max_scopes if any(is_invented(f"{name}=") for name in budget.dimensions) else 0,
+        shares_rest=budget.beyond == "other",
+        steers=bool(budget.steps),
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 
 from router.settings.findings import one_of, shown
 from router.settings.model_alerts import Thresholds
-from router.settings.types import Section, Text, Words, all_defaults, as_mapping, format_money
+from router.settings.types import Count, Section, Text, Words, all_defaults, as_mapping, format_money
 from router.settings.units import ROLLING, MoneyPer, parse_money_per, parse_share, parse_window, write_window
 
 DIMENSIONS: Final = ("key", "team", "org", "user", "session", "route", "model", "provider")
@@ -143,6 +143,10 @@ class SpendLimit(Section):
     carry_over: CarryOver = 0.0
     """What was left of the window directly before is added to this one, up to this share of the limit: `true` (all of it), `20%`.
     Only for windows of the calendar. Default: nothing."""
+    max_scopes: Annotated[Count, Field(ge=1)] = 100_000
+    """Most users, sessions or values of a tag that are counted at once, where `each` names something that clients make up."""
+    over_max_scopes: Literal["refuse", "other"] = "refuse"
+    """A new one beyond that is refused, or counted with all `other` ones together, under the same limit."""
     at: Thresholds = (0.5, 0.8, 0.95, 1.0)
     """Shares of the limit at which `notify` tells people, once per window: `[50%, 80%]`; `[]` for none. `{80%: downgrade}` lets only
     models with `size: small` through from there on, `{95%: refuse}` (or `block`) none; `notify` only tells.

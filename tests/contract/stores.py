@@ -134,7 +134,8 @@ class RedisStore(_Replicas):
             await self.command("HSET", opened, key.decode(), older.decode())
 
     async def forget(self, bucket_id: str) -> None:
-        await self.command("ZADD", "{fg}:index", 1, bucket_id)
+        for index in ("{fg}:index", "{fg}:index:scopes"):
+            await self.command("ZADD", index, "XX", 1, bucket_id)
 
     async def command(self, *values: str | int) -> list[bytes]:
         wire = Wire(parse_url(self._url), timeout_seconds=5)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from router.domain.budgets import Bucket, BucketSet, Refusal, Reservation
+from router.domain.budgets import Bucket, BucketSet, Refusal, Reservation, Unit
 from router.domain.windows import bucket_id
 from router.ports import Drift, Ledger
 from tests.contract.stores import HOUR_MS, SLOT_MS, Store, bucket, buckets, counters, held, records, rolling_bucket
@@ -275,3 +276,63 @@ async def test_a_rolling_bucket_that_was_forgotten_begins_anew(store: Store) -> 
     assert len(await records(ledger)) == 2
     await ledger.trim(before_ms=await store.now_ms() + HOUR_MS)
     assert await ledger.verify() == []
+
+
+def _user(name: str, *, rest: bool = False, **more: Any) -> BucketSet:
+    return buckets(bucket("per-user", limit=100, scope=f"user={name}", max_scopes=2, shares_rest=rest, **more))
+
+
+@pytest.mark.parametrize("unit", ["usd", "requests"])
+async def test_clients_cannot_make_up_more_scopes_than_are_counted(store: Store, unit: Unit) -> None:
+    """Every name is a counter: without a bound, one client fills the store; uncounted, it would spend without a limit."""
+    one, two = await store.replica("one"), await store.replica("two")
+    for name in ("alice", "bob", "alice"):
+        await one.settle(await held(one, 10, _user(name, unit=unit)), charge_nusd=10, record=RECORD)
+    refusal = await _refused(two, 10, _user("carol", unit=unit))
+    assert (refusal.crowded, refusal.limit_nusd, refusal.bucket.scope) == (True, 2, "user=carol")
+    assert len(await one.bucket_states()) == 2
+    await held(two, 10, _user("bob", unit=unit))
+    assert await one.verify() == []
+
+
+async def test_scopes_beyond_the_bound_may_share_one(ledger: Ledger) -> None:
+    """Nobody is turned away, and all that came too late have one limit together."""
+    for name in ("alice", "bob"):
+        await held(ledger, 10, _user(name, rest=True))
+    carol = _user("carol", rest=True)
+    first = await held(ledger, 60, carol)
+    assert (await _refused(ledger, 60, _user("dave", rest=True))).bucket.scope == "user=*"
+    assert (await held(ledger, 20, carol)).tightest_left_nusd == 20
+    await ledger.settle(first, charge_nusd=50, record=RECORD)
+    assert {s.scope: (s.spent_nusd, s.held_nusd) for s in await ledger.bucket_states()} == {
+        "user=alice": (0, 10), "user=bob": (0, 10), "user=*": (50, 20)
+    }  # fmt: skip
+    assert await ledger.verify() == []
+
+
+async def test_a_scope_that_is_forgotten_makes_room(store: Store) -> None:
+    """The bound is one on what is kept now, not on all that ever was."""
+    ledger = await store.replica("one")
+    for name in ("alice", "bob"):
+        await ledger.settle(await held(ledger, 10, _user(name)), charge_nusd=10, record=RECORD)
+    await store.forget(bucket_id(_user("alice").buckets[0]))
+    await ledger.sweep()
+    await held(ledger, 10, _user("carol"))
+    assert (await _refused(ledger, 10, _user("dave"))).crowded
+
+
+async def test_a_session_that_nobody_uses_is_forgotten_and_one_with_a_hold_is_not(store: Store) -> None:
+    """Its window never ends, so it must end by itself; its charges stay in the log."""
+    ledger = await store.replica("one")
+    idle, busy = (buckets(bucket("run", scope=f"session={name}", max_scopes=9)) for name in ("idle", "busy"))
+    await ledger.settle(await held(ledger, 60, idle), charge_nusd=50, record=RECORD)
+    await held(ledger, 60, busy)
+    for _ in range(2):
+        for where in (idle, busy):
+            await store.forget(bucket_id(where.buckets[0]))
+        await ledger.sweep()
+        assert await ledger.verify() == []
+    assert [s.scope for s in await ledger.bucket_states(current_only=False)] == ["session=busy"]
+    await ledger.settle(await held(ledger, 60, idle), charge_nusd=30, record=RECORD)
+    assert (await held(ledger, 970, idle)).tightest_left_nusd == 0
+    assert await ledger.verify() == [] == await ledger.audit()

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from router.adapters.entries import KEEP_MS, by_unit, in_unit, split_ids
+from router.adapters.entries import KEEP_INVENTED_MS, KEEP_MS, by_unit, in_unit, split_ids
 from router.adapters.redis.keys import Keys, counter_fields, read_counters
 from router.adapters.redis.reads import Read, bucket_index, now_ms
 from router.adapters.redis.scripts import script
 from router.domain.budgets import NEVER_MS
+from router.domain.windows import is_invented
 from router.ports import Drift
 
 LOG_PAGE: Final = 256
@@ -58,9 +59,9 @@ class Audit:
         if not self._caught_up:
             await self._begin()
         names = {name: ends_ms async for name, ends_ms in bucket_index(self._read, self._keys, "-inf")}
-        oldest_ms = await now_ms(self._read) - KEEP_MS
+        now = await now_ms(self._read)
         # Of buckets whose counters are gone only those count that cannot have been dropped for their age yet.
-        lost = (name for name, at_ms in self._last_ms.items() if name not in names and at_ms > oldest_ms)
+        lost = (name for name, at_ms in self._last_ms.items() if name not in names and at_ms > now - _kept_ms(name))
         wanted = sorted({*names, *lost})
         found: list[Drift] = []
         held: dict[str, int] = {}
@@ -69,7 +70,7 @@ class Audit:
             values, held = await self._catch_up(some)
             for i, name in enumerate(some):
                 counters = values[3 * i : 3 * i + 3]
-                if counters[0] is not None or names.get(name, NEVER_MS) >= oldest_ms:
+                if counters[0] is not None or names.get(name, NEVER_MS) >= now - _kept_ms(name):
                     found += self._drifts(name, counters, held.get(name, 0))
         unknown = sorted(name for name in held if name not in names)
         return found + [Drift(name, 0, held[name], "held") for name in unknown]
@@ -120,6 +121,10 @@ class Audit:
             yield Drift(name, counted, held, "held")
         if debt != self._debt[name]:
             yield Drift(name, debt, self._debt[name], "debt")
+
+
+def _kept_ms(name: str) -> int:
+    return KEEP_INVENTED_MS if is_invented(name.split("|")[1]) else KEEP_MS
 
 
 def _held(holds: Sequence[bytes]) -> dict[str, int]:

@@ -60,6 +60,7 @@ class Keys:
 
         `<bucket id>`: spent and held together, which is what a limit bounds. `<bucket id>|s`: spent. `<bucket id>|d`: debt.
         `<bucket id>|x`: what is added to its limit; `<bucket id>|n` and `|0` to `|59`: windows that roll, see `rolling.lua`.
+        `<budget>|<window>|k`: how many scopes it has that clients made up. `<bucket id>|i`: see `sweep.lua`.
         `<budget>|l`: its limit, see `write_limit`. `|<replica>`: end of its lease. A bucket id has two bars, the escaped name
         of a budget none.
         """
@@ -97,6 +98,11 @@ class Keys:
     def index(self) -> str:
         """Zset: bucket id -> end of its window, ms."""
         return f"{{{self.prefix}}}:index"
+
+    @property
+    def scopes(self) -> str:
+        """Zset: the same of buckets whose scope clients make up."""
+        return f"{self.index}:scopes"
 
     @property
     def log(self) -> str:

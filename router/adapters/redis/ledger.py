@@ -15,16 +15,20 @@ import msgspec
 
 from router.adapters.entries import (
     AUDITOR_MS,
+    IDLE_MS,
+    KEEP_INVENTED_MS,
     KEEP_MS,
     SWEPT_MS,
     TOMBSTONE_MS,
     checked_amount,
     checked_attempt,
+    crowded,
     in_unit,
     is_attempt,
     is_special,
     plan,
     present,
+    share_rest,
 )
 from router.adapters.redis import reads
 from router.adapters.redis.audit import Audit
@@ -78,7 +82,7 @@ class _Calls:
 
 def _told(bucket: Bucket) -> str:
     """The line of a bucket, see `reserve.lua`."""
-    line = f"{bucket.limit_nusd} {bucket.ends_ms}"
+    line = f"{bucket.limit_nusd} {bucket.ends_ms} {bucket.max_scopes}"
     return f"{line} {bucket.carry_ppm} {bucket_id(replace(bucket, window=bucket.before))}" if bucket.carry_ppm else line
 
 
@@ -227,6 +231,10 @@ class RedisLedger:
             self._doubtful.append(attempt_id)
             self._clear_doubt()
             raise
+        if answer[0] == -4:
+            if not self._share_rest(calls.buckets[answer[1] - 1], buckets):
+                return crowded(calls.buckets[answer[1] - 1])
+            return await self.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note, tokens=tokens)
         if answer[0] > 0 and calls.plain:
             return Reservation(
                 attempt_id=attempt_id,
@@ -236,6 +244,13 @@ class RedisLedger:
                 tightest_left_nusd=answer[1],
             )
         return _reserved(answer, attempt_id, amount_nusd, amount_nusd, tokens, buckets)
+
+    def _share_rest(self, bucket: Bucket, buckets: BucketSet) -> bool:
+        """From now on, let a set count in the scope that all share which came too late; false if there is none."""
+        if bucket.shares_rest:
+            share_rest(bucket, buckets)
+            buckets.encoded.pop(self._encoded_name, None)
+        return bucket.shares_rest
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
         """See `BudgetStore.extend`."""
@@ -308,7 +323,7 @@ class RedisLedger:
         total, cursor, began_ms = 0, b"0", 0
         swept: int
         while True:
-            args: list[str | bytes | int] = [keys.progress, cursor, began_ms, SWEEP_LIMIT, SWEPT_MS, KEEP_MS]
+            args: list[str | bytes | int] = [keys.progress, cursor, began_ms, SWEEP_LIMIT, SWEPT_MS, KEEP_MS, KEEP_INVENTED_MS, IDLE_MS]
             swept, cursor, began_ms = await self._run(script_call("sweep", into, args))
             total += swept
             if cursor == b"0":
@@ -415,6 +430,8 @@ def _reserved(
             needed_nusd=in_unit(made.ids[answer[1] - 1], by, tokens, 1),
             retry_after_ms=answer[5] if answer[5] >= 0 else None,
         )
+    if kind == -4:
+        return crowded(made.buckets[answer[1] - 1])
     if kind == -2:
         return WindowMoved(now_ms=answer[1])
     return Reservation(attempt_id=attempt_id, amount_nusd=answer[1], buckets=buckets, tokens=tokens)

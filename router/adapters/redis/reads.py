@@ -22,14 +22,15 @@ async def now_ms(read: Read) -> int:
 
 async def bucket_index(read: Read, keys: Keys, since: str) -> AsyncIterator[tuple[str, int]]:
     """(bucket id, end of its window) of all buckets whose window ends after `since`."""
-    at = 0
-    while True:
-        page = await read("ZRANGE", keys.index, since, "+inf", "BYSCORE", "LIMIT", at, PAGE, "WITHSCORES")
-        for i in range(0, len(page), 2):
-            yield page[i].decode(), int(float(page[i + 1]))
-        if len(page) < 2 * PAGE:
-            return
-        at += PAGE
+    for index in (keys.index, keys.scopes):
+        at = 0
+        while True:
+            page = await read("ZRANGE", index, since, "+inf", "BYSCORE", "LIMIT", at, PAGE, "WITHSCORES")
+            for i in range(0, len(page), 2):
+                yield page[i].decode(), int(float(page[i + 1]))
+            if len(page) < 2 * PAGE:
+                break
+            at += PAGE
 
 
 async def bucket_states(read: Read, keys: Keys, *, budget: str | None, current_only: bool) -> list[BucketState]:

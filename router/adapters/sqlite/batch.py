@@ -6,18 +6,31 @@ Used by the writer thread inside a transaction. Nothing here waits or commits.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 import msgspec
 
-from router.adapters.entries import AUDITOR_MS, CLOSED, KEEP_MS, SEPARATOR, SWEPT_MS, TOMBSTONE_MS, Plan, by_unit, split_ids
+from router.adapters.entries import (
+    AUDITOR_MS,
+    CLOSED,
+    IDLE_MS,
+    KEEP_INVENTED_MS,
+    KEEP_MS,
+    SEPARATOR,
+    SWEPT_MS,
+    TOMBSTONE_MS,
+    Plan,
+    by_unit,
+    crowded,
+    split_ids,
+)
 from router.adapters.sqlite.counters import Attempt, Change, Counter, Units, attempt_of, attempt_row, rolling
 from router.adapters.sqlite.schema import scoped_name
 from router.adapters.sqlite.special import Special
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, Unit, WindowMoved
-from router.domain.windows import bucket_id, budget_of, rolling_of, unit_of, window_of
+from router.domain.windows import bucket_id, budget_of, ends_unused, rolling_of, unit_of, window_of
 
 TRIM_LIMIT = 512
 """Most entries of the log that are dropped at a time."""
@@ -41,6 +54,8 @@ class Batch:
         self._leases: dict[str, int] | None = None
         self._changed_counters: set[str] = set()
         self._changed_attempts: set[str] = set()
+        self._scopes: dict[tuple[str, str], int] = {}
+        """How many scopes of a budget there are in a window, where that is bounded."""
         self._log: list[tuple[int, str, str, int, int, int, str, bytes, int, int, int, int]] = []
 
     # -- one batch ---------------------------------------------------------------------------------------------
@@ -98,6 +113,7 @@ class Batch:
         """Drop everything in memory: the file may say otherwise by now."""
         self._data_version = -1
         self._counters.clear()
+        self._scopes.clear()
         self._attempts.clear()
         self._limits = None
         self._leases = None
@@ -199,21 +215,16 @@ class Batch:
         """Add to `held` in all buckets, or in none. `add`: nano-USD, tokens, calls."""
         by = add[0]
         counters = [self._counter(name, bucket.ends_ms) for name, bucket in zip(plan.ids, plan.buckets, strict=True)]
-        tightest: Bucket | None = None
-        least = at = 0
+        begun = [i for i in plan.bounded if not counters[i].exists]
+        for i in begun:
+            if self._scopes_of(plan.buckets[i]) >= plan.buckets[i].max_scopes:
+                return crowded(plan.buckets[i])
         special = None
         if plan.plain < len(plan.ids):
             special = Special(self.now_ms, plan, counters, add, self._limit, self._before)
             if special.refusal is not None:
                 return special.refusal
-            tightest, least, at = special.tightest
-        for i in range(plan.plain):
-            bucket = plan.buckets[i]
-            if not bucket.hard:
-                continue
-            left = self._limit(bucket) - counters[i].spent - counters[i].held
-            if tightest is None or left < least:
-                tightest, least, at = bucket, left, i
+        tightest, least, at = self._tightest(plan, counters, (None, 0, 0) if special is None else special.tightest)
         if tightest is not None and by > 0 and least < by:
             c = counters[at]
             return Refusal(
@@ -224,11 +235,7 @@ class Batch:
                 needed_nusd=by,
                 retry_after_ms=None if tightest.ends_ms >= NEVER_MS else tightest.ends_ms - self.now_ms,
             )
-        for counter in counters[: plan.plain]:
-            counter.held += by
-        if special is not None:
-            special.hold()
-        self._changed_counters.update(plan.ids)
+        self._write_hold(by, plan, counters, begun, special)
         return Reservation(
             attempt_id=attempt_id,
             amount_nusd=total,
@@ -239,6 +246,37 @@ class Batch:
             left=() if special is None else tuple(special.left),
             shadowed=None if special is None else special.shadowed,
         )
+
+    def _tightest(self, plan: Plan, counters: Sequence[Counter], found: tuple[Bucket | None, int, int]) -> tuple[Bucket | None, int, int]:
+        """The hard bucket in USD with the least left, that, and its place; `found` among those that are not plain."""
+        tightest, least, at = found
+        for i in range(plan.plain):
+            bucket = plan.buckets[i]
+            if not bucket.hard:
+                continue
+            left = self._limit(bucket) - counters[i].spent - counters[i].held
+            if tightest is None or left < least:
+                tightest, least, at = bucket, left, i
+        return tightest, least, at
+
+    def _write_hold(self, by: int, plan: Plan, counters: Sequence[Counter], begun: Sequence[int], special: Special | None) -> None:
+        for counter in counters[: plan.plain]:
+            counter.held += by
+        if special is not None:
+            special.hold()
+        for i in begun:
+            counters[i].exists = True
+            self._scopes[plan.buckets[i].budget, plan.buckets[i].window] += 1
+        for i in plan.idle:
+            counters[i].ends_ms = self.now_ms + IDLE_MS
+        self._changed_counters.update(plan.ids)
+
+    def _scopes_of(self, bucket: Bucket) -> int:
+        found = self._scopes.get((bucket.budget, bucket.window))
+        if found is None:
+            query = "SELECT count(*) FROM bucket WHERE budget=? AND label=?"
+            found = self._scopes[bucket.budget, bucket.window] = self._db.execute(query, (bucket.budget, bucket.window)).fetchone()[0]
+        return found
 
     def _before(self, bucket: Bucket) -> Counter:
         """The counter of the window directly before."""
@@ -377,11 +415,16 @@ class Batch:
         self._db.execute("DELETE FROM progress WHERE replica NOT IN (SELECT replica FROM lease WHERE until_ms >= ?)", (now,))
         self._db.execute("DELETE FROM lease WHERE until_ms < ?", (now - SWEPT_MS,))
         self._db.execute("DELETE FROM attempt WHERE id IN (SELECT id FROM attempt WHERE done_ms < ? LIMIT 20000)", (now,))
-        old = self._db.execute("DELETE FROM bucket WHERE ends_ms < ? AND held=0 RETURNING id, spent, debt", (now - KEEP_MS,)).fetchall()
+        old = self._db.execute(
+            "DELETE FROM bucket WHERE held=0 AND (ends_ms < ? OR (ends_ms < ? AND"
+            " (scope LIKE '%user=%' OR scope LIKE '%session=%' OR scope LIKE '%tag:%'))) RETURNING id, spent, debt",
+            (now - KEEP_MS, now - KEEP_INVENTED_MS),
+        ).fetchall()
+        self._scopes.clear()
         for name, spent, debt in old:
             self._counters.pop(name, None)
             # An id that may be used again leaves a line in the log that takes back what its others say.
-            if rolling_of(name):
+            if ends_unused(name):
                 sums = {"usd": (-spent, -debt, 0, 0, 0, 0), "tokens": (0, 0, -spent, -debt, 0, 0), "requests": (0, 0, 0, 0, -spent, -debt)}
                 s, d, *added = sums.get(unit_of(name), (0, 0, 0, 0, 0, 0))
                 self._log.append((now, "", CLOSED, s, d, 0, name, b"", *added))
@@ -406,7 +449,7 @@ class Batch:
         # The newest entry stays: its number is what keeps numbers from being given twice.
         newest = self._db.execute("SELECT max(seq) FROM log").fetchone()[0]
         rows = list(takewhile(lambda row: row[0] < before_ms and row[1] < newest, oldest))
-        sums = [(name, *by_unit(name, *row[3:]), bool(rolling_of(name))) for row in rows for name in split_ids(row[2])]
+        sums = [(name, *by_unit(name, *row[3:]), ends_unused(name)) for row in rows for name in split_ids(row[2])]
         self._db.executemany(
             "INSERT INTO trimmed SELECT ?1, ?2, ?3 WHERE ?4 OR EXISTS (SELECT 1 FROM bucket WHERE id=?1)"
             " ON CONFLICT (bucket) DO UPDATE SET spent=spent+excluded.spent, debt=debt+excluded.debt",

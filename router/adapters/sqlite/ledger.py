@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from router.adapters.entries import CLOSED, Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present
+from router.adapters.entries import CLOSED, Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present, share_rest
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
 from router.adapters.sqlite.controls import SqliteControls
@@ -113,11 +113,15 @@ class SqliteLedger:
             Batch.reserve, attempt_id, amount_nusd, checked_amount(tokens), buckets, plan(buckets), note, self._replica, self._lease_ms
         )
         try:
-            return await answer
+            found = await answer
         except asyncio.CancelledError:
             # The caller will never learn of the hold, so nobody would settle it.
             self._submit(Batch.void, attempt_id).add_done_callback(_ignore)
             raise
+        if type(found) is Refusal and found.crowded and found.bucket.shares_rest:
+            share_rest(found.bucket, buckets)
+            return await self.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note, tokens=tokens)
+        return found
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
         """See `BudgetStore.extend`."""

@@ -8,8 +8,8 @@
 -- ARGV[1]  amount, nano-USD: of a reserve to hold, of an extend the new total. If not all buckets are plain: space, tokens
 -- ARGV[2]  note: JSON for the record of a sweep     ARGV[3]  1 to extend, else 0; then three letters for each bucket that is
 --          not a plain one, after those that are: unit u, t, r, c; h hard, s on trial, o soft; c: may carry over, else -
--- ARGV[4]  replica, line feed, length of a lease, ms; a line per bucket: limit if none is published, end of its window, and if
---          it carries over, the millionths of the limit and the id of the bucket before, all with a space between
+-- ARGV[4]  replica, line feed, length of a lease, ms; a line per bucket: limit if none is published, end of its window, most
+--          scopes or 0, and if it carries over, the millionths of the limit and the id of the bucket before, with spaces
 -- ARGV[5]  what follows the amount in a fresh hold, up to the note
 -- ARGV[6]  latest begin of all windows, ms          ARGV[7]  earliest end of all windows, ms
 -- ARGV[8]  field of the lease, then per bucket the field of its limit ('' if it is plain and soft), then each bucket id
@@ -17,6 +17,7 @@
 --           where not all are plain followed by the bucket on trial that would have refused, or 0, and what is left in
 --           each that is not
 --         {-1, i, limit, spent, held, wait}: refused by bucket i, nothing held; there is room after so many ms, -1: unknown
+--         {-4, i}: bucket i would be one scope too many, nothing held
 --         {-2, now}: a window is not the current one, nothing written
 --         {-3, held}: the attempt was known already, nothing more was held
 -- Lua numbers are doubles: exact up to 2^53 nano-USD = 9,007,199 USD per counter.
@@ -100,14 +101,22 @@ if special then
     local most = have[i + 1] or string.match(told, '^%d+')
     most = tonumber(#most > 16 and own_limit(most, id) or most)
     local length, used, more, newest = slot_length(id), nil, 0, nil
-    local known = true
+    local known, new = true, false
+    local scopes = string.match(told, '^%d+ %d+ (%d+)')
+    if scopes ~= '0' and not redis.call('HGET', books, id) then
+      new = true
+      if tonumber(redis.call('HGET', books, scopes_of(id)) or 0) >= tonumber(scopes) then
+        if not extending then redis.call('HDEL', KEYS[2], key) end
+        return {-4, i}
+      end
+    end
     if length then
       used, more, newest = roll(books, KEYS[3], id, length, now)
     elseif kind == 99 then
       local there = redis.call('HMGET', books, id, id .. '|x')
       used, more = tonumber(there[1] or 0), tonumber(there[2] or 0)
       if not there[2] then
-        local share, before = string.match(told, '^%d+ %d+ (%d+) (.*)$')
+        local share, before = string.match(told, '^%d+ %d+ %d+ (%d+) (.*)$')
         there = redis.call('HMGET', books, before, before .. '|x')
         if there[1] then more = math.max(0, math.min(most + (there[2] or 0) - there[1], math.floor(most * (share / 1000000)))) end
         known = false
@@ -149,7 +158,7 @@ if special then
     if unit == 117 and mode == 104 and (tightest == 0 or left < least) then
       tightest, least, limit = i, left, most
     end
-    writes[#writes + 1] = {id, add, length, newest, used, not known and more}
+    writes[#writes + 1] = {id, add, length, newest, used, not known and more, new}
   end
   if refusal then
     if not extending then redis.call('HDEL', KEYS[2], key) end
@@ -175,16 +184,36 @@ for i = 1, plain do
   end
 end
 
-if tightest > 0 and by > 0 and least < 0 then
+local crowded, begun, till = 0, nil, nil
+if fresh then
+  -- @include rolling
+  begun, till = {}, till_of
+  local scopes = string.gmatch(ARGV[4], '\n%d+ %d+ (%d+)')
+  for i = 1, plain do
+    local id, most = ARGV[ids + i], scopes()
+    begun[i] = index_of(KEYS[3], id)
+    if most ~= '0' and not redis.call('ZSCORE', begun[i], id) then
+      if tonumber(redis.call('HGET', books, scopes_of(id)) or 0) >= tonumber(most) then
+        crowded = i
+        break
+      end
+      begun[-i] = scopes_of(id)
+    end
+  end
+end
+
+if crowded > 0 or (tightest > 0 and by > 0 and least < 0) then
   -- Refused: as if nothing had been written.
   local back = '-' .. amount
   for i = 1, plain do
     local id = ARGV[ids + i]
-    if redis.call('HINCRBY', books, id, back) == 0 and not redis.call('ZSCORE', KEYS[3], id) then
+    if redis.call('HINCRBY', books, id, back) == 0
+      and not redis.call('ZSCORE', KEYS[3], id) and not redis.call('ZSCORE', KEYS[3] .. ':scopes', id) then
       redis.call('HDEL', books, id)
     end
   end
   if not extending then redis.call('HDEL', KEYS[2], key) end
+  if crowded > 0 then return {-4, crowded} end
   local spent = redis.call('HGET', books, ARGV[ids + tightest] .. '|s') or 0
   local ends = string.gmatch(ARGV[4], '\n%d+ (%d+)')
   local wait
@@ -199,19 +228,25 @@ if extending then
 end
 if fresh then
   local ends = string.gmatch(ARGV[4], '\n%d+ (%d+)')
-  for i = 1, plain do redis.call('ZADD', KEYS[3], 'NX', ends(), ARGV[ids + i]) end
+  for i = 1, plain do
+    local id = ARGV[ids + i]
+    if begun[-i] then redis.call('HINCRBY', books, begun[-i], 1) end
+    redis.call('ZADD', begun[i], 'NX', till(id, ends(), now), id)
+  end
 end
 if special then
+  -- @include rolling
   local ends = string.gmatch(ARGV[4], '\n%d+ (%d+)')
   for _ = 1, plain do ends() end
   for _, w in ipairs(writes) do
-    local id, add, length, newest, used, carried = unpack(w, 1, 6)
+    local id, add, length, newest, used, carried, new = unpack(w, 1, 7)
     local till = ends()
     if add > 0 or not extending then
       redis.call('HINCRBY', books, id, string.format('%.0f', add))
       if length then redis.call('HINCRBY', books, id .. '|' .. newest % 60, string.format('%.0f', add)) end
       if carried then redis.call('HSET', books, id .. '|x', string.format('%.0f', carried)) end
-      if used == 0 and not length then redis.call('ZADD', KEYS[3], 'NX', till, id) end
+      if used == 0 and not length then redis.call('ZADD', index_of(KEYS[3], id), 'NX', till_of(id, till, now), id) end
+      if new then redis.call('HINCRBY', books, scopes_of(id), 1) end
     end
   end
 end

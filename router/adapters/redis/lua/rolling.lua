@@ -6,6 +6,27 @@
 --   <bucket id>|n         number of the newest slot that was begun
 --   <bucket id>|x         what has left the window: the sum of all earlier slots
 -- A slot is a 59th of the window, so that sixty cover it at any moment.
+-- Buckets whose scope clients make up (users, sessions, tags) are in an index of their own, so that they are dropped sooner.
+local function index_of(index, id)
+  local scope = string.match(id, '^[^|]*|([^|]*)|')
+  if string.find(scope, 'user=', 1, true) or string.find(scope, 'session=', 1, true) or string.find(scope, 'tag:', 1, true) then
+    return index .. ':scopes'
+  end
+  return index
+end
+
+-- When a window ends; a session's that never does is over when it was not used for seven days.
+local function till_of(id, ends, now)
+  if ends ~= '9007199254740991' or not string.find(id, 'session=', 1, true) then return ends end
+  return string.format('%.0f', now + 604800000)
+end
+
+-- The field of the books that counts the scopes of a budget in a window.
+local function scopes_of(id)
+  local budget, label = string.match(id, '^([^|]*)|[^|]*|(.*)$')
+  return budget .. '|' .. label .. '|k'
+end
+
 local function slot_length(id)
   local seconds = string.match(id, '|last%-(%d+)s')
   return seconds and math.ceil(seconds * 1000 / 59)
@@ -30,7 +51,7 @@ local function roll(books, index, id, length, now)
     end
     newest = slot
     redis.call('HSET', books, id .. '|n', string.format('%.0f', slot))
-    redis.call('ZADD', index, string.format('%.0f', (slot + 60) * length), id)
+    redis.call('ZADD', index_of(index, id), string.format('%.0f', (slot + 60) * length), id)
   end
   return used, gone, newest
 end

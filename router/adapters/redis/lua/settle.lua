@@ -102,10 +102,11 @@ if owed ~= 0 then
   end
 end
 if outcome == 'orphan' then
+  -- @include rolling
   local ends = string.gmatch(ARGV[6], '(%d+)\t')
   for id in string.gmatch(ids, '[^\t]+') do
     redis.call('HINCRBY', KEYS[1], id, 0)
-    redis.call('ZADD', KEYS[3], 'NX', ends(), id)
+    redis.call('ZADD', index_of(KEYS[3], id), 'NX', ends(), id)
   end
 end
 redis.call('SET', key, void and 'V' or 'S', 'PX', ARGV[5])

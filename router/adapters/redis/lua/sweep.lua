@@ -8,7 +8,8 @@
 -- ARGV[1]  progress, base name; the hash of a replica is this name .. replica: attempt key -> nano-USD burnt
 -- ARGV[2]  cursor: '0' begins a pass                ARGV[3]  when the pass began, ms, as the first page answered
 -- ARGV[4]  holds to look at                         ARGV[5]  how long a swept attempt is remembered, ms
--- ARGV[6]  how long counters outlive their window, ms
+-- ARGV[6]  how long counters outlive their window, ms      ARGV[7]  the same where clients make up the scope
+-- ARGV[8]  how long a session is remembered that is not used, ms
 -- Returns {holds charged, cursor of the next page or '0', when the pass began}.
 -- A hold is charged once: it leaves the open holds in the same step. A replica that was dead during a whole pass is
 -- forgotten at its end. The first page also drops counters that nobody can need any more.
@@ -53,10 +54,21 @@ local function charge_hold(key, hold, owner)
   swept = swept + 1
 end
 
+-- Whether a session whose time has come is kept: it was used since that was last asked.
+local function used_since(index, id)
+  if not string.find(id, 'session=', 1, true) or not string.find(id, '|all', 1, true) then return false end
+  local used = redis.call('HGET', KEYS[1], id) or '0'
+  if used == redis.call('HGET', KEYS[1], id .. '|i') then return false end
+  redis.call('HSET', KEYS[1], id .. '|i', used)
+  redis.call('ZADD', index, string.format('%.0f', now + ARGV[8]), id)
+  return true
+end
+
 -- Forget a bucket. One whose id may be used again leaves a line in the log that takes back what its others say.
-local function drop(id)
+local function drop(index, id)
   local length = slot_length(id)
-  if length then
+  if used_since(index, id) then return end
+  if length or (string.find(id, 'session=', 1, true) and string.find(id, '|all', 1, true)) then
     local have = redis.call('HMGET', KEYS[1], id, id .. '|s', id .. '|d')
     local used, spent, debt = tonumber(have[1] or 0), tonumber(have[2] or 0), tonumber(have[3] or 0)
     if used ~= spent then return end
@@ -70,19 +82,23 @@ local function drop(id)
       call[#call + 1] = value
     end
     if spent ~= 0 or debt ~= 0 then redis.call(unpack(call)) end
-    for m = 0, 59 do redis.call('HDEL', KEYS[1], id .. '|' .. m) end
-    redis.call('HDEL', KEYS[1], id .. '|n')
+    for m = 0, length and 59 or -1 do redis.call('HDEL', KEYS[1], id .. '|' .. m) end
+    redis.call('HDEL', KEYS[1], id .. '|n', id .. '|i')
   else
     redis.call('HDEL', KEYS[6], id .. '|s', id .. '|d')
   end
   redis.call('HDEL', KEYS[1], id, id .. '|s', id .. '|d', id .. '|x')
-  redis.call('ZREM', KEYS[5], id)
+  redis.call('ZREM', index, id)
+  local scopes = scopes_of(id)
+  if redis.call('HEXISTS', KEYS[1], scopes) == 1 and redis.call('HINCRBY', KEYS[1], scopes, -1) <= 0 then
+    redis.call('HDEL', KEYS[1], scopes)
+  end
 end
 
 if ARGV[2] == '0' then
-  local past = redis.call('ZRANGE', KEYS[5], '-inf', '(' .. string.format('%.0f', now - ARGV[6]), 'BYSCORE', 'LIMIT', 0, 200)
-  for _, id in ipairs(past) do
-    drop(id)
+  for i, index in ipairs({KEYS[5], KEYS[5] .. ':scopes'}) do
+    local past = redis.call('ZRANGE', index, '-inf', '(' .. string.format('%.0f', now - ARGV[5 + i]), 'BYSCORE', 'LIMIT', 0, 200)
+    for _, id in ipairs(past) do drop(index, id) end
   end
 end
 local dead, some = {}, false

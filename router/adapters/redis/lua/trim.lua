@@ -25,8 +25,8 @@ for _, entry in ipairs(page) do
   end
 end
 for id, sum in pairs(sums) do
-  -- The id of a rolling window may come again after it was dropped: its sums are kept until they are zero.
-  local again = string.find(id, '|last-', 1, true)
+  -- The id of a rolling window or of a session may come again after it was dropped: its sums are kept until they are zero.
+  local again = string.find(id, '|last-', 1, true) or (string.find(id, 'session=', 1, true) and string.find(id, '|all', 1, true))
   if again or redis.call('HEXISTS', KEYS[1], id) == 1 then
     for i, field in ipairs({id .. '|s', id .. '|d'}) do
       if redis.call('HINCRBY', KEYS[3], field, string.format('%.0f', sum[i])) == 0 and again then redis.call('HDEL', KEYS[3], field) end
