@@ -11,6 +11,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from router.alerts import emit
+from router.alerts.local import config_rejected
 from router.errors import ConfigError, StoreUnavailable
 from router.metrics import Metrics
 from router.ports import Endpoint
@@ -145,6 +147,7 @@ class Reloader:
     def _refused(self, findings: str) -> None:
         self.findings = findings
         self._target.metrics.reloaded(outcome="refused")
+        emit(config_rejected(self._path, findings))
         # One worker speaks for all: they read the same file.
         if not self._target.worker:
             log.error("the configuration has errors; the one before stays in force", file=self._path, findings=findings)
