@@ -126,12 +126,12 @@ class Attempt:
     record = b""
     """The spend record, once the charge is booked."""
 
-    def __init__(self, call: Call, deployment: Deployment, reason: str, way: Way) -> None:
-        """`reason` says why this deployment: the policy kind, or `fallback:` and the cause."""
+    def __init__(self, call: Call, deployment: Deployment, reason: str, way: Way, *, whole: bool = False) -> None:
+        """`reason` says why this deployment: the policy kind, or `fallback:` and the cause. `whole`: not held slice by slice."""
         self.call = call
         self.number = number = call.attempts + 1
         self.attempt_id = f"{call.request_id}.{number}"
         self.deployment = deployment
-        self.estimate = estimate(call.request, deployment, call.snapshot.server, way.timeouts)
+        self.estimate = estimate(call.request, deployment, call.snapshot.server, way.timeouts, whole=whole)
         self.reason = reason
         self.way = way

@@ -198,6 +198,8 @@ class Fleet:
         self._closed: dict[_State, Closed] = {}
         self.troubles: dict[str, tuple[str, float]] = {}
         """Cause and time of the last failure, by deployment."""
+        self.unsliced: dict[str, str] = {}
+        """Deployments whose streams cannot be held slice by slice, and why; see `router.slices`."""
         self._averages: dict[int, float] = {}
         """Moving averages of answer lengths of all deployments, by size of the input."""
         self._learn_at = 0.0

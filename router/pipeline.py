@@ -31,6 +31,7 @@ from router.relay import Answer, Stream, meter_body, read_answer
 from router.reservation import Reservations
 from router.routing import route_call
 from router.settlement import Settlements
+from router.slices import IGNORED_STREAM, Slices
 from router.snapshot import Deployment, Snapshot
 
 LONGEST_BACKOFF_SECONDS: Final = 8.0
@@ -78,6 +79,7 @@ class Pipeline:
         self._random = random
         self._new_id = new_id
         self._ways = Ways()
+        self._slices = Slices(fleet, store, metrics)
         self._limited: dict[str, Failure] = {}
         """The last 429 of each deployment that has not answered since."""
 
@@ -217,7 +219,7 @@ class Pipeline:
 
     async def _try(self, call: Call, exchange: Exchange, deployment: Deployment, reason: str) -> Failure | Refusal | None:
         """One attempt: hold, call, relay, settle. None: the client has its answer."""
-        attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason))
+        attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason), whole=self._slices.fail_for(deployment.name))
         held: Reservation | Refusal | WindowMoved | None = None
         asked = self._clock()
         try:
@@ -340,6 +342,7 @@ class Pipeline:
 
     async def _relay_body(self, attempt: Attempt, response: UpstreamResponse, exchange: Exchange) -> Failure | None:
         call = attempt.call
+        unpaid = await self._slices.hold_all(attempt) if call.stream else None
         body = await read_answer(attempt, response)
         arrived = self._clock()
         call.upstream_seconds += arrived - attempt.began
@@ -348,9 +351,12 @@ class Pipeline:
             return body
         metered = meter_body(attempt, body)
         self._won(attempt, metered, arrived)
-        self._settlements.book(
-            attempt, usage=metered.usage, outcome="ok", served_model=metered.served_model, cause=_cause(metered), ended=arrived
-        )
+        cause = IGNORED_STREAM if unpaid is not None else self._slices.cause(attempt, metered)
+        outcome = "ok" if unpaid is None else "cut"
+        self._settlements.book(attempt, usage=metered.usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived)
+        if unpaid is not None:
+            await self._settlements.commit(attempt)
+            raise unpaid
         call.first_byte_at = arrived
         call.outcome, call.status = "ok", 200
         overhead = self._clock() - call.began - call.upstream_seconds
@@ -366,7 +372,10 @@ class Pipeline:
         arrived = self._clock()
         call.upstream_seconds += arrived - attempt.began
         if isinstance(shown, Failure):
-            await self._settlements.settle(attempt, usage=self._of_no_answer(attempt, shown), outcome="upstream_error")
+            usage = self._of_no_answer(attempt, shown)
+            if usage.evidence == "exact":
+                self._slices.learn(attempt, IGNORED_STREAM)
+            await self._settlements.settle(attempt, usage=usage, outcome="upstream_error", cause=IGNORED_STREAM)
             return shown
         call.first_byte_at = arrived
         call.status = 200
@@ -381,7 +390,7 @@ class Pipeline:
             usage=metered.usage,
             outcome=answer.outcome,
             served_model=metered.served_model,
-            cause=_cause(metered),
+            cause=self._slices.cause(attempt, metered),
         )
         return None
 
@@ -458,10 +467,3 @@ class Pipeline:
         if call.winner is not None and call.outcome == "ok":
             call.winner.way.served = series
         return series
-
-
-def _cause(metered: Metered) -> str:
-    """Why a charge is above its hold, if it is."""
-    if metered.over_cap:
-        return "provider_exceeded_cap"
-    return "input_above_bound" if metered.over_bound else "provider_exceeded_bound"

@@ -275,7 +275,7 @@ class Stream:
         estimate = attempt.estimate
         wanted = min(estimate.output_tokens, max(self._held_tokens * 2, bound + attempt.call.snapshot.server.slice_tokens))
         try:
-            answer: Reservation | Refusal | None = await self._extend_to(wanted)
+            answer: Reservation | Refusal | None = await extend_to(self._store, self.attempt, wanted)
         except StoreUnavailable:
             answer = None
         if not isinstance(answer, Reservation):
@@ -290,19 +290,6 @@ class Stream:
         self._check_at = int(wanted * EXTEND_AT)
         return self._may_extend or self._bytes_to_cap(chunk) > 0
 
-    async def _extend_to(self, output_tokens: int) -> Reservation | Refusal:
-        attempt = self.attempt
-        if attempt.deployment.price is None:
-            return attempt.held
-        needed = worst_of(attempt.call.request, attempt.deployment, output_tokens, attempt.way.timeouts)
-        by = needed - attempt.held.amount_nusd
-        if by <= 0:
-            return attempt.held
-        answer = await self._store.extend(attempt.held, by_nusd=by)
-        if isinstance(answer, Reservation):
-            attempt.held = answer
-        return answer
-
     async def _cut(self) -> Answer:
         """End the stream cleanly: the client sees `finish_reason: length`, and usage if it asked."""
         self._response.abort()
@@ -314,6 +301,20 @@ class Stream:
         await self._send(gap + clean_cut_events(meter.head, open_choices=open_choices, usage=usage))
         await exchange.finish()
         return Answer(metered=metered, outcome="cut", error_code=self._short_of or "budget_cut", refused_by=self._refused_by)
+
+
+async def extend_to(store: BudgetStore, attempt: Attempt, output_tokens: int) -> Reservation | Refusal:
+    """Hold as much as so much output could cost, if that is not held yet. Raises `StoreUnavailable`."""
+    if attempt.deployment.price is None:
+        return attempt.held
+    needed = worst_of(attempt.call.request, attempt.deployment, output_tokens, attempt.way.timeouts)
+    by = needed - attempt.held.amount_nusd
+    if by <= 0:
+        return attempt.held
+    answer = await store.extend(attempt.held, by_nusd=by)
+    if isinstance(answer, Reservation):
+        attempt.held = answer
+    return answer
 
 
 def _begins_with_error(attempt: Attempt, chunk: bytes) -> bool:

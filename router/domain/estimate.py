@@ -26,16 +26,18 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
     """Output tokens that the first hold covers."""
 
 
-def estimate(request: ParsedRequest, deployment: Deployment, server: ServerSettings, timeouts: Timeouts | None = None) -> Estimate:
+def estimate(
+    request: ParsedRequest, deployment: Deployment, server: ServerSettings, timeouts: Timeouts | None = None, *, whole: bool = False
+) -> Estimate:
     """What to forward as a cap and to hold.
 
-    `timeouts`: how long the call may take; None: as long as the deployment's own limit says.
+    `timeouts`: how long the call may take; None: as long as the deployment's own limit says. `whole`: a stream holds all at once too.
     """
     held = total = output_bound(request, deployment)
     cap = request.output_cap
     if cap is None and request.operation != "embeddings":
         cap = deployment.default_max_output_tokens
-    if request.stream and total > server.slice_tokens and not _hides_output(request, deployment):
+    if request.stream and total > server.slice_tokens and not whole and not hides_output(request, deployment):
         held = server.slice_tokens
     hold = 0 if deployment.price is None else worst_of(request, deployment, held, timeouts)
     return Estimate(cap, total, hold, held)
@@ -110,6 +112,6 @@ def _worst_by_price(request: ParsedRequest, deployment: Deployment, bound: int, 
     )
 
 
-def _hides_output(request: ParsedRequest, deployment: Deployment) -> bool:
+def hides_output(request: ParsedRequest, deployment: Deployment) -> bool:
     """Whether output may be billed that the stream does not show, so that slices cannot be counted."""
     return request.reasoning or "reasoning" in deployment.traits.capabilities or "audio" in request.modalities

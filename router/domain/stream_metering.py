@@ -161,6 +161,11 @@ class StreamMeter:
         return bool(self._json) or self._read_tail().ended
 
     @property
+    def is_json(self) -> bool:
+        """Whether one JSON body came in place of events."""
+        return bool(self._json)
+
+    @property
     def error_seen(self) -> bool:
         """Whether the upstream sent an error event."""
         return self._read_tail().error
