@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 import sqlite3
 from collections.abc import Mapping
@@ -88,7 +89,17 @@ class SqliteStore(_Replicas):
             connection.execute("UPDATE bucket SET spent=spent+? WHERE id=?", (by, bucket_id))
 
     async def pass_time(self, bucket_id: str, slots: int) -> None:
-        self.clock_ms += slots * slot_ms(rolling_of(bucket_id))
+        # Not the clock is set, by which leases and much else go: what it knows is made older instead.
+        shift_ms = slots * slot_ms(rolling_of(bucket_id))
+        with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as db, db:
+            for (kept,) in db.execute("SELECT rolling FROM bucket WHERE id=?", (bucket_id,)).fetchall():
+                gone, newest, amounts = json.loads(kept)
+                older = json.dumps([gone, newest - slots, {int(number) - slots: amount for number, amount in amounts.items()}])
+                db.execute("UPDATE bucket SET rolling=? WHERE id=?", (older.encode(), bucket_id))
+            for name, kept in db.execute("SELECT id, units FROM attempt WHERE units IS NOT NULL").fetchall():
+                *units, pieces = json.loads(kept)
+                older = json.dumps([*units, [[at_ms - shift_ms, amount] for at_ms, amount in pieces]])
+                db.execute("UPDATE attempt SET units=? WHERE id=?", (older.encode(), name))
 
     async def forget(self, bucket_id: str) -> None:
         with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as connection, connection:
@@ -130,21 +141,28 @@ class RedisStore(_Replicas):
                     await self.command("HSET", books, fields[(i - slots) % SLOTS], int(amount))
         holds = await self.command("HGETALL", opened)
         for key, hold in zip(holds[::2], holds[1::2], strict=True):
-            older = re.sub(rb"(\d{13}):", lambda found: b"%d:" % (int(found[1]) - shift_ms), hold)
-            await self.command("HSET", opened, key.decode(), older.decode())
+            await self.command("HSET", opened, key.decode(), _older(hold, shift_ms))
+        # Swept ones may be extended.
+        for key in await self.command("KEYS", "{fg}:a:*"):
+            ended = await self.command("GET", key.decode())
+            if ended.startswith(b"X"):
+                await self.command("SET", key.decode(), _older(ended, shift_ms), "KEEPTTL")
 
     async def forget(self, bucket_id: str) -> None:
         for index in ("{fg}:index", "{fg}:index:scopes"):
             await self.command("ZADD", index, "XX", 1, bucket_id)
 
-    async def command(self, *values: str | int) -> list[bytes]:
+    async def command(self, *values: str | int) -> Any:
         wire = Wire(parse_url(self._url), timeout_seconds=5)
         await wire.open()
         try:
-            reply: list[bytes] = await wire.call(command(*values))
-            return reply
+            return await wire.call(command(*values))
         finally:
             await wire.close()
+
+
+def _older(hold: bytes, shift_ms: int) -> str:
+    return re.sub(rb"(\d{11,13}):", lambda found: b"%d:" % (int(found[1]) - shift_ms), hold).decode()
 
 
 def bucket(budget: str = "company", *, limit: int = 1000, hard: bool = True, window: str = "all", scope: str = "", **more: Any) -> Bucket:

@@ -17,15 +17,17 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation
+from router.domain.budgets import NEVER_MS, BucketSet, Refusal, Reservation
 from router.domain.records import SpendRecord
+from router.domain.windows import bucket_id
 from router.ports import Ledger
-from tests.contract.stores import RedisStore, SqliteStore
-from tests.property.ledger_model import Key, Model
+from tests.contract.stores import ROLLING_MS, RedisStore, SqliteStore, bucket, rolling_bucket
+from tests.property.ledger_model import ROLLING, Key, Model, amounts, unit
 
 T = TypeVar("T")
-HARD = {"company", "team"}
-BUDGETS = ("company", "team", "soft")
+HARD = {"company", "team", "calls", "tokens", "live", "rolling"}
+BUDGETS = ("company", "team", "soft", "trial", "calls", "tokens", "live", "rolling")
+LIMITS = {"company": 100, "team": 60, "soft": 10, "trial": 30, "calls": 6, "tokens": 300, "live": 3, "rolling": 80}
 REPLICAS = ("one", "two")
 AMOUNTS = st.integers(min_value=0, max_value=60)
 """Small against the limits, so that refusals and overruns are common."""
@@ -41,7 +43,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.store: SqliteStore | RedisStore = self.run(type(self).make())
         self.ledgers: dict[str, Ledger] = {name: self.run(self.store.replica(name)) for name in REPLICAS}
-        self.model = Model(limits={"company": 100, "team": 60, "soft": 10})
+        self.model = Model(limits=dict(LIMITS))
         self.dead: set[str] = set()
         self.window = 0
         self.reserved: dict[str, Reservation] = {}
@@ -60,10 +62,22 @@ class LedgerMachine(RuleBasedStateMachine):
         self.run(self.ledgers["one"].publish_limits(self.model.limits, version="v"))
 
     def keys(self, which: set[str]) -> tuple[Key, ...]:
-        return tuple((name, "all" if name == "company" else str(self.window)) for name in BUDGETS if name in which)
+        windows = {"company": "all", "live": "all", "rolling": rolling_bucket().window}
+        return tuple((name, windows.get(name, str(self.window))) for name in BUDGETS if name in which)
 
     def buckets(self, keys: tuple[Key, ...]) -> BucketSet:
-        made = tuple(Bucket(budget=b, scope="", window=w, starts_ms=0, ends_ms=NEVER_MS, limit_nusd=7, hard=b in HARD) for b, w in keys)
+        made = tuple(
+            bucket(
+                budget,
+                limit=7,
+                window=window,
+                hard=budget != "soft",
+                shadow=budget == "trial",
+                unit=unit((budget, window)),
+                rolling_ms=ROLLING_MS if budget == "rolling" else 0,
+            )
+            for budget, window in keys
+        )
         return BucketSet(buckets=made, valid_until_ms=NEVER_MS)
 
     attempts = st.integers(min_value=0, max_value=1000)
@@ -71,19 +85,26 @@ class LedgerMachine(RuleBasedStateMachine):
     def pick(self, number: int) -> Reservation:
         return self.reserved[sorted(self.reserved)[number % len(self.reserved)]]
 
-    @rule(replica=st.sampled_from(REPLICAS), amount=AMOUNTS, which=st.sets(st.sampled_from(BUDGETS)))
-    def reserve(self, replica: str, amount: int, which: set[str]) -> None:
+    @rule(replica=st.sampled_from(REPLICAS), amount=AMOUNTS, tokens=AMOUNTS, which=st.sets(st.sampled_from(BUDGETS)))
+    def reserve(self, replica: str, amount: int, tokens: int, which: set[str]) -> None:
         self.made += 1
         attempt, keys = f"attempt-{self.made}", self.keys(which)
-        expected = self.model.reserve(attempt, amount, keys, replica, HARD)
-        answer = self.run(self.ledgers[replica].reserve(attempt_id=attempt, amount_nusd=amount, buckets=self.buckets(keys)))
+        add = amounts(amount, tokens, 1, 1)
+        trial = [key for key in keys if key[0] == "trial" and amount > self.model.left(key)]
+        expected = self.model.reserve(attempt, add, keys, replica, HARD)
+        where = self.buckets(keys)
+        answer = self.run(self.ledgers[replica].reserve(attempt_id=attempt, amount_nusd=amount, buckets=where, tokens=tokens))
         if expected is None:
             assert isinstance(answer, Refusal)
-            tightest = min((self.model.left(key), key[0]) for key in keys if key[0] in HARD)
-            assert answer.limit_nusd - answer.spent_nusd - answer.held_nusd == tightest[0]
+            full = next(key for key in keys if key[0] == answer.bucket.budget)
+            assert answer.bucket.budget in HARD
+            assert self.model.left(full) < answer.needed_nusd == add[unit(full)]
+            assert answer.limit_nusd - answer.spent_nusd - answer.held_nusd == self.model.left(full)
         else:
             assert isinstance(answer, Reservation)
             assert answer.amount_nusd == expected
+            assert (answer.shadowed is not None) == bool(trial and amount)
+            assert all(left == self.model.left(next(key for key in keys if key[0] == b.budget)) for b, left in answer.left)
             self.reserved[attempt] = answer
             self.dead.discard(replica)
 
@@ -93,14 +114,14 @@ class LedgerMachine(RuleBasedStateMachine):
         known = self.pick(number)
         answer = self.run(self.ledgers[replica].reserve(attempt_id=known.attempt_id, amount_nusd=amount, buckets=known.buckets))
         assert isinstance(answer, Reservation)
-        assert answer.amount_nusd == self.model.attempts[known.attempt_id].held
+        assert answer.amount_nusd == self.model.attempts[known.attempt_id].held["usd"]
 
     @precondition(lambda self: self.reserved)
     @rule(number=attempts, replica=st.sampled_from(REPLICAS), by=AMOUNTS, twice=st.booleans())
     def extend(self, number: int, replica: str, by: int, twice: bool) -> None:
         known = self.pick(number)
         hold = self.model.attempts[known.attempt_id]
-        grows = hold.state in ("open", "swept") and known.amount_nusd + by > hold.held + hold.charged
+        grows = hold.state in ("open", "swept") and known.amount_nusd + by > hold.held["usd"] + hold.charged["usd"]
         expected = self.model.extend(known.attempt_id, known.amount_nusd + by, replica, HARD)
         for _ in range(2 if twice and expected else 1):
             answer = self.run(self.ledgers[replica].extend(known, by_nusd=by))
@@ -111,13 +132,13 @@ class LedgerMachine(RuleBasedStateMachine):
             self.dead.discard(replica)
 
     @precondition(lambda self: self.reserved)
-    @rule(number=attempts, replica=st.sampled_from(REPLICAS), charge=AMOUNTS, twice=st.booleans())
-    def settle(self, number: int, replica: str, charge: int, twice: bool) -> None:
+    @rule(number=attempts, replica=st.sampled_from(REPLICAS), charge=AMOUNTS, tokens=st.none() | AMOUNTS, twice=st.booleans())
+    def settle(self, number: int, replica: str, charge: int, tokens: int | None, twice: bool) -> None:
         known = self.pick(number)
         record = b'{"attempt_id":"%b","request_id":"r","at_ms":1,"charge_nusd":%d}' % (known.attempt_id.encode(), charge)
         for _ in range(2 if twice else 1):
-            expected = self.model.settle(known.attempt_id, charge)
-            assert self.run(self.ledgers[replica].settle(known, charge_nusd=charge, record=record)) == expected
+            expected = self.model.settle(known.attempt_id, charge, tokens)
+            assert self.run(self.ledgers[replica].settle(known, charge_nusd=charge, record=record, tokens=tokens)) == expected
 
     @precondition(lambda self: self.reserved)
     @rule(number=attempts, replica=st.sampled_from(REPLICAS), twice=st.booleans())
@@ -159,6 +180,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def next_window(self) -> None:
         self.window += 1
 
+    @rule(slots=st.sampled_from([1, 20, 40, 59, 60]))
+    def pass_time(self, slots: int) -> None:
+        self.model.slot += slots
+        self.run(self.store.pass_time(bucket_id(rolling_bucket()), slots))
+
     @rule(budget=st.sampled_from(BUDGETS), limit=st.integers(min_value=0, max_value=200))
     def change_limit(self, budget: str, limit: int) -> None:
         self.limits_fell |= limit < self.model.limits[budget]
@@ -169,16 +195,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def counters_are_the_models(self) -> None:
         states = {(s.budget, s.window): s for s in self.run(self.ledgers["one"].bucket_states(current_only=False))}
         for key, s in states.items():
-            assert (s.spent_nusd, s.held_nusd, s.debt_nusd) == (self.model.spent[key], self.model.held[key], self.model.debt[key]), key
+            spent = max(0, self.model.used(key) - self.model.held[key]) if s.budget == ROLLING else self.model.spent[key]
+            assert (s.spent_nusd, s.held_nusd, s.debt_nusd) == (spent, self.model.held[key], self.model.debt[key]), key
             assert min(s.spent_nusd, s.held_nusd, s.debt_nusd) >= 0
             if s.budget in HARD and not self.limits_fell:
-                assert s.spent_nusd + s.held_nusd <= self.model.limits[s.budget] + s.debt_nusd
+                assert self.model.used(key) <= self.model.limits[s.budget] + s.debt_nusd
         for key in self.model.held | self.model.spent:
             assert key in states or not (self.model.held[key] or self.model.spent[key])
 
     @invariant()
     def what_is_held_is_the_sum_of_open_holds(self) -> None:
-        total = sum(hold.held * len(hold.keys) for hold in self.model.attempts.values() if hold.state == "open")
+        total = sum(hold.amount(key) for hold in self.model.attempts.values() if hold.state == "open" for key in hold.keys)
         assert total == sum(s.held_nusd for s in self.run(self.ledgers["two"].bucket_states(current_only=False)))
 
     @invariant()
