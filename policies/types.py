@@ -20,6 +20,8 @@ RejectionReason = Literal[
     "budget_exhausted",
     "drained",
     "frozen",
+    "budget_downgrade",
+    "rate_limited",
     "not_selected",
 ]
 """Why a candidate is out. A closed set: it becomes a metric label."""

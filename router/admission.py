@@ -182,6 +182,10 @@ def _tags(team: Team | None, own: Mapping[str, str]) -> Mapping[str, str]:
     return {**team.tags, **own}
 
 
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def principal_of_entry(entry: KeyEntry, teams: Mapping[str, Team]) -> Principal:
     """Who acts with a key of the configuration."""
     team = teams.get(entry.team)
@@ -189,9 +193,12 @@ def principal_of_entry(entry: KeyEntry, teams: Mapping[str, Team]) -> Principal:
         key_id=entry.key_id,
         name=entry.name,
         team=entry.team,
+        org="" if team is None else team.org,
         models=_allowed(entry.models, team),
         tags=_tags(team, entry.tags),
         expires_ms=entry.expires_ms,
+        guards=tuple(guards for guards in (None if team is None else team.guards, entry.guards) if guards is not None),
+        max_cost_nusd=_least(None if team is None else team.max_cost_nusd, entry.max_cost_nusd),
     )
 
 
@@ -201,7 +208,10 @@ def _principal_of_stored(stored: StoredKey, teams: Mapping[str, Team]) -> Princi
         key_id=stored.key_id,
         name=stored.name or stored.key_id,
         team=stored.team,
+        org="" if team is None else team.org,
         models=_allowed(frozenset(stored.models) or None, team),
         tags=_tags(team, stored.tags),
         expires_ms=stored.expires_ms,
+        guards=() if team is None or team.guards is None else (team.guards,),
+        max_cost_nusd=None if team is None else team.max_cost_nusd,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from router.adapters.choose import default_store, open_ledger, state_folder
+from router.adapters.choose import file_of, open_ledger, state_folder, store_of
 from router.adapters.upstream.http1 import Http1Upstream
 from router.admin.front import Front
 from router.admin.pages import Pages
@@ -33,6 +33,7 @@ from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import ConfigError, RouterError, StoreUnavailable
 from router.fleet import Fleet
+from router.limit_changes import changed_limits
 from router.live_controls import POLL_SECONDS, LiveControls
 from router.logs import RequestLog
 from router.metrics import Metrics
@@ -66,8 +67,7 @@ KEYS_SECONDS: Final = 10.0
 AUDIT_SECONDS: Final = 60.0
 """How often counters and log are compared: well within the time that the ledger waits for an auditor to come back."""
 TRIM_SECONDS: Final = 3600.0
-SIMULATED: Final = "simulated"
-"""`Snapshot.source` where nothing but simulated providers was found."""
+PRICES_SECONDS: Final = 1.0
 STORE_START_SECONDS: Final = 15.0
 """How long a store that does not answer is waited for at the start."""
 ALERTS_SECONDS: Final = 5.0
@@ -135,11 +135,13 @@ class Service:
         snapshot = await self._with_simulator(self.snapshot)
         self.snapshot = snapshot
         server = snapshot.server
-        store = self.store = server.store or self._default_store()
+        store = self.store = store_of(snapshot)
         # A file has a limit of its own: it waits for other processes, not for a server.
-        self.ledger: Ledger = open_ledger(store, timeout_seconds=None if _is_file(store) else server.store_timeout_seconds)
+        self.ledger: Ledger = open_ledger(store, timeout_seconds=server.store_timeout_seconds if file_of(store) is None else None)
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
+        for change in changed_limits(await self.ledger.bucket_states(), snapshot.budgets):
+            log.warning("a limit in the ledger changes for all that share it", change=change, config_version=snapshot.version)
         await self._take_control(snapshot)
         self.metered = MeteredStore(self.ledger, self.metrics, clock=time.monotonic)
         self.outbox = Outbox(_outbox_path(store, self.worker), self.metered)
@@ -220,10 +222,6 @@ class Service:
         except StoreUnavailable as exc:
             log.warning("waiting for the budget store", reason=str(exc), at_most_seconds=STORE_START_SECONDS)
             raise
-
-    def _default_store(self) -> str:
-        """Where the books are if nothing is said. Simulated money has books of its own: it must not use up real budgets."""
-        return str(state_folder() / "simulated.sqlite") if self.snapshot.source == SIMULATED else default_store()
 
     async def _with_simulator(self, snapshot: Snapshot) -> Snapshot:
         """Start the simulated providers that a configuration names without an address."""
@@ -356,9 +354,19 @@ class Service:
         every(ALERTS_SECONDS, self._look_after_alerts, name="alerts", at_once=True)
         every(AUDIT_SECONDS, self._audit, name="audit")
         every(TRIM_SECONDS, self._trim, name="trim")
+        if any(deployment.prices for deployment in self.snapshot.deployments.values()):
+            every(PRICES_SECONDS, self._reprice, name="prices")
 
     async def _beat(self) -> None:
         await self.ledger.heartbeat({attempt_id: _progress(attempt) for attempt_id, attempt in self.live.items()})
+
+    async def _reprice(self) -> None:
+        """Take prices into use whose time has come."""
+        now_ms = wall_clock_ms()
+        changed = [name for name, deployment in self.snapshot.deployments.items() if deployment.reprice(now_ms)]
+        if changed:
+            self.pipeline.prices_changed()
+            log.info("prices have changed", deployments=changed)
 
     async def _look_for_store(self) -> None:
         """Notice early that a store is back; that it went is noticed by whoever needs it."""
@@ -374,6 +382,7 @@ class Service:
 
     async def _read_budgets(self) -> None:
         self._budget_states = tuple(await self.ledger.bucket_states()) if self.snapshot.budgets else ()
+        self.pipeline.steering.read(self._budget_states)
 
     async def _audit(self) -> None:
         """Compare counters and log; one process of all that share the ledger does it."""
@@ -445,16 +454,13 @@ def _progress(attempt: Attempt) -> int:
     return min(burnt, attempt.held.amount_nusd)
 
 
-def _is_file(store: str) -> bool:
-    return store.startswith("sqlite://") or "://" not in store
-
-
 def _outbox_path(store: str, worker: int) -> str:
     """The outbox lies beside the ledger's file, or in the state folder if the ledger is on a server: one for each server,
     so that no settlement is delivered to another one's books. A changed password does not change the name.
     """
-    if _is_file(store):
-        ledger = Path(store.removeprefix("sqlite://"))
+    path = file_of(store)
+    if path is not None:
+        ledger = Path(path)
         return str(ledger.with_name(f"{ledger.name}.outbox-{worker}.log"))
     server = hashlib.sha256(store.rpartition("://")[2].rpartition("@")[2].encode()).hexdigest()[:8]
     return str(state_folder() / f"outbox-{server}-{worker}.log")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -18,7 +18,10 @@ from router.domain.usage import Usage
 from router.edge.headers import Headers
 from router.metrics_series import AttemptSeries, RequestSeries
 from router.ports import Timeouts
-from router.snapshot import Deployment, Route, Snapshot
+from router.snapshot import Deployment, Guards, Route, Snapshot
+
+if TYPE_CHECKING:
+    from router.steering import Steering
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,10 +31,16 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Public id of the key; empty where no key is needed."""
     name: str = "anonymous"
     team: str = ""
+    org: str = ""
+    """Of the team."""
     models: frozenset[str] | None = None
     """Routes and models that may be asked for; None: all."""
     tags: Mapping[str, str] = NOTHING
     expires_ms: int | None = None
+    guards: tuple[Guards, ...] = ()
+    """What one request may ask for, as its team and its key say."""
+    max_cost_nusd: int | None = None
+    """Most that one request may cost."""
 
 
 class Way:
@@ -88,6 +97,14 @@ class Call:
     usage: Usage | None = None
     budget_left_nusd: int | None = None
     stream = False
+    rate_lines = b""
+    """`x-ratelimit-*` header lines; empty where no limit of ours applies. A provider's own are then not shown."""
+    max_attempts: int | None = None
+    """Most calls to providers; None: as the route says."""
+    steering: Steering | None = None
+    """What budgets that fill leave out; None while none does."""
+    guarded: tuple[str, str] | None = None
+    """The guard that it broke, and what was done."""
 
     def __init__(self, *, request_id: str, operation: str, headers: Headers, snapshot: Snapshot, began: float) -> None:
         self.request_id = request_id
@@ -123,6 +140,8 @@ class Attempt:
     billed: Billed | None = None
     """At what it is charged, if not at the usual price alone."""
     charge_nusd = 0
+    tokens: int | None = None
+    """Tokens in and out, for limits that count them; None: unknown, or nothing counts them."""
     record = b""
     """The spend record, once the charge is booked."""
 
@@ -132,6 +151,8 @@ class Attempt:
         self.number = number = call.attempts + 1
         self.attempt_id = f"{call.request_id}.{number}"
         self.deployment = deployment
+        self.price = deployment.price
+        """In force when it began; its rates are charged."""
         self.estimate = estimate(call.request, deployment, call.snapshot.server, way.timeouts, whole=whole)
         self.reason = reason
         self.way = way

@@ -22,6 +22,7 @@ class ErrorSpec:
 
 INVALID_JSON: Final = ErrorSpec("invalid_json", 400, "invalid_request_error", "client", False)
 INVALID_REQUEST: Final = ErrorSpec("invalid_request", 400, "invalid_request_error", "client", False)
+REQUEST_LIMIT: Final = ErrorSpec("request_limit_exceeded", 400, "invalid_request_error", "client", False)
 BAD_HTTP: Final = ErrorSpec("bad_http", 400, "invalid_request_error", "client", False)
 INVALID_API_KEY: Final = ErrorSpec("invalid_api_key", 401, "authentication_error", "client", False)
 KEY_EXPIRED: Final = ErrorSpec("key_expired", 401, "authentication_error", "client", False)
@@ -38,6 +39,7 @@ BODY_TOO_LARGE: Final = ErrorSpec("body_too_large", 413, "invalid_request_error"
 UNSUPPORTED_MEDIA_TYPE: Final = ErrorSpec("unsupported_media_type", 415, "invalid_request_error", "client", False)
 RATE_LIMITED: Final = ErrorSpec("rate_limit_exceeded", 429, "rate_limit_error", "client", True)
 HEADERS_TOO_LARGE: Final = ErrorSpec("headers_too_large", 431, "invalid_request_error", "client", False)
+RATE_LIMIT_TOO_SMALL: Final = ErrorSpec("rate_limit_exceeded", 429, "rate_limit_error", "client", False)
 CLIENT_CLOSED: Final = ErrorSpec("client_closed_request", 499, "invalid_request_error", "client", False)
 INTERNAL: Final = ErrorSpec("internal_error", 500, "api_error", "router", True)
 UPSTREAM_FAILED: Final = ErrorSpec("upstream_failed", 502, "api_error", "upstream", True)

@@ -9,17 +9,18 @@ import msgspec
 
 from policies.types import Decision, Rejection, RequestFacts
 from router.call import Call, Principal
+from router.domain.budgets import Unit
 from router.domain.controls import Freezes
 from router.domain.estimate import estimate, expected_nusd, worst_case_nusd
-from router.domain.money import format_usd
+from router.domain.money import format_amount, format_usd
 from router.domain.request import Operation, parse_request
 from router.domain.windows import applies
 from router.edge.headers import Headers
 from router.errors import RouterError
 from router.fleet import USUAL_LENGTH, Fleet
 from router.live_controls import refuse_frozen
-from router.reservation import NO_KEY, NO_TEAM
 from router.routing import route_call
+from router.scopes import dims_of
 from router.snapshot import Deployment, Snapshot
 
 NO_HEADERS: Final[Headers] = MappingProxyType({})
@@ -30,8 +31,11 @@ class BudgetLine(msgspec.Struct, kw_only=True):
 
     name: str
     limit_nusd: int
+    """In the unit: nano-USD, calls or tokens."""
+    unit: Unit
     window: str
     hard: bool
+    shadow: bool
     each: str | None
 
 
@@ -198,17 +202,17 @@ def _line(call: Call, deployment: Deployment, fleet: Fleet) -> CandidateLine:
 
 
 def _budgets(call: Call, deployment: Deployment) -> list[BudgetLine]:
-    dims = {
-        "team": call.principal.team or NO_TEAM,
-        "key": call.principal.key_id or NO_KEY,
-        "user": call.user,
-        "session": call.session,
-        "route": call.route.name,
-        "model": deployment.model,
-        "provider": deployment.provider.name,
-    }
+    dims = dims_of(call, deployment)
     return [
-        BudgetLine(name=budget.name, limit_nusd=budget.limit_nusd, window=budget.window, hard=budget.hard, each=budget.each)
+        BudgetLine(
+            name=budget.name,
+            limit_nusd=budget.limit_nusd,
+            unit=budget.unit,
+            window=f"last {budget.rolling_ms // 1000} s" if budget.rolling_ms else budget.window,
+            hard=budget.hard,
+            shadow=budget.shadow,
+            each=", ".join(budget.dimensions) or None,
+        )
         for budget in call.snapshot.budgets
         if applies(budget, dims=dims, tags=call.tags)
     ]
@@ -254,11 +258,12 @@ def _details(line: CandidateLine) -> list[str]:
     lines = [f"   {_money_text(line)}"]
     if line.score:
         lines.append("   score: " + ", ".join(f"{name} {value:g}" for name, value in line.score.items()))
-    budgets = [
-        f"{b.name} ({format_usd(b.limit_nusd)} USD per {b.window}{f' and {b.each}' if b.each else ''}{'' if b.hard else ', soft'})"
-        for b in line.budgets
-    ]
-    return [*lines, f"   budgets: {', '.join(budgets) or 'none'}"]
+    return [*lines, f"   budgets: {', '.join(map(_budget_text, line.budgets)) or 'none'}"]
+
+
+def _budget_text(b: BudgetLine) -> str:
+    mode = ", on trial" if b.shadow else "" if b.hard else ", soft"
+    return f"{b.name} ({format_amount(b.limit_nusd, b.unit)} per {b.window}{f' and {b.each}' if b.each else ''}{mode})"
 
 
 def _money_text(line: CandidateLine) -> str:

@@ -110,6 +110,10 @@ _TABLE: Final = (
     ),
     _counter("faregate_overshoot_usd_total", "Charged above the reservation, in USD, by cause.", "cause", nano=True),
     _max("faregate_ledger_drift_usd", "Difference between counters and log at the last verification, in USD.", "budget"),
+    _counter("faregate_budget_steps_total", "Times that a budget began to leave models out, by what it does.", "budget", "action"),
+    # Limits on speed and on single requests.
+    _counter("faregate_rate_limited_total", "Calls that a rate limit had no room for, by what was done.", "kind", "limit", "action"),
+    _counter("faregate_guarded_requests_total", "Requests that asked for more than one request may, by what was done.", "guard", "action"),
     # The store of the budgets.
     _histogram("faregate_store_seconds", "Time of a call to the budget store.", _SHORT, "call"),
     _counter("faregate_store_errors_total", "Calls to the budget store that failed.", "call"),
@@ -262,8 +266,21 @@ class Metrics:
         cell.value += 1
 
     def refused(self, *, budget: str, action: str) -> None:
-        """Count a reservation that a budget had no room for, and what was done: `refuse`, `cheaper`, `cut`."""
+        """Count a reservation that a budget had no room for, and what was done: `refuse`, `cheaper`, `cut`, `shadow` (nothing: it is on trial)."""
         self._add("faregate_budget_refusals_total", 1, self._guard.name("budget", budget), self._guard.word("action", action))
+
+    def stepped(self, *, budget: str, action: str) -> None:
+        """Count a budget that has filled so far that it leaves models out: `downgrade`, `refuse`."""
+        self._add("faregate_budget_steps_total", 1, self._guard.name("budget", budget), self._guard.word("action", action))
+
+    def rate_limited(self, *, kind: str, limit: str, action: str) -> None:
+        """Count a call that a rate limit had no room for, and what was done: `refuse`, `next`."""
+        word = self._guard.word
+        self._add("faregate_rate_limited_total", 1, word("limit_kind", kind), word("limit", limit), word("action", action))
+
+    def guarded(self, *, guard: str, action: str) -> None:
+        """Count a request that asked for more than one request may, and what was done: `refuse`, `clamp`."""
+        self._add("faregate_guarded_requests_total", 1, self._guard.word("guard", guard), self._guard.word("action", action))
 
     def rejected_request(self, *, code: str) -> None:
         """Count a request that was answered with an error of `router.errors`."""

@@ -7,7 +7,8 @@ from typing import Final
 
 from router.call import Attempt, Call
 from router.domain.budgets import NEVER_MS, Refusal
-from router.domain.money import NUSD_PER_USD, format_usd
+from router.domain.limits import reset_text
+from router.domain.money import NUSD_PER_USD, format_amount, format_usd
 from router.edge import headers as h
 from router.edge.replies import JSON
 from router.errors import BUDGET_EXCEEDED, RouterError
@@ -21,7 +22,9 @@ _ANSWER: Final = b"%%b%b: %%d\r\n%b: %%.3f\r\n%%b%%b" % (h.ATTEMPTS, h.OVERHEAD_
 
 def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes | None = None) -> bytes:
     """Header lines with the request ids: the client's own first, else the provider's, else ours."""
-    return h.encode(headers) + _id_lines(call, upstream_id)
+    if call.rate_lines:
+        headers = [pair for pair in headers if not pair[0].startswith(h.RATE_LIMIT)]
+    return h.encode(headers) + call.rate_lines + _id_lines(call, upstream_id)
 
 
 def _id_lines(call: Call, upstream_id: bytes | None) -> bytes:
@@ -55,7 +58,9 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
             deployment.model, deployment.name, call.route.name, call.branch.rule, attempt.reason, stream
         )
     named = dict(from_upstream)
-    passed = b"" if h.FROM_UPSTREAM.isdisjoint(named) else h.encode(h.passed_from_upstream(from_upstream))
+    passed = b"" if h.FROM_UPSTREAM.isdisjoint(named) else h.encode(h.passed_from_upstream(from_upstream, ours=bool(call.rate_lines)))
+    if call.rate_lines:
+        passed += call.rate_lines
     if not stream:
         passed += _COST % divmod(call.charge_nusd, NUSD_PER_USD)
     left = call.budget_left_nusd
@@ -71,19 +76,53 @@ def _reset_text(ends_ms: int) -> str:
     return datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def budget_error(call: Call, refusal: Refusal) -> RouterError:
-    """The refusal for money: which budget, its limit, what is spent and held, what was needed, when it resets."""
+def _amounts(refusal: Refusal) -> dict[str, object]:
+    """The amounts of a refusal: `limit_usd` and so on as text, or `limit` and so on as whole numbers of another unit."""
+    unit = refusal.bucket.unit
+    names = ("limit", "spent", "held", "left", "needed")
+    values = (refusal.limit_nusd, refusal.spent_nusd, refusal.held_nusd, refusal.left_nusd, refusal.needed_nusd)
+    if unit == "usd":
+        return {f"{name}_usd": format_usd(value) for name, value in zip(names, values, strict=True)}
+    return {"unit": unit, **dict(zip(names, values, strict=True))}
+
+
+def _crowded_error(call: Call, refusal: Refusal) -> RouterError:
     bucket = refusal.bucket
+    split = " and ".join(part.partition("=")[0] for part in bucket.scope.split("&"))
+    message = (
+        f"Budget '{bucket.budget}' counts at most {refusal.limit_nusd:,} different values of {split} in a window, and this one is new "
+        f"({bucket.scope}). Use one that is known, or ask for a larger max_scopes. Request {call.request_id}."
+    )
+    details = {"budget": bucket.budget, "scope": bucket.scope, "max_scopes": refusal.limit_nusd, "request_id": call.request_id}
+    return RouterError(BUDGET_EXCEEDED, message, details=details)
+
+
+def budget_error(call: Call, refusal: Refusal) -> RouterError:
+    """The refusal by a budget: which one, its limit, what is spent and held, what was needed, when it resets."""
+    bucket = refusal.bucket
+    if refusal.crowded:
+        return _crowded_error(call, refusal)
+
+    def amount(value: int) -> str:
+        return format_amount(value, bucket.unit)
+
     whose = f" ({bucket.scope})" if bucket.scope else ""
     resets = _reset_text(bucket.ends_ms)
-    when = "It does not reset: its owner must raise it" if resets == "never" else f"It resets at {resets}"
-    changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({format_usd(bucket.limit_nusd)} USD in the configuration)"
-    held = f" and {format_usd(refusal.held_nusd)} USD held by calls under way" if refusal.held_nusd else ""
+    if resets != "never":
+        when = f"It resets at {resets}"
+    elif refusal.retry_after_ms is not None:
+        when = f"There is room for it in {reset_text(refusal.retry_after_ms)}"
+    elif bucket.unit == "concurrent":
+        when = "Try again when one of them has ended"
+    else:
+        when = "It does not reset: its owner must raise it"
+    changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({amount(bucket.limit_nusd)} in the configuration)"
+    held = f" and {amount(refusal.held_nusd)} held by calls under way" if refusal.held_nusd else ""
     message = (
-        f"Budget '{bucket.budget}'{whose} has no room for this request: limit {format_usd(refusal.limit_nusd)} USD{changed}, "
-        f"spent {format_usd(refusal.spent_nusd)} USD{held}, {format_usd(refusal.left_nusd)} USD left; "
-        f"this request could cost {format_usd(refusal.needed_nusd)} USD. "
-        f"{when}. A smaller max_tokens needs less. Request {call.request_id}."
+        f"Budget '{bucket.budget}'{whose} has no room for this request: limit {amount(refusal.limit_nusd)}{changed}, "
+        f"spent {amount(refusal.spent_nusd)}{held}, {amount(refusal.left_nusd)} left; "
+        f"this request could {'cost' if bucket.unit == 'usd' else 'need'} {amount(refusal.needed_nusd)}. "
+        f"{when}.{' A smaller max_tokens needs less.' if bucket.unit in ('usd', 'tokens') else ''} Request {call.request_id}."
     )
     return RouterError(
         BUDGET_EXCEEDED,
@@ -91,11 +130,8 @@ def budget_error(call: Call, refusal: Refusal) -> RouterError:
         details={
             "budget": bucket.budget,
             "scope": bucket.scope,
-            "limit_usd": format_usd(refusal.limit_nusd),
-            "spent_usd": format_usd(refusal.spent_nusd),
-            "held_usd": format_usd(refusal.held_nusd),
-            "left_usd": format_usd(refusal.left_nusd),
-            "needed_usd": format_usd(refusal.needed_nusd),
+            **_amounts(refusal),
+            "retry_after_ms": refusal.retry_after_ms,
             "resets_at": None if resets == "never" else resets,
             "request_id": call.request_id,
         },

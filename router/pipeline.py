@@ -12,6 +12,7 @@ from router.admission import Admission
 from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation, WindowMoved
+from router.domain.limits import is_rate_limit, rate_headers
 from router.domain.metering import Metered
 from router.domain.request import Operation, parse_request
 from router.domain.usage import Usage
@@ -19,13 +20,14 @@ from router.edge.exchange import Exchange
 from router.edge.replies import error_reply
 from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.fleet import USUAL_LENGTH, Fleet
+from router.limits import RateLimits
 from router.lines import Ways, log_line
 from router.live_controls import LiveControls, refuse_frozen
 from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_ledger import MeteredStore
 from router.metrics_series import RequestSeries
-from router.outcome import answer_headers, budget_error, with_ids
+from router.outcome import answer_headers, with_ids
 from router.ports import UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
 from router.reservation import Reservations
@@ -33,6 +35,7 @@ from router.routing import route_call
 from router.settlement import Settlements
 from router.slices import IGNORED_STREAM, Slices
 from router.snapshot import Deployment, Snapshot
+from router.steering import Steering
 
 LONGEST_BACKOFF_SECONDS: Final = 8.0
 FIRST_BACKOFF_SECONDS: Final = 0.25
@@ -80,6 +83,8 @@ class Pipeline:
         self._new_id = new_id
         self._ways = Ways()
         self._slices = Slices(fleet, store, metrics)
+        self.steering = Steering(snapshot, metrics)
+        self._limits = RateLimits(metrics, clock=clock, clock_ms=clock_ms)
         self._limited: dict[str, Failure] = {}
         """The last 429 of each deployment that has not answered since."""
 
@@ -88,7 +93,8 @@ class Pipeline:
         call = Call(request_id=self._new_id(), operation=operation, headers=exchange.headers, snapshot=self.snapshot, began=self._clock())
         self._in_flight.value += 1
         try:
-            call.principal = await self.admission.admit(exchange.headers)
+            known = self.admission.identify(exchange.headers)
+            call.principal = known if known is not None else await self.admission.admit(exchange.headers)
             failure = self._route(call, await exchange.body()) or await self._try_in_order(call, exchange)
             if failure is not None:
                 await self._give_up(call, exchange, failure)
@@ -124,6 +130,8 @@ class Pipeline:
         freezes = self._controls.freezes
         if freezes is not None:
             refuse_frozen(call, freezes)
+        if self.steering.levels:
+            call.steering = self.steering
         before = self._clock()
         try:
             decision = route_call(call, self._fleet, self._random())
@@ -161,25 +169,23 @@ class Pipeline:
             outcome = await self._try(call, exchange, deployment, reason)
             if isinstance(outcome, Refusal):
                 refusals.append(outcome)
-                reason = "fallback:budget"
+                reason = self._limits.passed_over(call, deployment.name, outcome)
                 continue
             if outcome is not None and place == last:
                 outcome = await self._try_again(call, exchange, deployment, outcome)
             if outcome is None:
-                if refusals:
+                if refusals and not is_rate_limit(refusals[-1].bucket):
                     self._metrics.refused(budget=refusals[-1].bucket.budget, action="cheaper")
                 return None
             failure = outcome
-            if not failure.fall_back or call.attempts >= call.route.fallback.max_attempts:
+            if not failure.fall_back or call.attempts >= (call.max_attempts or call.route.fallback.max_attempts):
                 break
             if place < last:
                 following = decision.order[place + 1].deployment
                 self._metrics.fell_back(from_deployment=deployment.name, to_deployment=following, reason=failure.cause)
             reason = f"fallback:{failure.cause}"
         if failure is None and refusals:
-            refusal = refusals[-1]
-            self._metrics.refused(budget=refusal.bucket.budget, action="refuse")
-            raise budget_error(call, refusal)
+            raise self._limits.no_room(call, refusals)
         return failure or Failure(
             cause="cooldown",
             error=RouterError(NO_DEPLOYMENT, f"Every deployment of '{call.route.name}' is being probed; try again.", retry_after_seconds=1),
@@ -188,7 +194,7 @@ class Pipeline:
     async def _try_again(self, call: Call, exchange: Exchange, deployment: Deployment, failure: Failure) -> Failure | None:
         """Call the last candidate again, after a pause: exponential with full jitter, or what the provider asks."""
         fallback = call.route.fallback
-        retries = min(fallback.retries, fallback.max_attempts - call.attempts)
+        retries = min(fallback.retries, (call.max_attempts or fallback.max_attempts) - call.attempts)
         latest: list[Failure | None] = [failure]
 
         async def again() -> Failure | None:
@@ -217,8 +223,15 @@ class Pipeline:
         wait = failure.retry_after_seconds
         return failure.retry_same and (wait is None or wait <= LONGEST_BACKOFF_SECONDS) and self._fleet.retry_allowed()
 
+    def prices_changed(self) -> None:
+        """Forget what was worked out with the prices before."""
+        self._ways = Ways()
+
     async def _try(self, call: Call, exchange: Exchange, deployment: Deployment, reason: str) -> Failure | Refusal | None:
         """One attempt: hold, call, relay, settle. None: the client has its answer."""
+        if self._limits.full and (full := self._limits.refusal_of(deployment.name)) is not None:
+            self._fleet.release_probe(deployment.name)
+            return full
         attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason), whole=self._slices.fail_for(deployment.name))
         held: Reservation | Refusal | WindowMoved | None = None
         asked = self._clock()
@@ -280,6 +293,11 @@ class Pipeline:
         call = attempt.call
         call.attempts = attempt.number
         call.budget_left_nusd = attempt.held.tightest_left_nusd
+        if attempt.held.left:
+            call.rate_lines = rate_headers(attempt.held.left, self._clock_ms())
+            self.steering.note(attempt.held)
+            if attempt.held.shadowed is not None:
+                self._metrics.refused(budget=attempt.held.shadowed.budget, action="shadow")
         self._live[attempt.attempt_id] = attempt
         self._fleet.began(attempt.deployment.name)
 
@@ -353,7 +371,9 @@ class Pipeline:
         self._won(attempt, metered, arrived)
         cause = IGNORED_STREAM if unpaid is not None else self._slices.cause(attempt, metered)
         outcome = "ok" if unpaid is None else "cut"
-        self._settlements.book(attempt, usage=metered.usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived)
+        self._settlements.book(
+            attempt, usage=metered.usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived
+        )
         if unpaid is not None:
             await self._settlements.commit(attempt)
             raise unpaid
@@ -443,6 +463,8 @@ class Pipeline:
 
     def _report(self, call: Call) -> None:
         now = self._clock()
+        if call.guarded is not None:
+            self._metrics.guarded(guard=call.guarded[0], action=call.guarded[1])
         total = now - call.began
         overhead = (call.first_byte_at or now) - call.began - call.upstream_seconds
         winner = call.winner

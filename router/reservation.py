@@ -12,13 +12,11 @@ from router.domain.windows import bucket_set
 from router.errors import StoreUnavailable
 from router.lines import note
 from router.metrics_ledger import MeteredStore
+from router.scopes import dims_of
 from router.snapshot import Snapshot
 
 MOST_CACHED_SETS: Final = 50_000
 WINDOW_TRIES: Final = 3
-NO_TEAM: Final = "default"
-"""Team of a key without one: budgets split by team count it too."""
-NO_KEY: Final = "anonymous"
 
 
 class Reservations:
@@ -26,16 +24,15 @@ class Reservations:
 
     def __init__(self, snapshot: Snapshot, store: MeteredStore, clock_ms: Callable[[], int]) -> None:
         """`clock_ms` gives Unix milliseconds; if the store's clock differs, the store's counts."""
-        self._budgets = snapshot.budgets
+        self._budgets = budgets = (*snapshot.budgets, *snapshot.limits)
+        self._counts_tokens = any(budget.unit == "tokens" for budget in budgets)
         self._store = store.plain
         self._metered = store
         self._clock_ms = clock_ms
         self._sets: OrderedDict[tuple[str, ...], BucketSet] = OrderedDict()
-        named = {budget.each for budget in snapshot.budgets if budget.each} | {
-            name for budget in snapshot.budgets for name, _ in budget.when if not name.startswith("tag:")
-        }
-        self._dimensions = tuple(sorted(named))
-        self._tags = tuple(sorted({name[4:] for budget in snapshot.budgets for name, _ in budget.when if name.startswith("tag:")}))
+        named = {name for budget in budgets for name in (*budget.dimensions, *(name for name, _ in budget.when))}
+        self._dimensions = tuple(sorted(name for name in named if not name.startswith("tag:")))
+        self._tags = tuple(sorted(name[4:] for name in named if name.startswith("tag:")))
 
     def hold(self, attempt: Attempt) -> Awaitable[Reservation | Refusal | WindowMoved]:
         """Reserve the first hold of an attempt. For `WindowMoved`, see `hold_in_next_window`. The caller counts the time.
@@ -52,6 +49,7 @@ class Reservations:
             amount_nusd=attempt.estimate.hold_nusd,
             buckets=buckets,
             note=note(attempt.call, way),
+            tokens=_most_tokens(attempt) if self._counts_tokens else 0,
         )
 
     async def hold_in_next_window(self, attempt: Attempt, moved: WindowMoved) -> Reservation | Refusal:
@@ -64,7 +62,11 @@ class Reservations:
         for _ in range(WINDOW_TRIES - 1):
             buckets = self._buckets(attempt, moved.now_ms)
             answer = await self._metered.reserve(
-                attempt_id=attempt.attempt_id, amount_nusd=attempt.estimate.hold_nusd, buckets=buckets, note=told
+                attempt_id=attempt.attempt_id,
+                amount_nusd=attempt.estimate.hold_nusd,
+                buckets=buckets,
+                note=told,
+                tokens=_most_tokens(attempt) if self._counts_tokens else 0,
             )
             if not isinstance(answer, WindowMoved):
                 return answer
@@ -73,15 +75,7 @@ class Reservations:
 
     def _buckets(self, attempt: Attempt, now_ms: int) -> BucketSet:
         call, deployment, way = attempt.call, attempt.deployment, attempt.way
-        dims = {
-            "team": call.principal.team or NO_TEAM,
-            "key": call.principal.key_id or NO_KEY,
-            "user": call.user,
-            "session": call.session,
-            "route": call.route.name,
-            "model": deployment.model,
-            "provider": deployment.provider.name,
-        }
+        dims = dims_of(call, deployment)
         tags = call.tags
         key = tuple([dims[name] for name in self._dimensions] + [tags.get(name, "\0") for name in self._tags])
         known = self._sets.get(key)
@@ -93,6 +87,11 @@ class Reservations:
         if len(self._sets) > MOST_CACHED_SETS:
             self._sets.popitem(last=False)
         return made
+
+
+def _most_tokens(attempt: Attempt) -> int:
+    """The most that a call can take in and give out."""
+    return attempt.call.request.shape.tokens_bound + attempt.estimate.output_tokens
 
 
 def buckets_hold(buckets: BucketSet, now_ms: int) -> bool:

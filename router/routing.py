@@ -8,13 +8,14 @@ from typing import Final
 import msgspec
 
 from policies.engine import Branch, choose, decide
-from policies.types import NOTHING, Decision, RequestFacts, Restriction
+from policies.types import NOTHING, Decision, Rejection, RequestFacts, Restriction
 from router.call import Call
 from router.domain.estimate import expected_nusd, worst_case_nusd
 from router.domain.extras import Extras, covers
 from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost, unpriced
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
 from router.errors import (
+    BUDGET_EXCEEDED,
     FROZEN,
     INVALID_REQUEST,
     MAX_COST_EXCEEDED,
@@ -25,6 +26,7 @@ from router.errors import (
     RouterError,
 )
 from router.fleet import Fleet, FleetView, bound_by, size_class
+from router.guards import guard
 from router.snapshot import Route, Snapshot
 
 LISTED_NAMES: Final = 20
@@ -161,18 +163,37 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     route = call.route = find_route(call.snapshot, call.request.model, call.principal.models)
     if call.request.extras is not None:
         _check_extras(call, call.request.extras, route)
+    if route.guards or call.principal.guards:
+        guard(call)
     restrict = read_labels(call)
     if route.max_cost_nusd is not None:
         restrict = _limited(restrict, route.max_cost_nusd)
+    if call.principal.max_cost_nusd is not None:
+        restrict = _limited(restrict, call.principal.max_cost_nusd)
     facts = call.facts = facts_of(call, route)
     branch = call.branch = choose(route.policy, facts)
     call.routed = True
     candidates = offers(call, branch, fleet)
+    if call.steering is not None and (out := call.steering.out(call, candidates, call.snapshot.deployments)):
+        return _steered(call, fleet, draw, restrict, candidates, out)
     if branch.reads_worst_case or (restrict is not None and restrict.max_cost_nusd is not None):
         decision = _decide_by_worst_case(call, branch, candidates, draw, restrict)
     else:
         decision = decide(branch, facts, candidates, draw, restrict)
     call.decision = decision
+    if not decision.order:
+        raise nothing_left(call, decision, fleet)
+    return decision
+
+
+def _steered(
+    call: Call, fleet: Fleet, draw: float, restrict: Restriction | None, candidates: Sequence[FleetView], out: Sequence[Rejection]
+) -> Decision:
+    """Decide among what budgets that fill leave."""
+    names = {rejection.deployment for rejection in out}
+    kept = [view for view in candidates if view.traits.deployment not in names]
+    decision = _decide_by_worst_case(call, call.branch, kept, draw, restrict)
+    call.decision = decision = msgspec.structs.replace(decision, rejected=(*decision.rejected, *out))
     if not decision.order:
         raise nothing_left(call, decision, fleet)
     return decision
@@ -211,6 +232,8 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
         return RouterError(INVALID_REQUEST, f"{message} Name deployments, models or providers of this route.", details=details)
     if causes == {"frozen"}:
         return RouterError(FROZEN, message, details=details)
+    if causes and causes <= {"budget_downgrade", "budget_exhausted"}:
+        return RouterError(BUDGET_EXCEEDED, message, details=details)
     passing = causes & {"cooldown", "unhealthy"}
     if call.branch.refuse and not passing:
         return RouterError(POLICY_REFUSED, message, details=details)

@@ -92,7 +92,7 @@ class Settlements:
         call, deployment = attempt.call, attempt.deployment
         seconds = (self._clock() if ended is None else ended) - attempt.began
         duration_ms = int(seconds * 1000)
-        amount, price, charged_hold = 0, deployment.price, False
+        amount, price, charged_hold = 0, attempt.price, False
         if price is not None and (deployment.has_services or call.request.extras is not None):
             price = _special_price(attempt, price)
         if usage is not None and price is not None:
@@ -105,6 +105,8 @@ class Settlements:
             self._metrics.overran(cause=cause, nusd=amount - attempt.held.amount_nusd)
         call.charge_nusd += amount
         attempt.charge_nusd = amount
+        if attempt.held.tokens:
+            attempt.tokens = 0 if usage is None else usage.input_tokens + usage.output_tokens
         attempt.record = spend_record(
             attempt,
             usage=usage,
@@ -123,10 +125,13 @@ class Settlements:
         if attempt.state != "booked":
             return
         try:
-            await self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record)
+            await self._settle(attempt)
         except asyncio.CancelledError:
-            await finish(lambda: self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record), cancelled=True)
+            await finish(lambda: self._settle(attempt), cancelled=True)
         attempt.state = "closed"
+
+    def _settle(self, attempt: Attempt) -> Coroutine[Any, Any, None]:
+        return self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record, tokens=attempt.tokens)
 
     async def settle(
         self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = "provider_exceeded_bound"

@@ -12,7 +12,7 @@ from policies.engine import RoutePolicy
 from policies.types import Traits
 from router.alerts.config import AlertRules, Receiver
 from router.domain.budgets import Budget
-from router.domain.prices import Price
+from router.domain.prices import Price, price_at
 from router.domain.pricing import Tariff, tariff_of
 from router.ports import Endpoint, Timeouts
 
@@ -65,7 +65,9 @@ class Deployment:
     provider: Provider
     traits: Traits
     price: Price | None
-    """None: unpriced."""
+    """The price that is in force. None: unpriced."""
+    prices: tuple[Price, ...] = ()
+    """All prices that have been or will be, in the order of time; empty if there is only one."""
     default_max_output_tokens: int = 4096
     """Cap written into a call whose client set none."""
     max_output_tokens: int | None = None
@@ -87,6 +89,37 @@ class Deployment:
         beyond = not self.provider.quirks.cap_includes_reasoning and "reasoning" in self.traits.capabilities
         object.__setattr__(self, "may_reason_beyond_cap", beyond)
         object.__setattr__(self, "model_json", msgspec.Raw(msgspec.json.encode(self.upstream_id)))
+
+    def reprice(self, now_ms: int) -> bool:
+        """Take the price into use that is in force now. True if it is another one than before.
+
+        The one thing of a snapshot that time changes. What has begun keeps its price: each attempt has its own reference to it.
+        """
+        price = price_at(self.prices, now_ms) if self.prices else self.price
+        if price is self.price:
+            return False
+        object.__setattr__(self, "price", price)
+        self.__post_init__()
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """What one request may ask for. None: no limit."""
+
+    whose: str
+    """Who sets them, for messages: `team 'search'`."""
+    max_tokens: int | None = None
+    """Largest cap on output tokens."""
+    clamp: bool = False
+    """A larger cap is made `max_tokens`; else the request is refused."""
+    max_n: int | None = None
+    max_images: int | None = None
+    max_audio_seconds: int | None = None
+    max_input_tokens: int | None = None
+    max_tools: int | None = None
+    max_attempts: int | None = None
+    """Calls to providers, retries and fallbacks included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +153,8 @@ class Route:
     """Lower-case request headers that its rules look at."""
     max_cost_nusd: int | None = None
     """Most that one request may cost."""
+    guards: tuple[Guards, ...] = ()
+    """What requests for it may ask for: all of them, each from another place of the configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +162,15 @@ class Team:
     """A group of keys."""
 
     name: str
+    org: str = ""
+    """Organisation that it belongs to; empty: none."""
     models: frozenset[str] | None = None
     """Routes and models its keys may ask for; None: all."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    guards: Guards | None = None
+    """What one request of its keys may ask for."""
+    max_cost_nusd: int | None = None
+    """Most that one request of its keys may cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +188,10 @@ class KeyEntry:
     models: frozenset[str] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     expires_ms: int | None = None
+    guards: Guards | None = None
+    """What one request may ask for, beside what its team says."""
+    max_cost_nusd: int | None = None
+    """Most that one request may cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +239,8 @@ class Snapshot:
     routes: Mapping[str, Route]
     """By every name a client may ask for: routes, models, deployments."""
     budgets: tuple[Budget, ...] = ()
+    limits: tuple[Budget, ...] = ()
+    """Rate limits: budgets in requests, tokens or calls under way. Their names have colons: `team:search:rpm`."""
     teams: Mapping[str, Team] = field(default_factory=dict)
     keys: Mapping[str, KeyEntry] = field(default_factory=dict)
     """By key id."""
@@ -203,3 +250,8 @@ class Snapshot:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What was found or assumed without a file; printed at the start."""
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether no model but simulated ones is served, so that no real money is spent."""
+        return bool(self.providers) and all(provider.kind == "sim" for provider in self.providers.values())

@@ -14,8 +14,8 @@ from router.domain.windows import bucket_set
 from router.edge.headers import Headers
 from router.fleet import Fleet
 from router.ports import Books
-from router.reservation import NO_KEY, NO_TEAM
 from router.routing import find_route, may_ask
+from router.scopes import NO_KEY, NO_TEAM
 from router.snapshot import Route, Snapshot
 
 

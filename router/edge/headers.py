@@ -24,6 +24,7 @@ BUDGET_REMAINING_USD: Final = b"x-faregate-budget-remaining-usd"
 OVERHEAD_MS: Final = b"x-faregate-overhead-ms"
 SHOULD_RETRY: Final = b"x-should-retry"
 RETRY_AFTER: Final = b"retry-after"
+RATE_LIMIT: Final = b"x-ratelimit-"
 
 SENT: Final[dict[bytes, str]] = {
     REQUEST_ID: "The client's own id if it sent one, else the provider's, else ours.",
@@ -38,6 +39,9 @@ SENT: Final[dict[bytes, str]] = {
     BUDGET_REMAINING_USD: "What was left in the tightest hard budget while this request was held, USD.",
     OVERHEAD_MS: "Milliseconds spent in the proxy itself, the provider's time taken out.",
     SHOULD_RETRY: "`false` where sending the same request again cannot help. OpenAI's and Anthropic's SDKs obey it.",
+    RATE_LIMIT + b"limit-requests": "Most requests in the window of the rate limit with the smallest share left; the same for `tokens`.",
+    RATE_LIMIT + b"remaining-requests": "What this request leaves of it; the same for `tokens`.",
+    RATE_LIMIT + b"reset-requests": "When all of it is there again if nothing more is sent: `1m0s`; the same for `tokens`.",
     RETRY_AFTER: "Seconds after which trying again makes sense.",
 }
 
@@ -83,9 +87,9 @@ FROM_UPSTREAM: Final[frozenset[bytes]] = frozenset(
 MAX_ID_LENGTH: Final = 128
 
 
-def passed_from_upstream(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """The provider's headers that a client may see."""
-    return [pair for pair in headers if pair[0] in FROM_UPSTREAM]
+def passed_from_upstream(headers: RawHeaders, *, ours: bool = False) -> list[tuple[bytes, bytes]]:
+    """The provider's headers that a client may see. `ours`: rate limits of our own are told instead of the provider's."""
+    return [pair for pair in headers if pair[0] in FROM_UPSTREAM and not (ours and pair[0].startswith(RATE_LIMIT))]
 
 
 def passed_to_upstream(headers: Headers) -> list[tuple[bytes, bytes]]:

@@ -6,15 +6,18 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from router.domain.prices import Price
+from router.domain.store_address import read_store, redis_problem
 from router.settings import env
 from router.settings.compile_access import compile_budgets, compile_keys, compile_teams
 from router.settings.compile_alerts import compile_alerts
 from router.settings.compile_context import Context, PriceLookup
+from router.settings.compile_limits import compile_limits, with_guards
 from router.settings.compile_models import compile_models, price_of
 from router.settings.compile_providers import compile_providers
 from router.settings.compile_routes import compile_routes
@@ -34,6 +37,7 @@ def compile_settings(
     environ: Mapping[str, str] = os.environ,
     broken: Mapping[str, frozenset[str]] | None = None,
     show: Callable[[Finding], str] = described,
+    folder: Path | None = None,
 ) -> Snapshot:
     """Resolve names, presets, prices and classes.
 
@@ -44,6 +48,7 @@ def compile_settings(
         environ: where keys of presets and the address of the store come from.
         broken: section -> names of entries that stand in the file but could not be validated.
         show: writes a warning; the default has no line numbers.
+        folder: of the file; a relative path of the store begins there. None: where the process was started.
 
     Raises:
         InvalidSettings: names that do not exist, keys that are missing, contradictions; all at once.
@@ -51,13 +56,13 @@ def compile_settings(
     context = Context(settings=settings, environ=environ, price_book=price_book, broken=broken or {})
     providers = compile_providers(context)
     deployments = compile_models(context, providers)
-    routes = compile_routes(context, deployments)
+    routes = with_guards(context, compile_routes(context, deployments))
     # A deployment whose provider has an error is no route, but the names of models and deployments stay known.
     askable = {*routes, *settings.routes, *settings.models, *(item.deployment for model in settings.models.values() for item in model.at)}
     teams = compile_teams(context, askable)
     keys = compile_keys(context, askable)
     budgets = compile_budgets(context, askable)
-    server = _server(context, deployments)
+    server = _server(context, deployments, _store(context, folder))
     receivers, alerts = compile_alerts(context)
     if context.findings:
         raise InvalidSettings(context.findings)
@@ -69,6 +74,7 @@ def compile_settings(
         deployments=deployments,
         routes=routes,
         budgets=budgets,
+        limits=compile_limits(context, deployments),
         teams=teams,
         keys=keys,
         receivers=receivers,
@@ -86,11 +92,31 @@ def _version(settings: Settings, deployments: Mapping[str, Deployment]) -> str:
     """A hash that changes with anything that decides or charges; secrets are in it by reference only."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     for deployment in deployments.values():
-        digest.update(b"\n" + msgspec.json.encode((deployment.name, deployment.price, deployment.traits), order="deterministic"))
+        digest.update(
+            b"\n" + msgspec.json.encode((deployment.name, deployment.prices or deployment.price, deployment.traits), order="deterministic")
+        )
     return digest.hexdigest()[:VERSION_DIGITS]
 
 
-def _server(context: Context, deployments: Mapping[str, Deployment]) -> ServerSettings:
+def _store(context: Context, folder: Path | None) -> str:
+    """The address of the ledger: the file's own, else the environment's; empty: the default."""
+    given, redis, path = context.settings.server.store, context.environ.get(env.REDIS_URL), context.environ.get(env.STORE)
+    try:
+        if given:
+            file = read_store(given)
+            return given if file is None or folder is None else os.path.abspath(folder / file)
+        if redis:
+            if problem := redis_problem(redis):
+                context.wrong(("server", "store"), f"{env.REDIS_URL}: {problem}")
+            return redis
+        if path:
+            read_store(path)
+    except ValueError as exc:
+        context.wrong(("server", "store"), f"{'' if given else f'{env.STORE}: '}{exc}")
+    return given or path or ""
+
+
+def _server(context: Context, deployments: Mapping[str, Deployment], store: str) -> ServerSettings:
     given = context.settings.server
     assumed: Price | None = None
     if given.assumed_price is not None:
@@ -103,7 +129,7 @@ def _server(context: Context, deployments: Mapping[str, Deployment]) -> ServerSe
         host=given.host,
         port=given.port,
         workers=given.workers,
-        store=given.store or context.environ.get(env.REDIS_URL) or context.environ.get(env.STORE) or "",
+        store=store,
         lease_seconds=given.lease,
         store_timeout_seconds=given.store_timeout,
         keep_log_seconds=given.keep_log,

@@ -8,8 +8,11 @@ from typing import Any, Final
 
 from router.domain.budgets import Budget
 from router.settings.compile_context import Context
+from router.settings.compile_limits import guards_of
 from router.settings.findings import Path, did_you_mean, one_of
-from router.settings.model_access import BudgetScope, BudgetSettings, KeySettings, SpendLimit, is_minted_id
+from router.settings.model_access import KeySettings, is_minted_id
+from router.settings.model_budgets import DIMENSIONS, BudgetScope, BudgetSettings, SpendLimit
+from router.settings.units import ROLLING
 from router.snapshot import KeyEntry, Team
 
 MIN_SECRET_CHARACTERS: Final = 16
@@ -21,7 +24,14 @@ def compile_teams(context: Context, askable: Collection[str]) -> dict[str, Team]
     teams: dict[str, Team] = {}
     for name, given in context.settings.teams.items():
         models = _allowed(context, ("teams", name, "models"), given.models, askable)
-        teams[name] = Team(name=name, models=models, tags=dict(given.tags))
+        teams[name] = Team(
+            name=name,
+            org=given.org or "",
+            models=models,
+            tags=dict(given.tags),
+            guards=guards_of(given, f"team '{name}'"),
+            max_cost_nusd=given.max_cost,
+        )
     return teams
 
 
@@ -57,6 +67,8 @@ def _entry(name: str, key_id: str, given: KeySettings, digest: bytes | None, mod
         models=models,
         tags=dict(given.tags),
         expires_ms=None if given.expires is None else int(given.expires.timestamp() * 1000),
+        guards=guards_of(given, f"key '{name}'"),
+        max_cost_nusd=given.max_cost,
     )
 
 
@@ -96,17 +108,30 @@ def compile_budgets(context: Context, askable: Collection[str]) -> tuple[Budget,
 
 
 def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]], ...]) -> Budget:
-    per_session = given.resolved_window == "session"
-    window: Any = "lifetime" if per_session else given.resolved_window
+    window: Any = given.resolved_window
+    per_session = window == "session"
+    rolling_ms = 0
+    if per_session:
+        window = "lifetime"
+    elif window.startswith(ROLLING):
+        window, rolling_ms = "rolling", int(window.removeprefix(ROLLING)) * 1000
+    each = given.each
     return Budget(
         name=name,
         limit_nusd=given.limit.nusd,
         window=window,
+        unit=given.limit.unit,
+        rolling_ms=rolling_ms,
         timezone=given.timezone,
-        each="session" if per_session else given.each,
-        hard=given.mode == "hard",
+        each="session" if per_session else each[0] if each and len(each) == 1 else each,
+        hard=given.mode != "soft",
+        shadow=given.mode == "shadow",
+        carry_ppm=round(given.carry_over * 1_000_000),
+        max_scopes=given.max_scopes,
+        beyond=given.over_max_scopes,
         when=when,
         alert_at=given.at,
+        steps=getattr(given.at, "steps", ()),
     )
 
 
@@ -120,7 +145,7 @@ def _scope(context: Context, name: str, given: BudgetSettings, askable: Collecti
     when: BudgetScope = given.when
     ids = {key_name: key.id or key_name for key_name, key in settings.keys.items()}
     known: dict[str, Collection[str]] = {"route": askable, "model": settings.models, "provider": settings.providers}
-    for dimension in ("key", "team", "user", "session", "route", "model", "provider"):
+    for dimension in DIMENSIONS:
         values: tuple[str, ...] = getattr(when, dimension)
         if not values:
             continue

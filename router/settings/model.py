@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from router.settings.findings import shown
-from router.settings.model_access import BudgetEntry, KeySettings, TeamSettings
+from router.settings.model_access import KeySettings, TeamSettings
 from router.settings.model_alerts import AlertSettings, Receivers
+from router.settings.model_budgets import BudgetEntry
+from router.settings.model_limits import GuardsSection, LimitsSection
 from router.settings.model_routing import ModelEntry, PriceEntry, RouteEntry
 from router.settings.types import (
     Address,
@@ -212,6 +214,10 @@ class Settings(Section):
     """Groups of keys."""
     keys: dict[Name, KeySettings] = Field(default_factory=dict)
     """Virtual keys. Without any, and without minted ones, requests need no key."""
+    limits: LimitsSection = all_defaults()
+    """Rate limits that every key, team, user or session has for itself."""
+    guards: GuardsSection = all_defaults()
+    """What any request may ask for."""
     notify: Receivers = Field(default_factory=dict)
     """Who is told of alerts: `{slack: $SLACK_WEBHOOK}`, addresses or objects by name, or a list of them."""
     alerts: AlertSettings = all_defaults()

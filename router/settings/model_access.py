@@ -1,121 +1,24 @@
-"""The fields of budgets, teams and keys."""
+"""The fields of teams and keys."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from router.domain.keys import ID_LENGTH, PREFIX
-from router.settings.findings import shown
-from router.settings.model_alerts import Thresholds
+from router.settings.model_budgets import OwnBudget
+from router.settings.model_limits import GuardFields, OwnLimits
 from router.settings.references import Secret
-from router.settings.types import Instant, Name, ReferencedSecret, Section, Text, Words, all_defaults, as_mapping, format_money
-from router.settings.units import MoneyPer, parse_money_per, parse_window
-
-Dimension = Literal["key", "team", "user", "session", "route", "model", "provider"]
+from router.settings.types import Instant, Name, ReferencedSecret, Text, Words
 
 
-def _timezone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (OSError, ValueError, KeyError):
-        raise ValueError(f"{shown(value)} is not an IANA time zone; write Asia/Seoul") from None
-    return value
-
-
-def _limit(value: object) -> MoneyPer:
-    return value if isinstance(value, MoneyPer) else parse_money_per(value)
-
-
-def _write_limit(limit: MoneyPer) -> str:
-    return format_money(limit.nusd) + (f"/{limit.window}" if limit.window else "")
-
-
-Limit = Annotated[
-    Any,
-    BeforeValidator(_limit),
-    PlainSerializer(_write_limit, when_used="json"),
-    WithJsonSchema({"type": "string", "x-unit": "USD per window", "examples": ["$50/month"]}),
-]
-Window = Annotated[
-    Literal["hour", "day", "week", "month", "lifetime", "session"],
-    BeforeValidator(parse_window),
-]
-
-
-class BudgetScope(Section):
-    """To which requests a budget applies. All must hold; of several values for a field, any."""
-
-    key: Words = ()
-    """Ids of keys."""
-    team: Words = ()
-    """Teams."""
-    user: Words = ()
-    """Users that requests name."""
-    session: Words = ()
-    """Sessions that requests name."""
-    route: Words = ()
-    """Names that clients ask for."""
-    model: Words = ()
-    """Models that requests are sent to."""
-    provider: Words = ()
-    """Providers that requests are sent to."""
-    tags: dict[str, Words] = Field(default_factory=dict)
-    """Tags of the key or the request: `{kind: agent}`."""
-
-
-class SpendLimit(Section):
-    """A limit on what may be spent in a window."""
-
-    limit: Limit
-    """Amount, and the window if it is not given by itself: `$50/month`, `$0.50/day`, `$10` (for ever). Unit: USD."""
-    window: Window | None = None
-    """`hour`, `day`, `week`, `month` (of the calendar), `lifetime`, or `session` (for ever, each by itself).
-    Default: `lifetime`."""
-    each: Dimension | None = None
-    """Split: every key, team, user, ... has the whole limit for itself. Default: one limit for all together."""
-    timezone: Annotated[Text, AfterValidator(_timezone)] = "UTC"
-    """IANA time zone in which windows begin."""
-    mode: Literal["hard", "soft"] = "hard"
-    """`hard` refuses what could exceed the limit, before money is spent; `soft` only counts and alerts."""
-    at: Thresholds = (0.5, 0.8, 0.95, 1.0)
-    """Shares of the limit at which `notify` tells people, once per window: `[50%, 80%]` or `{80%: notify}`; `[]` for none.
-    Default: 50, 80, 95 and 100 %."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SpendLimit:
-        window = self.limit.window
-        if window is not None and self.window is not None and window != self.window:
-            raise ValueError(f"limit says {window}, window says {self.window}; give one")
-        if self.resolved_window == "session" and self.each not in (None, "session"):
-            raise ValueError(f"a limit per session cannot be split by {self.each}")
-        if self.limit.nusd == 0 and self.mode == "soft":
-            raise ValueError("a soft budget of $0 would alert always")
-        return self
-
-    @property
-    def resolved_window(self) -> str:
-        """The window from `window` or `limit`."""
-        return self.window or self.limit.window or "lifetime"
-
-
-class BudgetSettings(SpendLimit):
-    """A limit on what may be spent: whose, how much, in which window."""
-
-    when: BudgetScope = all_defaults()
-    """To which requests it applies. Default: all."""
-
-
-BudgetEntry = Annotated[BudgetSettings, as_mapping("limit", str | BudgetSettings)]
-OwnBudget = Annotated[SpendLimit, as_mapping("limit", str | SpendLimit)]
-
-
-class TeamSettings(Section):
+class TeamSettings(OwnLimits, GuardFields):
     """A group of keys."""
 
+    org: Text | None = None
+    """Organisation that it belongs to: what budgets can be split by, above teams."""
     models: Words | None = None
     """Routes and models that its keys may ask for. Default: all."""
     budget: OwnBudget | None = None
@@ -146,7 +49,7 @@ def _as_secret(value: object) -> object:
     return value
 
 
-class KeySettings(Section):
+class KeySettings(OwnLimits, GuardFields):
     """A virtual key: who acts, and what it may ask for."""
 
     team: Text | None = None

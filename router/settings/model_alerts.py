@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from router.settings.findings import shown
+from router.domain.budgets import StepAction
+from router.settings.findings import one_of, shown
 from router.settings.references import FromEnvironment, Secret
 from router.settings.types import Count, Duration, Flag, Name, ReferencedSecret, SecretText, Section, Share, Text, Usd, Words, as_mapping
 from router.settings.units import parse_share
@@ -16,25 +17,44 @@ MAX_SHARE = 10.0
 MAIL_WORDS = ("smtp", "mail", "email")
 
 
-def parse_at(value: object) -> tuple[float, ...]:
-    """Shares of a limit, in rising order, from a list or from a mapping to what is done there.
+class Shares(tuple[float, ...]):
+    """Shares of a limit, in rising order, and what is done at some of them beside telling people."""
+
+    steps: tuple[tuple[float, StepAction], ...] = ()
+
+
+_ACTIONS: Final[Mapping[str, StepAction | None]] = {"notify": None, "downgrade": "downgrade", "refuse": "refuse", "block": "refuse"}
+
+
+def parse_at(value: object) -> Shares:
+    """Shares of a limit from a list, or from a mapping to what is done there.
 
     Raises:
         ValueError: not a share, or something that cannot be done.
     """
+    if isinstance(value, Shares):
+        return value
+    steps: list[tuple[float, StepAction]] = []
     if isinstance(value, Mapping):
-        for action in value.values():
-            if action != "notify":
-                raise ValueError(f'{shown(action)} is not known here; write "notify"')
+        for share, action in value.items():
+            if action not in _ACTIONS:
+                raise ValueError(f"{shown(action)} is not known here{one_of(str(action), _ACTIONS)}")
+            step = _ACTIONS[action]
+            if step is not None:
+                steps.append((parse_share(share), step))
     given = list(value) if isinstance(value, list | tuple | Mapping) else [value]
     shares = {parse_share(each) for each in given}
     if any(not 0 < share <= MAX_SHARE for share in shares):
         raise ValueError(f"a share of a budget is above 0 % and at most {MAX_SHARE:.0%}; write [50%, 80%]")
-    return tuple(sorted(shares))
+    found = Shares(sorted(shares))
+    found.steps = tuple(sorted(steps))
+    return found
 
 
-def _write_at(shares: tuple[float, ...]) -> list[str]:
-    return [f"{share * 100:g}%" for share in shares]
+def _write_at(shares: tuple[float, ...]) -> list[str] | dict[str, str]:
+    steps = dict(getattr(shares, "steps", ()))
+    written = [f"{share * 100:g}%" for share in shares]
+    return {text: steps.get(share, "notify") for text, share in zip(written, shares, strict=True)} if steps else written
 
 
 Thresholds = Annotated[
@@ -46,9 +66,9 @@ Thresholds = Annotated[
             "anyOf": [
                 {"type": ["string", "number"]},
                 {"type": "array", "items": {"type": ["string", "number"]}},
-                {"type": "object", "additionalProperties": {"enum": ["notify"]}},
+                {"type": "object", "additionalProperties": {"enum": ["notify", "downgrade", "refuse", "block"]}},
             ],
-            "examples": [["50%", "80%", "95%", "100%"]],
+            "examples": [["50%", "80%", "95%", "100%"], {"50%": "notify", "80%": "downgrade", "95%": "refuse"}],
         }
     ),
 ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, Union
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from policies.registry import KINDS
 from router.settings.findings import one_of, shown
+from router.settings.model_limits import GuardFields, RateFields
 from router.settings.types import (
     Count,
     DeploymentName,
     Duration,
     Flag,
+    Instant,
     Localities,
     Name,
     Rate,
@@ -20,7 +22,6 @@ from router.settings.types import (
     Share,
     Sizes,
     Text,
-    Usd,
     WeightsClasses,
     Words,
     all_defaults,
@@ -78,8 +79,8 @@ ServiceRateEntry = Annotated[ServiceRateSettings, as_mapping("times", float | st
 SearchFeeEntry = Annotated[SearchFeeSettings, BeforeValidator(_search_fee, json_schema_input_type=float | str | SearchFeeSettings)]
 
 
-class PriceSettings(Section):
-    """What a deployment costs. Rates are USD per million tokens."""
+class FlatPriceSettings(Section):
+    """What a deployment costs at one time. Rates are USD per million tokens."""
 
     free: Flag = False
     """It costs nothing. `price: free` is short for it."""
@@ -114,7 +115,7 @@ class PriceSettings(Section):
     Default: unknown, such requests are refused."""
 
     @model_validator(mode="after")
-    def _complete(self) -> PriceSettings:
+    def _complete(self) -> Self:
         rates = [self.input, self.output, self.cached_input, self.cache_write, self.reasoning, self.audio_input, self.audio_output]
         given = any(rate is not None for rate in rates)
         fees = self.per_hour is not None or self.per_image is not None or self.per_request > 0
@@ -129,6 +130,30 @@ class PriceSettings(Section):
         return self
 
 
+class PriceChangeSettings(FlatPriceSettings):
+    """A price that holds from a date on, in place of the one before. Rates are USD per million tokens."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    begins: Instant = Field(alias="from")
+    """When it begins; a date is midnight UTC."""
+
+
+class PriceSettings(FlatPriceSettings):
+    """What a deployment costs. Rates are USD per million tokens."""
+
+    changes: tuple[PriceChangeSettings, ...] = ()
+    """Prices that have followed it, or will: a call is charged at the price that is in force when it begins. Default: none."""
+
+    @field_validator("changes")
+    @classmethod
+    def _in_order(cls, changes: tuple[PriceChangeSettings, ...]) -> tuple[PriceChangeSettings, ...]:
+        begins = [change.begins for change in changes]
+        if begins != sorted(set(begins)):
+            raise ValueError("each must begin after the one before")
+        return changes
+
+
 def _price(value: object) -> object:
     if value == "free":
         return {"free": True}
@@ -140,7 +165,7 @@ def _price(value: object) -> object:
 PriceEntry = Annotated[PriceSettings, BeforeValidator(_price, json_schema_input_type=Literal["free"] | PriceSettings)]
 
 
-class CallSettings(Section):
+class CallSettings(RateFields):
     """What is said of a deployment, or of a model for all of its deployments."""
 
     price: PriceEntry | None = None
@@ -331,7 +356,7 @@ class RouteTimeouts(Section):
     """The whole call."""
 
 
-class RouteSettings(Section):
+class RouteSettings(GuardFields):
     """A name that clients may ask for, and the rules that choose a model for it."""
 
     use: UseEntry | None = None
@@ -346,8 +371,6 @@ class RouteSettings(Section):
     """When another model is tried."""
     timeout: RouteTimeouts = all_defaults()
     """How long calls may take."""
-    max_cost: Usd | None = None
-    """Most that one request may cost. Default: no limit."""
 
     @model_validator(mode="after")
     def _one_default(self) -> RouteSettings:

@@ -127,7 +127,7 @@ async def test_a_live_stream_goes_on_while_the_store_is_away_as_far_as_its_hold(
     world.ledger.extend = away  # type: ignore[method-assign, assignment]
     settle = world.ledger.settle
 
-    async def back(held: object, *, charge_nusd: int, record: bytes) -> bool:
+    async def back(held: object, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
         world.ledger.away = False
         # As it came.
         return await settle(held, charge_nusd=charge_nusd, record=record)  # type: ignore[arg-type]

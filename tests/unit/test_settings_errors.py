@@ -26,7 +26,7 @@ ONE_MISTAKE = [
     ("version: 1\nrutes: {}", '2:1: rutes: unknown field; did you mean "routes"?'),
     (
         "version: 1\nexperiments: {}",
-        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, notify, alerts",
+        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, limits, guards, notify, alerts",
     ),
     # The server.
     ("version: 1\nserver: 5", "2:9: server: 5 is not a mapping"),
@@ -255,7 +255,16 @@ BUDGET_MISTAKES = [
     ("$50/moon", '8:6: budgets.b: "moon" is not a window; did you mean "month"?'),
     ("50", "8:6: budgets.b: 50 has no unit; write $50 or $50/month"),
     ("lots", '8:6: budgets.b: "lots" is not a limit; write $50/month'),
-    ("400k tokens/hour", '8:6: budgets.b: "400k tokens/hour" is a limit in tokens; budgets are in USD: write $50/month'),
+    (
+        "some tokens/hour",
+        '8:6: budgets.b: "some tokens/hour" is not a limit; write 2M tokens/day, 600 requests/minute or 20 concurrent',
+    ),
+    ("5 concurrent/hour", '8:6: budgets.b: "5 concurrent/hour": calls under way have no window; write 5 concurrent'),
+    ("$5/30s", '8:6: budgets.b: "30s" is not a window; known: minute, hour, day, week, month, lifetime, session, 24h, rolling hour'),
+    ("$5/900d", '8:6: budgets.b: "900d": a rolling window lasts between a minute and 400 days'),
+    ("{limit: $5/24h, carry_over: 20%}", "8:6: budgets.b: only a window of the calendar can carry something over to the next"),
+    ("{limit: $5/day, carry_over: 120%}", '8:34: budgets.b.carry_over: "120%" is not a share of the limit; write true or 20%'),
+    ("{limit: $5/day, each: [team, team]}", "8:28: budgets.b.each: write a name, or several different ones"),
     ("[]", "8:6: budgets.b: a list is not a limit; write $50/month"),
     ("{each: team}", "8:6: budgets.b.limit: is missing"),
     ("{limit: $5, each: taem}", '8:24: budgets.b.each: "taem" is not known here; did you mean "team"?'),
@@ -264,7 +273,7 @@ BUDGET_MISTAKES = [
     ("{limit: $0, mode: soft}", "8:6: budgets.b: a soft budget of $0 would alert always"),
     ("{limit: $99999999/month}", '8:14: budgets.b.limit: "$99999999" is more than a counter can hold exactly ($9,007,199)'),
     ("{limit: $5, timezone: Asia/Seul}", '8:28: budgets.b.timezone: "Asia/Seul" is not an IANA time zone; write Asia/Seoul'),
-    ("{limit: $5, upto: {80%: notify}}", "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, at, when"),
+    ("{limit: $5, upto: {80%: notify}}", "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, at, when"),
     ("{limit: $5, when: {model: bgi}}", '8:32: budgets.b.when.model: there is no model "bgi"; did you mean "big"?'),
     ("{limit: $5, when: {provider: [openai, x]}}", '8:44: budgets.b.when.provider[1]: there is no provider "x"; known: openai, ollama'),
     ("{limit: $5, when: 'tag(1)'}", '8:24: budgets.b.when: "tag(1)" is not a mapping'),
@@ -298,7 +307,7 @@ KEY_MISTAKES = [
     ("{secret: $BOT_KEY, budget: 5}", "8:33: keys.k.budget: 5 has no unit; write $5 or $5/month"),
     (
         "{secret: $BOT_KEY, budget: {limit: $5, when: {}}}",
-        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, at",
+        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, at",
     ),
     ("{secret: $BOT_KEY, tags: [a]}", "8:31: keys.k.tags: a list is not a mapping"),
 ]

@@ -1,0 +1,28 @@
+"""Whom a call is counted for: what budgets and limits can be split by and applied to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from router.call import Call
+from router.snapshot import Deployment
+
+NO_TEAM: Final = "default"
+"""Team of a key without one: budgets split by team count it too."""
+NO_KEY: Final = "anonymous"
+
+
+def dims_of(call: Call, deployment: Deployment) -> dict[str, str]:
+    """The value of each dimension but tags, for a call of this deployment. Empty: there is none."""
+    principal = call.principal
+    return {
+        "org": principal.org,
+        "team": principal.team or NO_TEAM,
+        "key": principal.key_id or NO_KEY,
+        "user": call.user,
+        "session": call.session,
+        "route": call.route.name,
+        "model": deployment.model,
+        "provider": deployment.provider.name,
+        "deployment": deployment.name,
+    }

@@ -1,0 +1,103 @@
+"""Steering before blocking: a budget that fills lets only small models through, and then none, before it is used up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from policies.types import Rejection
+from router.call import Call
+from router.domain.budgets import BucketState, Budget, Reservation, StepAction
+from router.domain.windows import scope_of
+from router.fleet import FleetView
+from router.metrics import Metrics
+from router.scopes import dims_of
+from router.snapshot import Deployment, Snapshot
+
+log = logging.getLogger("faregate.steering")
+
+SMALL: Final = "small"
+MOST_STEERED: Final = 100_000
+"""Instances of budgets that are remembered; beyond, the oldest is forgotten until the store is read again."""
+
+
+class Steering:
+    """How full the budgets are that steer, as far as this process knows: by what holds leave, and by what the store says.
+
+    Costs a request nothing while no budget has reached a step.
+    """
+
+    def __init__(self, snapshot: Snapshot, metrics: Metrics) -> None:
+        self.budgets: Final[Mapping[str, Budget]] = {budget.name: budget for budget in snapshot.budgets if budget.steps}
+        self.levels: dict[tuple[str, str], StepAction] = {}
+        """What is done, by budget and scope; nothing for those below their first step."""
+        self._limits: dict[str, int] = {}
+        """The store's own limits, where they differ from the configuration's."""
+        self._metrics = metrics
+
+    def note(self, held: Reservation) -> None:
+        """Learn from what a hold leaves."""
+        for bucket, left in held.left:
+            budget = self.budgets.get(bucket.budget)
+            if budget is not None:
+                limit = self._limits.get(budget.name, budget.limit_nusd)
+                self._set(budget, bucket.scope, limit - left, limit)
+
+    def read(self, states: Iterable[BucketState]) -> None:
+        """Learn from the counters of the current windows: what is not there has not been used."""
+        seen = set()
+        for state in states:
+            budget = self.budgets.get(state.budget)
+            if budget is None:
+                continue
+            limit = budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
+            self._limits[budget.name] = limit
+            seen.add((budget.name, state.scope))
+            self._set(budget, state.scope, state.spent_nusd + state.held_nusd, limit)
+        for gone in self.levels.keys() - seen:
+            del self.levels[gone]
+
+    def _set(self, budget: Budget, scope: str, used: int, limit: int) -> None:
+        level = level_of(budget, used, limit)
+        key = (budget.name, scope)
+        known = self.levels.get(key)
+        if level == known:
+            return
+        if level is None:
+            del self.levels[key]
+            log.info("budget '%s' (%s) is below its first step again", *key)
+            return
+        if known is None and len(self.levels) >= MOST_STEERED:
+            del self.levels[next(iter(self.levels))]
+        self.levels[key] = level
+        self._metrics.stepped(budget=budget.name, action=level)
+        log.warning("budget '%s' (%s) is at a step: %s", *key, level)
+
+    def out(self, call: Call, views: Sequence[FleetView], deployments: Mapping[str, Deployment]) -> list[Rejection]:
+        """Candidates that a budget leaves out now."""
+        found = []
+        for view in views:
+            rejection = self._rejection(call, deployments[view.traits.deployment])
+            if rejection is not None:
+                found.append(rejection)
+        return found
+
+    def _rejection(self, call: Call, deployment: Deployment) -> Rejection | None:
+        dims = dims_of(call, deployment)
+        for budget in self.budgets.values():
+            scope = scope_of(budget, dims=dims, tags=call.tags)
+            level = None if scope is None else self.levels.get((budget.name, scope))
+            if level == "refuse":
+                return Rejection(deployment.name, "budget_exhausted", f"budget '{budget.name}' is nearly used up and refuses")
+            if level == "downgrade" and deployment.traits.size != SMALL:
+                return Rejection(deployment.name, "budget_downgrade", f"budget '{budget.name}' is filling up: only small models")
+        return None
+
+
+def level_of(budget: Budget, used: int, limit: int) -> StepAction | None:
+    """The strictest step that is reached."""
+    reached = [action for share, action in budget.steps if used >= limit * share]
+    if not reached:
+        return None
+    return "refuse" if "refuse" in reached else "downgrade"
