@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from router.domain.store_address import read_store, redis_problem
 from router.errors import ConfigError, StoreUnavailable
 from router.ports import Ledger
+from router.snapshot import Snapshot
 
 VISIT_SECONDS: Final = 20.0
 """Lease of a command: it holds nothing, so the length does not matter."""
@@ -31,8 +34,39 @@ def state_folder() -> Path:
     return Path(state) / "faregate"
 
 
+def simulated_store() -> str:
+    """Where the books of simulated money are if nothing is said: it must not use up real budgets."""
+    return str(state_folder() / "simulated.sqlite")
+
+
+def store_of(snapshot: Snapshot) -> str:
+    """Where a configuration keeps its books. A file's path is absolute.
+
+    Raises:
+        ConfigError: the address cannot be read.
+    """
+    store = snapshot.server.store or (simulated_store() if snapshot.is_simulated else default_store())
+    path = file_of(store)
+    return store if path is None else os.path.abspath(path)
+
+
+def file_of(store: str) -> str | None:
+    """The path of the file that an address means; None: it is a server's.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        return read_store(store)
+    except ValueError as exc:
+        raise ConfigError(f"store: {exc}") from None
+
+
 def choose_store(store: str | None, config: str | None) -> str:
     """The address for a command: `--store`, else the configuration's, else `REDIS_URL`, else the default.
+
+    Without a configuration nobody knows whether simulated or real models were served: if both have books, the real ones
+    are taken and the others are named on standard error.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -43,10 +77,25 @@ def choose_store(store: str | None, config: str | None) -> str:
     if config:
         from router.settings import load_snapshot
 
-        configured = load_snapshot(config).server.store
-        if configured:
-            return configured
-    return os.environ.get("REDIS_URL") or default_store()
+        return store_of(load_snapshot(config))
+    redis = os.environ.get("REDIS_URL")
+    if redis:
+        if problem := redis_problem(redis):
+            raise ConfigError(f"REDIS_URL: {problem}")
+        return redis
+    return _found() if not os.environ.get("FAREGATE_STORE") else default_store()
+
+
+def _found() -> str:
+    """The default store, or that of simulated models if only they were served."""
+    real, simulated = default_store(), simulated_store()
+    if not Path(simulated).exists():
+        return real
+    if Path(real).exists():
+        sys.stderr.write(f"There is also a ledger of simulated models: --store {simulated}\n")
+        return real
+    sys.stderr.write(f"The ledger of simulated models: {simulated}\n")
+    return simulated
 
 
 def open_ledger(store: str, *, timeout_seconds: float | None = None) -> Ledger:
@@ -57,13 +106,13 @@ def open_ledger(store: str, *, timeout_seconds: float | None = None) -> Ledger:
     Raises:
         ConfigError: the address cannot be read.
     """
-    if store.startswith(("redis://", "rediss://", "unix://")):
+    path = file_of(store)
+    if path is None:
         from router.adapters.redis.ledger import RedisLedger
 
         return RedisLedger(store) if timeout_seconds is None else RedisLedger(store, timeout_seconds=timeout_seconds)
     from router.adapters.sqlite.ledger import SqliteLedger
 
-    path = store.removeprefix("sqlite://")
     return SqliteLedger(path) if timeout_seconds is None else SqliteLedger(path, timeout_seconds=timeout_seconds)
 
 
@@ -73,8 +122,8 @@ def must_exist(store: str) -> str:
     Raises:
         ConfigError: there is no such file.
     """
-    path = store.removeprefix("sqlite://")
-    if "://" not in path and not Path(path).exists():
+    path = file_of(store)
+    if path is not None and not Path(path).exists():
         raise ConfigError(f"There is no ledger at {path}: nothing was served yet, or it is elsewhere (--store, --config, REDIS_URL).")
     return store
 

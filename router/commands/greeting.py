@@ -18,12 +18,13 @@ def greeting(snapshot: Snapshot, base_url: str, *, store: str, keys: bool) -> st
     key = "" if not keys else " -H 'Authorization: Bearer YOUR_KEY'"
     sdk_key = "YOUR_KEY" if keys else "unused"
     budgets = ", ".join(f"{b.name} {format_usd(b.limit_nusd)} USD/{b.window}" for b in snapshot.budgets) or "none"
+    ledger = store.rpartition("@")[2] if "://" in store else store
     lines = [
         "",
         f"Faregate serves {base_url} from {snapshot.source} (version {snapshot.version})",
         f"  models   {', '.join(sorted({d.model for d in snapshot.deployments.values()}))}",
         f"  budgets  {budgets}",
-        f"  ledger   {store.rpartition('@')[2]}",
+        f"  ledger   {ledger}",
         *(f"  warning  {warning}" for warning in snapshot.warnings),
         "",
         "Try it:",

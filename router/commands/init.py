@@ -32,7 +32,7 @@ def command(
     if not schema.exists():
         _write(schema, schema_text())
     # All that it says is for a person: a program reads the files.
-    for line in found.found or ("nothing: the file serves simulated models, which cost nothing",):
+    for line in found.found or ("nothing: the file serves simulated models, paid with simulated money",):
         typer.echo(f"found: {line}", err=True)
     typer.echo(f"Wrote {target}. Next: faregate check {target}; faregate serve --config {target}", err=True)
 

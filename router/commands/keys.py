@@ -17,6 +17,7 @@ import typer
 from router.adapters.choose import choose_store, must_exist, visiting
 from router.commands.options import Books, Names, Store
 from router.domain import keys
+from router.domain.store_address import without_password
 from router.errors import ConfigError
 from router.ports import StoredKey
 from router.settings import load_snapshot
@@ -94,14 +95,24 @@ def new(
         created_ms=int(now.timestamp() * 1000),
         expires_ms=expires_ms,
     )
-    first = asyncio.run(_hash_and_keep(choose_store(store, config), stored, minted.text, keep=not as_yaml))
+    books = choose_store(store, config)
+    first = asyncio.run(_hash_and_keep(books, stored, minted.text, keep=not as_yaml))
     if as_yaml:
         print(yaml_entry(stored), end="")
     # Apart from the entry, which is meant for a file.
     print(minted.text, file=sys.stderr if as_yaml else sys.stdout)
     print("This is the only time that the key is shown.", file=sys.stderr)
+    _say_where(books, named=bool(store or config or os.environ.get(CONFIG)), kept=not as_yaml)
     if first:
         print("It is the first key in this ledger: from now on, every request to a router on it needs one.", file=sys.stderr)
+
+
+def _say_where(books: str, *, named: bool, kept: bool) -> None:
+    """Name the ledger: a router that is served from another one does not know the key."""
+    place = without_password(books) if "://" in books else os.path.abspath(books)
+    print(f"{'Kept in' if kept else 'Hashed for'} {place}.", file=sys.stderr)
+    if not named:
+        print("No configuration was named (--config): a router whose banner names another ledger refuses this key.", file=sys.stderr)
 
 
 def _check_names(config: str | None, team: str, models: Sequence[str]) -> None:

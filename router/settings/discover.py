@@ -155,7 +155,7 @@ def _simulated(lines: list[str]) -> Discovery:
         "budgets": {"everyone": SIMULATED_BUDGET},
     }
     made = (
-        "no key of a provider in the environment and no local server: serving simulated models, which cost nothing",
+        "no key of a provider in the environment and no local server: serving simulated models, paid with simulated money",
         f"models {', '.join(SIMULATED)}; route {ROUTE}; budget everyone: {SIMULATED_BUDGET} of simulated money",
     )
     return Discovery(data, tuple(lines), made, "simulated")

@@ -91,7 +91,7 @@ def load_text(
         try:
             broken = {section: frozenset(names) for section, names in checked.broken.items()}
             snapshot = compile_settings(
-                settings, price_book=price_book, source=source, environ=environ, broken=broken, show=shower(document)
+                settings, price_book=price_book, source=source, environ=environ, broken=broken, show=shower(document), folder=folder
             )
         except InvalidSettings as exc:
             findings += [_as_written(f, document) for f in exc.findings if _is_said(f, checked, unresolved)]

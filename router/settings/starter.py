@@ -13,11 +13,8 @@ _HEAD = """\
 # Check it:  faregate check {path}
 # Serve it:  faregate serve --config {path}
 version: 1
-
-# server:
-#   port: 4000
-#   store: $REDIS_URL                # without it, budgets are kept in an SQLite file
 """
+_SERVER = ("port: 4000", "store: $REDIS_URL                # without it, budgets are kept in an SQLite file")
 _TAIL = """\
 
 # teams:
@@ -39,11 +36,10 @@ def _body(found: Discovery) -> Iterator[str]:
     for line in found.found:
         yield f"# Found: {line}"
     if found.source == "simulated":
-        yield "# No provider's key is in the environment, and no local server answers: these models are simulated and cost nothing."
+        yield "# No provider's key is in the environment, and no local server answers: these models are simulated, and so is their money."
         yield "# Put your own in place of `sim`: `openai: {}` takes its key from OPENAI_API_KEY, `ollama: {}` needs none."
-    if "server" in data:
-        yield f"server: {_flow(data['server'])}"
-        yield ""
+    yield from _server(data.get("server", {}))
+    yield ""
     yield "providers:                           # keys stay in the environment"
     for name, given in data["providers"].items():
         yield f"  {name}: {_flow(given)}"
@@ -59,6 +55,14 @@ def _body(found: Discovery) -> Iterator[str]:
     yield "budgets:"
     for name, given in data["budgets"].items():
         yield f"  {name}: {given}                # a hard stop, before money is spent"
+
+
+def _server(given: dict[str, Any]) -> Iterator[str]:
+    yield "server:" if given else "# server:"
+    for name, value in given.items():
+        yield f"  {name}: {_flow(value)}"
+    for line in _SERVER:
+        yield f"  # {line}" if given else f"#   {line}"
 
 
 def _flow(value: Any) -> str:

@@ -143,4 +143,6 @@ def test_init_writes_what_to_serve_into_the_file_and_the_rest_for_a_person(
     text = (tmp_path / "c" / "router.yaml").read_text()
     assert "faregate init" not in text
     assert ("# Found: provider openai: key in OPENAI_API_KEY" in text) == bool(variables)
-    assert ("simulated and cost nothing" in text) != bool(variables)
+    assert ("so is their money" in text) != bool(variables)
+    assert text.count("server:\n") == 1
+    assert text.count("$schema") == 1
