@@ -219,7 +219,7 @@ def _rare(attempt: Attempt, usage: Usage | None, overrun_cause: str) -> dict[str
             fields[name] = tokens
     if usage.doubt:
         fields["doubt"] = usage.doubt
-    price = attempt.deployment.price
+    price = attempt.price
     if price is not None and price.tiers and attempt.billed is None:
         fields |= _rates(price, usage.input_tokens)
     return fields

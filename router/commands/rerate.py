@@ -13,6 +13,8 @@ from router.books.reading import TIMEOUT_SECONDS, each_record
 from router.books.rerate import Compared, PriceOf, Rerating
 from router.commands.options import Store
 from router.domain.money import format_usd
+from router.domain.prices import Price, price_at
+from router.domain.records import SpendRecord
 from router.spend import parse_dimensions, parse_moment
 
 _COLUMNS: Final = ("calls", "charged USD", "at the prices USD", "difference USD", "kept calls")
@@ -55,11 +57,24 @@ def _prices(prices: str | None, config: str | None) -> PriceOf:
         from router.settings.price_file import read_prices
 
         named = read_prices(prices)
-        return lambda record: named.get(record.deployment) or named.get(record.model)
+
+        def in_force(record: SpendRecord) -> Price | None:
+            dated = named.get(record.deployment) or named.get(record.model)
+            return price_at(dated, record.at_ms) if dated else None
+
+        return in_force
     from router.settings import load_snapshot
 
     deployments = load_snapshot(config).deployments
-    return lambda record: deployments[record.deployment].price if record.deployment in deployments else None
+
+    def price_of(record: SpendRecord) -> Price | None:
+        """The price that was in force when the call was booked."""
+        deployment = deployments.get(record.deployment)
+        if deployment is None:
+            return None
+        return price_at(deployment.prices, record.at_ms) if deployment.prices else deployment.price
+
+    return price_of
 
 
 def _fields(row: Compared) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -51,3 +53,15 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     """Where the price comes from: `config`, `genai-prices 0.2.3`, `assumed`."""
     date: str = ""
     """ISO date from which it holds, or at which it was read."""
+    since_ms: int = 0
+    """Moment from which it holds, where a price has changed or will, Unix milliseconds."""
+
+
+def price_at(prices: Sequence[Price], at_ms: int) -> Price:
+    """The price that is in force at a moment: the last one that has begun, or the first if none has. In rising order of `since_ms`."""
+    found = prices[0]
+    for price in prices:
+        if price.since_ms > at_ms:
+            break
+        found = price
+    return found

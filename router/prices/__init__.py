@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
@@ -49,6 +50,9 @@ class BookEntry(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """The id in the book; differs from the one asked for if that was an alias or a dated snapshot."""
     price: Price
+    """In force on the date of the book."""
+    prices: tuple[Price, ...] = ()
+    """All that have been or will be, in the order of time; empty if only one is known."""
     checked: Checked
     context_tokens: int | None = None
     """Input plus output limit; None if unknown."""
@@ -90,6 +94,17 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True):
     t: tuple[tuple[int, Classes], ...] = ()
 
 
+class Dated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model cost, or will, from a date on."""
+
+    d: str
+    """ISO date; empty: ever since it was sold."""
+    p: Classes
+    t: tuple[tuple[int, Classes], ...] = ()
+    f: int = 0
+    sv: dict[str, Service] = {}
+
+
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model as the file has it."""
 
@@ -110,6 +125,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """Rates of service tiers by their names."""
     ws: tuple[int, int, int] | None = None
     """Fee of a web search, nano-USD, by the size of its context: low, medium, high."""
+    h: tuple[Dated, ...] = ()
+    """Prices before and after, in the order of time."""
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -194,6 +211,7 @@ def _entry(provider: str, model: str, row: Row) -> BookEntry:
         provider=provider,
         model=model,
         price=_price(row),
+        prices=_prices(row),
         checked=row.c,
         context_tokens=row.ctx,
         max_output_tokens=row.out,
@@ -210,6 +228,7 @@ def _price(row: Row) -> Price:
         web_search_nusd=row.ws,
         source=book().sources[row.s],
         date=row.d or book().date,
+        since_ms=_since_ms(row.d) if row.h else 0,
     )
     if not row.sv:
         return usual
@@ -217,6 +236,19 @@ def _price(row: Row) -> Price:
         name: msgspec.structs.replace(usual, rates=one.p.rates(), tiers=_tiers(one.t), web_search_nusd=None) for name, one in row.sv.items()
     }
     return msgspec.structs.replace(usual, services=services)
+
+
+def _prices(row: Row) -> tuple[Price, ...]:
+    if not row.h:
+        return ()
+    dated = [_price(msgspec.structs.replace(row, p=one.p, t=one.t, f=one.f, sv=one.sv, d=one.d)) for one in row.h]
+    made = sorted([_price(row), *dated], key=lambda price: price.since_ms)
+    # The first has no beginning: it holds for whatever was called before.
+    return tuple(made)
+
+
+def _since_ms(date: str) -> int:
+    return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() * 1000) if date else 0
 
 
 def _tiers(written: tuple[tuple[int, Classes], ...]) -> tuple[Tier, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.prices import Checked, Classes, Row, Section, Service
+from router.prices import Checked, Classes, Dated, Row, Section, Service
 from router.prices.curated import REVIEWED
 
 EMBEDDINGS: Final = frozenset({"embeddings"})
@@ -30,6 +30,8 @@ class Model(msgspec.Struct, kw_only=True):
     """Rates by service tier. A class that the source does not name is not in it."""
     service_tiers: dict[str, dict[int, dict[str, int]]] = {}
     """The same by the input tokens above which they hold."""
+    others: dict[str, Model] = {}
+    """What it cost before, or will cost, by the ISO date from which that holds; empty: ever since it was sold."""
     web_search: tuple[int, int, int] | None = None
     """Fee of a web search by the size of its context, nano-USD."""
 
@@ -101,6 +103,28 @@ def _row(kind: str, model: str, first: Model | None, second: Model | None) -> Ro
 
 
 def _assemble(model: str, main: Model, filling: Model, source: str, checked: Checked) -> Row | None:
+    """The row with its prices at other dates. Where a decision or the dearer rates hold, those of one source would contradict it."""
+    row = _assemble_one(model, main, filling, source, checked)
+    if row is None or checked not in ("agree", "single") or not main.others:
+        return row
+    # The other source knows the rates of today only.
+    limits = msgspec.structs.replace(filling, base={}, tiers={}, services={})
+    history = [(date, _assemble_one(model, one, limits, source, checked)) for date, one in sorted(main.others.items())]
+    dated = [Dated(d=date, p=one.p, t=one.t, f=one.f, sv=_moved(row, one)) for date, one in history if one is not None]
+    return msgspec.structs.replace(row, h=tuple(dated))
+
+
+def _moved(row: Row, then: Row) -> dict[str, Service]:
+    """Rates of service tiers at another date: as many times the usual ones as today, rounded up."""
+    by, of = row.p.i, then.p.i
+
+    def move(classes: Classes) -> Classes:
+        return Classes(**{name: -(-rate * of // by) for name, rate in msgspec.structs.asdict(classes).items() if rate is not None})
+
+    return {name: Service(p=move(one.p), t=tuple((above, move(rates)) for above, rates in one.t)) for name, one in row.sv.items()}
+
+
+def _assemble_one(model: str, main: Model, filling: Model, source: str, checked: Checked) -> Row | None:
     """The main source's rates and limits; what it leaves out comes from the other. None if it is not a price for text."""
     base = {**filling.base, **main.base}
     capabilities = main.capabilities or filling.capabilities

@@ -6,6 +6,8 @@ import datetime as dt
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
+import msgspec
+
 from router.prices import PREFIXES
 from router.prices.merge import Known, Model
 
@@ -60,13 +62,30 @@ def _read(kind: str, infos: list[Any], date: dt.date) -> Known:
     for info in infos:
         if kind == "gemini" and "claude" in info.id:
             continue  # Sold on Vertex AI only.
-        model = _model(info, date)
+        model = _with_others(info, date)
         if model is not None:
             known.models[info.id] = model
             for alias in _equals(info.match):
                 known.aliases[alias.removeprefix(PREFIXES.get(kind, ""))] = info.id
     known.aliases = {alias: model for alias, model in known.aliases.items() if alias not in known.models}
     return known
+
+
+def _with_others(info: Any, date: dt.date) -> Model | None:
+    """The model as priced on a date, with its other prices."""
+    model = _model(info, date)
+    if model is None or not isinstance(info.prices, list):
+        return model
+    dates = {start for each in info.prices if (start := getattr(each.constraint, "start_date", None)) is not None}
+    if not dates:
+        return model
+    others = {}
+    for start in [*sorted(dates), min(dates) - dt.timedelta(days=1)]:
+        other = _model(info, start)
+        since = start.isoformat() if start in dates else ""
+        if other is not None and since != model.date:
+            others[since] = other
+    return msgspec.structs.replace(model, others=others)
 
 
 def _model(info: Any, date: dt.date) -> Model | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
@@ -10,14 +11,23 @@ import msgspec
 
 from policies.types import Traits
 from router.adapters.upstream.presets import PRESETS
-from router.domain.prices import Price, Rates
+from router.domain.prices import Price, Rates, price_at
 from router.settings.compile_context import BookEntry, Context
 from router.settings.compile_providers import LITELLM_PREFIX, SIM, timeouts_of
 from router.settings.findings import Path, did_you_mean, one_of
-from router.settings.model_routing import DeploymentSettings, ModelSettings, PriceSettings, ServiceRateSettings
+from router.settings.model_routing import (
+    DeploymentSettings,
+    FlatPriceSettings,
+    ModelSettings,
+    PriceChangeSettings,
+    PriceSettings,
+    ServiceRateSettings,
+)
 from router.snapshot import Deployment, Provider
 
 DEFAULT_MAX_OUTPUT: Final = 4096
+ASSUMED: Final = "assumed"
+"""Source of the price of a deployment that has none of its own, with `server.unpriced: assume`."""
 LOCAL_SOURCE: Final = "local"
 """Source of the price of a local server for which none is given: free."""
 _ZERO: Final = Rates(input=0, output=0)
@@ -27,7 +37,8 @@ _ZERO: Final = Rates(input=0, output=0)
 class Known:
     """What is known of a model from elsewhere than the file."""
 
-    price: Price | None = None
+    prices: tuple[Price, ...] = ()
+    """In the order of time; empty: unknown."""
     context_tokens: int | None = None
     max_output_tokens: int | None = None
     capabilities: frozenset[str] | None = None
@@ -56,8 +67,20 @@ def compile_models(context: Context, providers: dict[str, Provider]) -> dict[str
     return made
 
 
-def price_of(given: PriceSettings) -> Price:
-    """The price that the file gives."""
+def prices_of(given: PriceSettings) -> tuple[Price, ...]:
+    """The prices that the file gives, in the order of time."""
+    return (price_of(given), *map(_changed, given.changes))
+
+
+def _changed(given: PriceChangeSettings) -> Price:
+    since_ms, date = round(given.begins.timestamp() * 1000), given.begins.date().isoformat()
+    price = msgspec.structs.replace(price_of(given), since_ms=since_ms, date=date)
+    services = {name: msgspec.structs.replace(one, since_ms=since_ms, date=date) for name, one in price.services.items()}
+    return msgspec.structs.replace(price, services=services)
+
+
+def price_of(given: FlatPriceSettings) -> Price:
+    """One price of the file."""
     rates = Rates(
         input=given.input or 0,
         output=given.output or 0,
@@ -104,6 +127,7 @@ def _deployment(
         return None
     known = _known(context, path, provider, upstream_id)
     price = item.price or given.price
+    prices = prices_of(price) if price is not None else known.prices or _prices_of_the_unknown(context)
     max_output = item.max_output or given.max_output or known.max_output_tokens
     default_output = item.default_max_output or given.default_max_output or min(DEFAULT_MAX_OUTPUT, max_output or DEFAULT_MAX_OUTPUT)
     if max_output is not None and default_output > max_output:
@@ -114,12 +138,23 @@ def _deployment(
         upstream_id=upstream_id,
         provider=provider,
         traits=_traits(model, given, item, provider, known),
-        price=known.price if price is None else price_of(price),
+        price=price_at(prices, time.time_ns() // 1_000_000) if prices else None,
+        prices=prices if len(prices) > 1 else (),
         default_max_output_tokens=default_output,
         max_output_tokens=max_output,
         timeouts=timeouts_of(context.settings.providers[provider_name]),
         max_in_flight=item.max_in_flight or given.max_in_flight,
     )
+
+
+def _prices_of_the_unknown(context: Context) -> tuple[Price, ...]:
+    """What a deployment is counted at whose price nobody knows, as `server.unpriced` says; empty: it is not called."""
+    server = context.settings.server
+    if server.unpriced == "free":
+        return (Price(rates=_ZERO, free=True, source="unpriced"),)
+    if server.unpriced == "assume" and server.assumed_price is not None:
+        return tuple(msgspec.structs.replace(price, source=ASSUMED) for price in prices_of(server.assumed_price))
+    return ()
 
 
 def _unknown_provider(context: Context, path: Path, name: str) -> None:
@@ -162,11 +197,11 @@ def _known(context: Context, path: Path, provider: Provider, upstream_id: str) -
         known.weights, known.locality = preset.weights, preset.locality
     entry: BookEntry | None = context.price_book(provider.kind.removeprefix(LITELLM_PREFIX), upstream_id)
     if entry is not None:
-        known.price = entry.price
+        known.prices = getattr(entry, "prices", ()) or (entry.price,)
         known.context_tokens, known.max_output_tokens = entry.context_tokens, entry.max_output_tokens
         known.capabilities = entry.capabilities
     elif preset is not None and preset.locality == "local":
-        known.price = Price(rates=_ZERO, free=True, source=LOCAL_SOURCE)
+        known.prices = (Price(rates=_ZERO, free=True, source=LOCAL_SOURCE),)
     return known
 
 
@@ -178,7 +213,7 @@ def _simulated(context: Context, path: Path, upstream_id: str) -> Known:
         context.wrong(path, f'there is no simulated model "{upstream_id}"{one_of(upstream_id, PROFILES)}')
         return Known()
     return Known(
-        price=profile.price,
+        prices=(profile.price,),
         context_tokens=profile.context_tokens,
         max_output_tokens=profile.max_output_tokens,
         capabilities=profile.capabilities,

@@ -7,13 +7,13 @@ from pydantic import TypeAdapter, ValidationError
 from router.domain.prices import Price
 from router.errors import ConfigError
 from router.settings import loader
-from router.settings.compile_models import price_of
+from router.settings.compile_models import prices_of
 from router.settings.load import read_file
 from router.settings.model_routing import PriceEntry
 
 
-def read_prices(path: str) -> dict[str, Price]:
-    """Prices by the names of deployments and models, each written as `price:` is in a configuration.
+def read_prices(path: str) -> dict[str, tuple[Price, ...]]:
+    """Prices by the names of deployments and models, in the order of time, each written as `price:` is in a configuration.
 
     Raises:
         ConfigError: the file cannot be read, or something in it is no price.
@@ -26,4 +26,4 @@ def read_prices(path: str) -> dict[str, Price]:
     except ValidationError as error:
         said = [f"{path}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()]
         raise ConfigError("\n".join(said)) from None
-    return {name: price_of(entry) for name, entry in given.items()}
+    return {name: prices_of(entry) for name, entry in given.items()}

@@ -51,6 +51,8 @@ def _describe(part: dict[str, Any], section: type[Section]) -> None:
     for each in reversed(section.__mro__):
         if issubclass(each, Section):
             texts.update(_texts_below_fields(each))
+    # A field whose name in the file is a word that Python keeps for itself.
+    texts.update({field.alias: texts[name] for name, field in section.model_fields.items() if field.alias and name in texts})
     for name, field in part.get("properties", {}).items():
         if name in texts:
             field.setdefault("description", texts[name])

@@ -90,6 +90,7 @@ def test_a_record_priced_again_costs_the_same(
     call.request.extras = extras
     call.request.shape = msgspec.structs.replace(call.request.shape, images=images)
     attempt.deployment = replace(attempt.deployment, price=price)
+    attempt.price = price
     attempt.way = Ways().of(call, attempt.deployment, "fixed")
     attempt.billed, attempt.answered_tier = None, answered
     world.pipeline._settlements.book(attempt, usage=usage, outcome="ok", ended=attempt.began + seconds / 7)
