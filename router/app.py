@@ -35,7 +35,6 @@ from router.errors import ConfigError, RouterError, StoreUnavailable
 from router.fleet import Fleet
 from router.limit_changes import changed_limits
 from router.live_controls import POLL_SECONDS, LiveControls
-from router.limit_changes import changed_limits
 from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments, set_drift
@@ -141,8 +140,6 @@ class Service:
         self.ledger: Ledger = open_ledger(store, timeout_seconds=server.store_timeout_seconds if file_of(store) is None else None)
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
-        for change in changed_limits(await self.ledger.bucket_states(), snapshot.budgets):
-            log.warning("a limit in the ledger changes for all that share it", change=change, config_version=snapshot.version)
         for change in changed_limits(await self.ledger.bucket_states(), snapshot.budgets):
             log.warning("a limit in the ledger changes for all that share it", change=change, config_version=snapshot.version)
         await self._take_control(snapshot)

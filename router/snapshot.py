@@ -255,8 +255,3 @@ class Snapshot:
     def is_simulated(self) -> bool:
         """Whether no model but simulated ones is served, so that no real money is spent."""
         return bool(self.providers) and all(provider.kind == "sim" for provider in self.providers.values())
-
-    @property
-    def is_simulated(self) -> bool:
-        """Whether no model but simulated ones is served, so that no real money is spent."""
-        return bool(self.providers) and all(provider.kind == "sim" for provider in self.providers.values())

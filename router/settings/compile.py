@@ -49,7 +49,6 @@ def compile_settings(
         broken: section -> names of entries that stand in the file but could not be validated.
         show: writes a warning; the default has no line numbers.
         folder: of the file; a relative path of the store begins there. None: where the process was started.
-        folder: of the file; a relative path of the store begins there. None: where the process was started.
 
     Raises:
         InvalidSettings: names that do not exist, keys that are missing, contradictions; all at once.
