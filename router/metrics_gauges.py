@@ -11,6 +11,7 @@ from router import __version__
 from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.domain.controls import ControlKind, ControlState, limit_in_force
 from router.domain.money import NUSD_PER_USD
+from router.domain.windows import budget_of, unit_of
 from router.metrics_store import Scrape
 from router.ports import Drift
 
@@ -43,9 +44,10 @@ def _set_budget(scrape: Scrape, budget: Budget, limit: int | None, states: Seque
     limits = [budget.limit_nusd if state.limit_nusd is None else state.limit_nusd for state in states]
     shown = limit if limit is not None else limits[0] if limits else budget.limit_nusd
     used = [state.spent_nusd + state.held_nusd for state in states]
-    scrape.set("faregate_budget_limit_usd", shown / NUSD_PER_USD, budget=name)
-    scrape.set("faregate_budget_spent_usd", sum(state.spent_nusd for state in states) / NUSD_PER_USD, budget=name)
-    scrape.set("faregate_budget_held_usd", sum(state.held_nusd for state in states) / NUSD_PER_USD, budget=name)
+    if budget.unit == "usd":
+        scrape.set("faregate_budget_limit_usd", shown / NUSD_PER_USD, budget=name)
+        scrape.set("faregate_budget_spent_usd", sum(state.spent_nusd for state in states) / NUSD_PER_USD, budget=name)
+        scrape.set("faregate_budget_held_usd", sum(state.held_nusd for state in states) / NUSD_PER_USD, budget=name)
     ratios = [amount / limit if limit else 1.0 for amount, limit in zip(used, limits, strict=True)]
     scrape.set("faregate_budget_used_ratio", max(ratios, default=0.0), budget=name)
     scrape.set("faregate_budget_instances", sum(1 for amount in used if amount), budget=name)
@@ -58,8 +60,8 @@ def set_drift(scrape: Scrape, budgets: Sequence[Budget], drifts: Sequence[Drift]
     """Show the result of the last verification of the ledger: 0 for a budget that agrees."""
     worst = {budget.name: 0 for budget in budgets}
     for drift in drifts:
-        name = drift.bucket.partition("|")[0]
-        if name in worst:
+        name = budget_of(drift.bucket)
+        if name in worst and unit_of(drift.bucket) == "usd":
             worst[name] = max(worst[name], abs(drift.counter_nusd - drift.log_nusd))
     for name, nusd in worst.items():
         scrape.set("faregate_ledger_drift_usd", nusd / NUSD_PER_USD, budget=name)

@@ -26,7 +26,8 @@ from router.metrics_ledger import MeteredStore
 from router.ports import Ledger
 
 RESEND_SECONDS: Final = 5.0
-"""Settlements younger than this are sent again after the server changed. Redis' everysec can lose 2 s."""
+"""Settlements younger than this, and some up to twice as old, are sent again after the server changed. Redis' everysec can
+lose 2 s."""
 FIRST_PAUSE_SECONDS: Final = 0.1
 MAX_PAUSE_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 1.0

@@ -16,9 +16,10 @@ from router.commands.changes import ending
 from router.commands.options import Books, Store
 from router.commands.rerate import command as rerate
 from router.controls import Desk
-from router.domain.budgets import NEVER_MS, BucketState
+from router.domain.budgets import NEVER_MS, BucketState, Unit
 from router.domain.controls import ControlState, change_text
-from router.domain.money import format_usd
+from router.domain.money import format_amount, format_usd
+from router.domain.windows import unit_of
 from router.ports import Drift
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show budgets, and compare the counters with the log.")
@@ -96,12 +97,17 @@ def _row(state: BucketState) -> tuple[str, ...]:
         state.budget,
         state.scope or "-",
         state.window,
-        "removed" if state.limit_nusd is None else format_usd(state.limit_nusd),
-        format_usd(state.spent_nusd),
-        format_usd(state.held_nusd),
-        "-" if left is None else format_usd(left),
+        "removed" if state.limit_nusd is None else _amount(state.limit_nusd, state.unit),
+        _amount(state.spent_nusd, state.unit),
+        _amount(state.held_nusd, state.unit),
+        "-" if left is None else _amount(left, state.unit),
         _resets(state) or "never",
     )
+
+
+def _amount(value: int, unit: Unit) -> str:
+    """Money without its unit, which the heading names; other amounts with it."""
+    return format_usd(value) if unit == "usd" else format_amount(value, unit)
 
 
 def _print_rows(rows: list[tuple[str, ...]]) -> None:
@@ -118,7 +124,7 @@ def verify(store: Store = None, config: Books = None, as_json: AsJson = False) -
         print(msgspec.json.format(msgspec.json.encode(drifts), indent=2).decode())
     elif drifts:
         rows: list[tuple[str, ...]] = [("BUCKET", "FIELD", "COUNTER USD", "LOG USD")]
-        _print_rows(rows + [(d.bucket, d.field, format_usd(d.counter_nusd), format_usd(d.log_nusd)) for d in drifts])
+        _print_rows(rows + [(d.bucket, d.field, *(_amount(n, unit_of(d.bucket)) for n in (d.counter_nusd, d.log_nusd))) for d in drifts])
     else:
         print("Counters and log agree.")
     if drifts:

@@ -152,11 +152,11 @@ async def test_a_hold_counts_when_it_was_made_however_late_it_ends(store: Store)
     extended = await ledger.extend(early, by_nusd=20)
     assert isinstance(extended, Reservation)
     assert extended.tightest_left_nusd == 20
-    # 25 are charged where it began, up to its first piece, and none of the second.
-    await ledger.settle(extended, charge_nusd=25, record=RECORD)
-    assert [(s.spent_nusd, s.held_nusd) for s in await ledger.bucket_states()] == [(25, 30)]
+    # 30 are charged where it began, all of its first piece, and 5 where it was extended.
+    await ledger.settle(extended, charge_nusd=35, record=RECORD)
+    assert [(s.spent_nusd, s.held_nusd) for s in await ledger.bucket_states()] == [(35, 30)]
     await store.pass_time(ROLLING, 20)
-    assert (await held(ledger, 100, where)).tightest_left_nusd == 0
+    assert (await held(ledger, 95, where)).tightest_left_nusd == 0
     # Its slot has left the window: its charge must not be counted now, nor its hold be given back.
     await ledger.settle(late, charge_nusd=45, record=RECORD)
     assert (await _refused(ledger, 1, where)).left_nusd == 0

@@ -176,6 +176,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sweep(replica)
         self.extend(number, replica, by, False)
 
+    @precondition(lambda self: self.reserved)
+    @rule(number=attempts, slots=st.sampled_from([1, 30]), by=AMOUNTS, charge=AMOUNTS)
+    def extend_later(self, number: int, slots: int, by: int, charge: int) -> None:
+        """A stream whose hold has pieces at several times of a rolling window."""
+        replica = self.model.attempts[self.pick(number).attempt_id].replica
+        self.pass_time(slots)
+        self.extend(number, replica, by, False)
+        self.settle(number, replica, charge, None, False)
+
     @rule()
     def next_window(self) -> None:
         self.window += 1

@@ -70,6 +70,7 @@ def test_drift_is_shown_per_budget_and_zero_when_verified() -> None:
     scrape = Scrape(FAMILIES)
     budgets = [Budget(name="all", limit_nusd=1, window="day"), Budget(name="ok", limit_nusd=1, window="day")]
     drifts = [Drift("all||2026-11-22", 5, 9, "spent"), Drift("all||2026-11-21", 5, 4, "held"), Drift("gone||x", 1, 0, "spent")]
+    drifts += [Drift("caf%C3%A9||all", 0, 7, "spent"), Drift("all||all~t", 0, 99, "spent")]
     set_drift(scrape, budgets, drifts)
     assert shown(scrape, "ledger_drift_usd") == {("all",): 4e-9, ("ok",): 0}
 
