@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import json
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,23 @@ def test_a_name_cannot_carry_a_formula(tmp_path: Path) -> None:
     asyncio.run(book(store, [record(user="=1+1")]))
     export(store, out, "csv")
     assert rows(out)[0]["user"] == "'=1+1"
+
+
+def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
+    """Left out without a word, the sums of the files would be wrong."""
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, [record()]))
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("UPDATE log SET record=?", (b'{"attempt_id":"x","request_id":"r","at_ms":"soon","buckets":[]}',))
+    done = CliRunner().invoke(cli.load("spend"), ["export", "--store", store, "--out", str(out)])
+    assert "1 records could not be read" in done.stderr
+    assert json.loads((out / CURSOR_FILE).read_text())["unreadable"] == 1
+
+
+def test_a_store_that_is_away_is_an_error(tmp_path: Path) -> None:
+    """With its address, and without a traceback."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        export("redis://127.0.0.1:1", tmp_path, "csv")
 
 
 def test_a_wrong_moment_is_explained(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.domain.estimate import estimate, worst_case_nusd
-from router.domain.extras import Billed, answered_tier, billed, read_extras
+from router.domain.extras import Billed, answered_tier, billed, covers, read_extras
 from router.domain.prices import Price, Rates
 from router.domain.request import ParsedRequest, parse_request, upstream_body
 from router.domain.rerate import charge_at, price_of
@@ -146,7 +146,11 @@ def test_a_free_price_has_no_fees() -> None:
     """A local server that ignores a tier costs nothing with it."""
     free = Price(rates=Rates(input=0, output=0), free=True, source="config")
     assert billed(free, read_extras({"service_tier": "priority"}), "") is None
-    assert billed(free, read_extras({"web_search_options": {}}), "") == Billed(free, "", "medium", 0)
+    searched = read_extras({"web_search_options": {}})
+    assert searched is not None
+    assert billed(free, searched, "") == Billed(free, "", "medium", 0)
+    assert covers(free, searched)
+    assert not covers(None, searched)
 
 
 def test_the_book_has_priority_rates_and_search_fees() -> None:

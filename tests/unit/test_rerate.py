@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from router import cli
 from router.books.rerate import REASON, Rerating
 from router.domain.prices import Price, Rates
+from router.domain.rerate import charge_at, price_of
 from router.errors import ConfigError
 from tests.unit.test_export import book
 from tests.unit.test_spend import NOW_MS, record
@@ -62,6 +63,12 @@ def test_a_corrected_call_is_charged_for_what_it_used() -> None:
     assert rerated(swept).total.rerated_nusd == 100
     never_left = rerated(swept, {"attempt_id": "a", "outcome": "corrected", "charge_nusd": -100})
     assert never_left.total.rerated_nusd == 0
+
+
+def test_a_record_without_a_price_or_a_count_cannot_be_charged_again() -> None:
+    """Unknown is not zero."""
+    assert price_of(record()) is None
+    assert charge_at(record(outcome="swept", charge_nusd=5), DOUBLE) is None
 
 
 def test_a_correction_that_was_booked_is_not_booked_again() -> None:
