@@ -76,8 +76,8 @@ class _Calls:
         spending = [field for name in made.ids for field in counter_fields(name)[:2]]
         booked: list[str | int] = [made.joined, TOMBSTONE_MS, "".join(f"{b.ends_ms}\t" for b in made.buckets), *spending]
         into = [keys.books, keys.open_holds, keys.index, keys.log]
-        self.settle = attempt_call("settle", into, keys.attempts, ["0" if self.plain else "0u", *booked])
-        self.void = attempt_call("settle", into, keys.attempts, ["1" if self.plain else "1u", *booked])
+        self.settle = attempt_call("settle", into, keys.attempts, ["0" if self.plain else f"0u{made.plain}", *booked])
+        self.void = attempt_call("settle", into, keys.attempts, ["1" if self.plain else f"1u{made.plain}", *booked])
 
 
 def _told(bucket: Bucket) -> str:

@@ -6,8 +6,8 @@
 --                     something, d added to debt and o what the store knows better; where other units are counted, t and u
 --                     added to tokens spent and owed, n and m the same of calls
 -- KEYS[5]  attempt    (see reserve.lua)
--- ARGV[1]  charge, nano-USD      ARGV[2]  record, JSON     ARGV[3]  '1' to void; then u if not all buckets are plain: the
---          charge is then followed by a space and the tokens, none if they are unknown
+-- ARGV[1]  charge, nano-USD      ARGV[2]  record, JSON     ARGV[3]  '1' to void; then u and how many buckets are plain, if not
+--          all: the charge is then followed by a space and the tokens, none if they are unknown
 -- ARGV[4]  bucket ids, joined by tabs                      ARGV[5]  how long the attempt is remembered, ms
 -- ARGV[6]  per bucket: end of its window, ms, tab
 -- ARGV[7]  and on: per bucket its id and its field of what is spent
@@ -72,6 +72,7 @@ if growth > 0 then
 elseif debt ~= '0' then
   owed = -math.min(tonumber(debt), -growth)
 end
+local last = #names
 if units then
   -- @include rolling
   -- @include units
@@ -84,22 +85,22 @@ if units then
       if length then roll(KEYS[1], KEYS[3], id, length, now) end
     end
   end
-  local _, sums = end_units(KEYS[1], ids, units, tonumber(spent), growth, owed, spent + charged, void and 0 or tonumber(tokens), void and 0 or 1)
+  -- The caller's order: first those that are plain.
+  local skip = names == ARGV and tonumber(string.sub(ARGV[3], 3)) or 0
+  last = first - 1 + 2 * skip
+  local _, sums = end_units(KEYS[1], ids, units, tonumber(spent), growth, owed, spent + charged, void and 0 or tonumber(tokens), void and 0 or 1, skip)
   if not void or charged ~= '0' or sums[3] ~= 0 then
     redis.call('XADD', KEYS[4], '*', 'r', record, 'a', key, 'b', ids, 's', spent, 'h', held, 'd', owed, 'o', outcome or '',
       't', sums[1], 'u', sums[2], 'n', sums[3], 'm', sums[4])
   end
-  first, owed = #names + 1, 0
 end
 local grown = growth ~= 0 and string.format('%d', growth)
-for i = first, #names, 2 do
+for i = first, last, 2 do
   if grown then redis.call('HINCRBY', KEYS[1], names[i], grown) end
   if spent ~= '0' then redis.call('HINCRBY', KEYS[1], names[i + 1], spent) end
 end
 if owed ~= 0 then
-  for id in string.gmatch(ids, '[^\t]+') do
-    redis.call('HINCRBY', KEYS[1], id .. '|d', owed)
-  end
+  for i = first, last, 2 do redis.call('HINCRBY', KEYS[1], names[i] .. '|d', owed) end
 end
 if outcome == 'orphan' then
   -- @include rolling

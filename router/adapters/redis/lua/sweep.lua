@@ -41,7 +41,7 @@ local function charge_hold(key, hold, owner)
     end
   else
     local sums
-    units, sums = end_units(KEYS[1], ids, units, spent, growth, owed, charge, nil, 1)
+    units, sums = end_units(KEYS[1], ids, units, spent, growth, owed, charge, nil, 1, 0)
     for i, name in ipairs({'t', 'u', 'n', 'm'}) do
       line[#line + 1] = name
       line[#line + 1] = sums[i]

@@ -2,20 +2,23 @@
 -- A hold that counts more than nano-USD in windows of the calendar has a line
 --   tokens held, charged and owed; o: the call is open, c: it was charged, n: neither; ms:nano-USD; of each piece of the hold
 -- all with a space between. `total`: nano-USD charged in all; `tokens`: in all, nil: what was held counts; `calls`: 1, or 0
--- if nothing is to be charged. Returns the line of a hold that is charged, and what the log says of tokens and calls.
+-- if nothing is to be charged; `skip`: so many buckets are left to the caller. Returns the line of a hold that is charged, and what the log says of tokens and calls.
 local function post(books, id, spent, growth, owed, pieces)
   if growth ~= 0 then redis.call('HINCRBY', books, id, string.format('%.0f', growth)) end
   if spent ~= 0 then redis.call('HINCRBY', books, id .. '|s', string.format('%.0f', spent)) end
   if owed ~= 0 then redis.call('HINCRBY', books, id .. '|d', string.format('%.0f', owed)) end
-  local length = slot_length(id)
-  if not length then return end
-  local newest = tonumber(redis.call('HGET', books, id .. '|n') or nil)
-  for k = 1, #pieces, 2 do
-    if pieces[k + 1] ~= 0 then add_at(books, id, length, newest, pieces[k], pieces[k + 1]) end
+  local length, newest = nil, nil
+  for k = 2, #pieces, 2 do
+    if pieces[k] ~= 0 then
+      length = length or slot_length(id)
+      if not length then return end
+      newest = newest or tonumber(redis.call('HGET', books, id .. '|n') or nil)
+      add_at(books, id, length, newest, pieces[k - 1], pieces[k])
+    end
   end
 end
 
-local function end_units(books, ids, line, spent, growth, owed, total, tokens, calls)
+local function end_units(books, ids, line, spent, growth, owed, total, tokens, calls, skip)
   local th, tc, td, state, list = string.match(line, '^(%d+) (%d+) (%d+) (%l) (.*)$')
   th, tc, td = tonumber(th), tonumber(tc), tonumber(td)
   tokens = tokens or th + tc
@@ -40,8 +43,11 @@ local function end_units(books, ids, line, spent, growth, owed, total, tokens, c
     kept[#kept + 1] = string.format('%.0f:%.0f;', pieces[k], part)
   end
   for id in string.gmatch(ids, '[^\t]+') do
-    local unit = string.match(id, '~(%l)$')
-    if not unit then
+    local unit = skip <= 0 and string.match(id, '~(%l)$')
+    skip = skip - 1
+    if skip >= 0 then
+      -- A plain one: the caller's.
+    elseif not unit then
       post(books, id, spent, growth, owed, pieces)
     elseif unit == 't' then
       post(books, id, t_spent, t_growth, t_owed, {first, t_growth})
