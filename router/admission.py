@@ -37,6 +37,8 @@ class Admission:
         self._by_digest = {entry.secret_digest: entry for entry in snapshot.keys.values() if entry.secret_digest is not None}
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._heard = 0
+        """How often what was heard of minted keys was forgotten: an answer from before is not to be believed any longer."""
         self._required = bool(snapshot.keys)
         self._seen: dict[bytes, tuple[Principal, float]] = {}
         """Principals by the whole header, as long as `_known` believes them and they have not expired. In memory only."""
@@ -54,6 +56,7 @@ class Admission:
 
     def forget(self) -> None:
         """Believe nothing that was heard of minted keys: one may have been revoked."""
+        self._heard += 1
         self._known.clear()
         self._seen.clear()
         self._unknown.clear()
@@ -110,6 +113,7 @@ class Admission:
         credential = _credential(headers) or b""
         text = credential.decode("latin-1")
         parsed = keys.parse(text)
+        heard = self._heard
         stored = None if parsed is None else await self._store.get_key(parsed[0])
         digest = hashlib.sha256(credential).digest()
         now = self._clock()
@@ -118,7 +122,8 @@ class Admission:
         matches = hmac.compare_digest(expected, keys.digest(self._pepper, text))
         if stored is None or not matches or stored.revoked_ms is not None:
             raise self._unknown_key(digest, now)
-        return self._remember(digest, _principal_of_stored(stored, self._snapshot.teams), now + KNOWN_SECONDS, now)
+        until = now + KNOWN_SECONDS if heard == self._heard else now
+        return self._remember(digest, _principal_of_stored(stored, self._snapshot.teams), until, now)
 
     def _see(self, headers: Headers, known: tuple[Principal, float]) -> None:
         """Spare the next request with the same header the hash. Only a key that proved good gets here."""

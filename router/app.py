@@ -25,6 +25,7 @@ from router.admin.pages import Pages
 from router.admin.views import View
 from router.admission import Admission
 from router.call import Attempt
+from router.controls import Desk
 from router.dispatch import AdapterLane, Dispatcher
 from router.domain.budgets import BucketState
 from router.domain.estimate import likely_price
@@ -140,8 +141,6 @@ class Service:
         self.ledger: Ledger = open_ledger(store, timeout_seconds=server.store_timeout_seconds if file_of(store) is None else None)
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
-        for change in changed_limits(await self.ledger.bucket_states(), snapshot.budgets):
-            log.warning("a limit in the ledger changes for all that share it", change=change, config_version=snapshot.version)
         await self._take_control(snapshot)
         self.metered = MeteredStore(self.ledger, self.metrics, clock=time.monotonic)
         self.outbox = Outbox(_outbox_path(store, self.worker), self.metered)
@@ -167,6 +166,9 @@ class Service:
         """See what people changed, and publish the limits with that on top."""
         self._control_store = self.ledger.control_store()
         self.controls = LiveControls(self._control_store, self.fleet, keys_changed=lambda: self.admission.forget())
+        before = await Desk(self._control_store, who="", via="").state()
+        for change in changed_limits(before.base, snapshot.budgets):
+            log.warning("a limit in the ledger changes for all that share it", change=change, config_version=snapshot.version)
         await self.controls.publish(snapshot)
 
     def _make_gate(self) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
-from router.domain.budgets import BucketState, Budget
-from router.domain.money import format_usd
+from router.domain.budgets import Budget
+from router.domain.controls import BaseLimit, amount_text
 
 
-def changed_limits(states: Iterable[BucketState], budgets: Sequence[Budget]) -> list[str]:
-    """`name: old -> new` of every budget with a counter whose limit the ledger knows otherwise than the configuration."""
-    own = {budget.name: budget.limit_nusd for budget in budgets}
-    known = {state.budget: (state.limit_nusd, state.unit) for state in states if state.limit_nusd is not None}
+def changed_limits(known: Mapping[str, BaseLimit], budgets: Iterable[Budget]) -> list[str]:
+    """`name: old -> new` of every budget whose configured limit the ledger knows otherwise. What people changed of it does not count."""
+    own = {budget.name: amount_text(budget.limit_nusd, budget.unit) for budget in budgets}
     changes = []
-    for name, (old, unit) in sorted(known.items()):
-        new = own.get(name)
-        if old is None or new == old or ":" in name:
-            continue
-        before, after = (None if limit is None else format_usd(limit) if unit == "usd" else f"{limit:,}" for limit in (old, new))
-        word = "USD" if unit == "usd" else unit
-        changes.append(f"{name}: {before} -> {'none, for it is not in this configuration' if after is None else f'{after} {word}'}")
+    for name, base in sorted(known.items()):
+        before, after = amount_text(base.limit, base.unit), own.get(name, "none, for it is not in this configuration")
+        # A name with a colon is that of a rate limit.
+        if after != before and ":" not in name:
+            changes.append(f"{name}: {before} -> {after}")
     return changes

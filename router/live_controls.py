@@ -53,7 +53,7 @@ class LiveControls:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        base = base_limits(snapshot.budgets)
+        base = base_limits((*snapshot.budgets, *snapshot.limits))
 
         def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
             entry = AuditEntry(who="faregate", via="config", action="config.load", target=snapshot.source, before=state.config)

@@ -371,9 +371,7 @@ class Pipeline:
         self._won(attempt, metered, arrived)
         cause = IGNORED_STREAM if unpaid is not None else self._slices.cause(attempt, metered)
         outcome = "ok" if unpaid is None else "cut"
-        self._settlements.book(
-            attempt, usage=metered.usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived
-        )
+        self._settlements.book(attempt, usage=metered.usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived)
         if unpaid is not None:
             await self._settlements.commit(attempt)
             raise unpaid

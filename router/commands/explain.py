@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from router.adapters.choose import default_store, must_exist, visiting
+from router.adapters.choose import must_exist, store_of, visiting
 from router.admission import principal_of_entry
 from router.call import Principal
 from router.commands.options import Config, Store
@@ -75,7 +75,7 @@ def command(
 def _as_controlled(snapshot: Snapshot, store: str | None) -> tuple[Fleet, Freezes]:
     """The deployments and who is refused, as people want it now. Without a ledger nothing is out."""
     try:
-        state = asyncio.run(_state(must_exist(store or snapshot.server.store or default_store())))
+        state = asyncio.run(_state(must_exist(store or store_of(snapshot))))
     except ConfigError as error:
         if store:
             raise

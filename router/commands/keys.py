@@ -15,7 +15,9 @@ import msgspec
 import typer
 
 from router.adapters.choose import choose_store, must_exist, visiting
+from router.commands.changes import Why, operator
 from router.commands.options import Books, Names, Store
+from router.controls import Desk
 from router.domain import keys
 from router.domain.store_address import without_password
 from router.errors import ConfigError
@@ -139,6 +141,8 @@ async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -
         key.secret_hmac = keys.digest(await ledger.pepper(), text)
         if keep:
             await ledger.put_key(key)
+            desk = Desk(ledger.control_store(), who=operator(), via="command")
+            await desk.note("key.mint", key.key_id, after=f"{key.name} of team {key.team}" if key.team else key.name)
     return first
 
 
@@ -205,15 +209,16 @@ def _state(key: StoredKey) -> str:
 @app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The 8 characters after `sk-fg-`.")],
+    reason: Why = "",
     store: Store = None,
     config: Books = None,
 ) -> None:
-    """Revoke a key: refused everywhere within ten seconds, for good."""
-    key = asyncio.run(_revoke(must_exist(choose_store(store, config)), key_id))
+    """Revoke a key: refused everywhere within a second, for good."""
+    key = asyncio.run(_revoke(must_exist(choose_store(store, config)), key_id, reason))
     print(f"Key {key.key_id} ({key.name or 'without a name'}) is revoked.")
 
 
-async def _revoke(store: str, key_id: str) -> StoredKey:
+async def _revoke(store: str, key_id: str, reason: str) -> StoredKey:
     async with visiting(store) as ledger:
         key = await ledger.get_key(key_id)
         if key is None:
@@ -221,6 +226,8 @@ async def _revoke(store: str, key_id: str) -> StoredKey:
         if key.revoked_ms is None:
             key.revoked_ms = int(time.time() * 1000)
             await ledger.put_key(key)
+            desk = Desk(ledger.control_store(), who=operator(), via="command")
+            await desk.keys_changed("key.revoke", key_id, before="active", after="revoked", reason=reason)
         return key
 
 

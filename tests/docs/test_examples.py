@@ -31,7 +31,7 @@ BLOCKS: Final = [
 ]
 ENVIRONMENT: Final = {
     name: "x" * 8 for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", "".join(path.read_text(encoding="utf-8") for path in text_files(".md")))
-} | {"OPENAI_API_KEY": "x" * 8, "SLACK_WEBHOOK": "https://chat.example.com/hook"}
+} | {"OPENAI_API_KEY": "x" * 8, "REDIS_URL": "", "SLACK_WEBHOOK": "https://chat.example.com/hook"}
 
 
 def of(language: str) -> list[object]:

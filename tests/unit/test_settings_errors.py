@@ -273,7 +273,10 @@ BUDGET_MISTAKES = [
     ("{limit: $0, mode: soft}", "8:6: budgets.b: a soft budget of $0 would alert always"),
     ("{limit: $99999999/month}", '8:14: budgets.b.limit: "$99999999" is more than a counter can hold exactly ($9,007,199)'),
     ("{limit: $5, timezone: Asia/Seul}", '8:28: budgets.b.timezone: "Asia/Seul" is not an IANA time zone; write Asia/Seoul'),
-    ("{limit: $5, upto: {80%: notify}}", "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, at, when"),
+    (
+        "{limit: $5, upto: {80%: notify}}",
+        "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, at, when",
+    ),
     ("{limit: $5, when: {model: bgi}}", '8:32: budgets.b.when.model: there is no model "bgi"; did you mean "big"?'),
     ("{limit: $5, when: {provider: [openai, x]}}", '8:44: budgets.b.when.provider[1]: there is no provider "x"; known: openai, ollama'),
     ("{limit: $5, when: 'tag(1)'}", '8:24: budgets.b.when: "tag(1)" is not a mapping'),

@@ -170,4 +170,4 @@ async def test_a_limit_that_another_process_finds_changed_is_logged(tmp_path: Pa
         assert [line for line in logs if "change" in line] == []
         async with running(tmp_path, text.replace("$1/day", "$2/day")):
             pass
-    assert [line["change"] for line in logs if "change" in line] == ["everyone: 1.00 -> 2.00 USD"]
+    assert [line["change"] for line in logs if "change" in line] == ["everyone: 1.00 USD -> 2.00 USD"]
