@@ -65,6 +65,8 @@ BUDGETS_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 1.0
 """How often a store that is away is looked for."""
 KEYS_SECONDS: Final = 10.0
+PAUSES_SECONDS: Final = 2.0
+"""How soon all workers know that a session is paused, or goes on."""
 AUDIT_SECONDS: Final = 60.0
 """How often counters and log are compared: well within the time that the ledger waits for an auditor to come back."""
 TRIM_SECONDS: Final = 3600.0
@@ -354,6 +356,7 @@ class Service:
         every(POLL_SECONDS, self.controls.poll, name="controls", at_once=True)
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
         every(ALERTS_SECONDS, self._look_after_alerts, name="alerts", at_once=True)
+        every(PAUSES_SECONDS, self._sync_pauses, name="pauses", at_once=True)
         every(AUDIT_SECONDS, self._audit, name="audit")
         every(TRIM_SECONDS, self._trim, name="trim")
         if any(deployment.prices for deployment in self.snapshot.deployments.values()):
@@ -385,6 +388,10 @@ class Service:
     async def _read_budgets(self) -> None:
         self._budget_states = tuple(await self.ledger.bucket_states()) if self.snapshot.budgets else ()
         self.pipeline.steering.read(self._budget_states)
+
+    async def _sync_pauses(self) -> None:
+        if self.pipeline.runaway is not None:
+            await self.pipeline.runaway.sync(self.ledger.alert_store())
 
     async def _audit(self) -> None:
         """Compare counters and log; one process of all that share the ledger does it."""

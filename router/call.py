@@ -21,6 +21,7 @@ from router.ports import Timeouts
 from router.snapshot import Deployment, Guards, Route, Snapshot
 
 if TYPE_CHECKING:
+    from router.runaway import OnlySmall
     from router.steering import Steering
 
 
@@ -101,7 +102,9 @@ class Call:
     """`x-ratelimit-*` header lines; empty where no limit of ours applies. A provider's own are then not shown."""
     max_attempts: int | None = None
     """Most calls to providers; None: as the route says."""
-    steering: Steering | None = None
+    delay_seconds = 0.0
+    """How long the call is held back before it is made: its session runs away."""
+    steering: Steering | OnlySmall | None = None
     """What budgets that fill leave out; None while none does."""
     guarded: tuple[str, str] | None = None
     """The guard that it broke, and what was done."""

@@ -114,6 +114,7 @@ _TABLE: Final = (
     # Limits on speed and on single requests.
     _counter("faregate_rate_limited_total", "Calls that a rate limit had no room for, by what was done.", "kind", "limit", "action"),
     _counter("faregate_guarded_requests_total", "Requests that asked for more than one request may, by what was done.", "guard", "action"),
+    _counter("faregate_runaway_total", "Requests of sessions that ran away, by what said so and what was done.", "signal", "action"),
     # The store of the budgets.
     _histogram("faregate_store_seconds", "Time of a call to the budget store.", _SHORT, "call"),
     _counter("faregate_store_errors_total", "Calls to the budget store that failed.", "call"),
@@ -266,12 +267,16 @@ class Metrics:
         cell.value += 1
 
     def refused(self, *, budget: str, action: str) -> None:
-        """Count a reservation that a budget had no room for, and what was done: `refuse`, `cheaper`, `cut`, `shadow` (nothing: it is on trial)."""
+        """Count a reservation that a budget had no room for, and what was done: `refuse`, `cheaper`, `cut`, `shadow`."""
         self._add("faregate_budget_refusals_total", 1, self._guard.name("budget", budget), self._guard.word("action", action))
 
     def stepped(self, *, budget: str, action: str) -> None:
         """Count a budget that has filled so far that it leaves models out: `downgrade`, `refuse`."""
         self._add("faregate_budget_steps_total", 1, self._guard.name("budget", budget), self._guard.word("action", action))
+
+    def ran_away(self, *, signal: str, action: str) -> None:
+        """Count a request of a session that runs away: what said so, and what was done."""
+        self._add("faregate_runaway_total", 1, self._guard.word("signal", signal), self._guard.word("action", action))
 
     def rate_limited(self, *, kind: str, limit: str, action: str) -> None:
         """Count a call that a rate limit had no room for, and what was done: `refuse`, `next`."""

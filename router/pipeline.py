@@ -32,6 +32,7 @@ from router.ports import UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
 from router.reservation import Reservations
 from router.routing import route_call
+from router.runaway import Runaway
 from router.settlement import Settlements
 from router.slices import IGNORED_STREAM, Slices
 from router.snapshot import Deployment, Snapshot
@@ -84,6 +85,7 @@ class Pipeline:
         self._ways = Ways()
         self._slices = Slices(fleet, store, metrics)
         self.steering = Steering(snapshot, metrics)
+        self.runaway = None if snapshot.runaway is None else Runaway(snapshot.runaway, metrics, self.steering, clock_ms)
         self._limits = RateLimits(metrics, clock=clock, clock_ms=clock_ms)
         self._limited: dict[str, Failure] = {}
         """The last 429 of each deployment that has not answered since."""
@@ -95,7 +97,10 @@ class Pipeline:
         try:
             known = self.admission.identify(exchange.headers)
             call.principal = known if known is not None else await self.admission.admit(exchange.headers)
-            failure = self._route(call, await exchange.body()) or await self._try_in_order(call, exchange)
+            failure = self._route(call, await exchange.body())
+            if call.delay_seconds:
+                await asyncio.sleep(call.delay_seconds)
+            failure = failure or await self._try_in_order(call, exchange)
             if failure is not None:
                 await self._give_up(call, exchange, failure)
         except RouterError as error:
@@ -132,6 +137,8 @@ class Pipeline:
             refuse_frozen(call, freezes)
         if self.steering.levels:
             call.steering = self.steering
+        if self.runaway is not None:
+            self.runaway.check(call)
         before = self._clock()
         try:
             decision = route_call(call, self._fleet, self._random())
@@ -463,6 +470,8 @@ class Pipeline:
         now = self._clock()
         if call.guarded is not None:
             self._metrics.guarded(guard=call.guarded[0], action=call.guarded[1])
+        if self.runaway is not None and call.charge_nusd and call.session:
+            self.runaway.spent(call)
         total = now - call.began
         overhead = (call.first_byte_at or now) - call.began - call.upstream_seconds
         winner = call.winner

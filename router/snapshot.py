@@ -14,6 +14,7 @@ from router.alerts.config import AlertRules, Receiver
 from router.domain.budgets import Budget
 from router.domain.prices import Price, price_at
 from router.domain.pricing import Tariff, tariff_of
+from router.domain.runaway import RunawayRules
 from router.ports import Endpoint, Timeouts
 
 Lane = Literal["wire", "litellm"]
@@ -241,6 +242,8 @@ class Snapshot:
     budgets: tuple[Budget, ...] = ()
     limits: tuple[Budget, ...] = ()
     """Rate limits: budgets in requests, tokens or calls under way. Their names have colons: `team:search:rpm`."""
+    runaway: RunawayRules | None = None
+    """What is taken for a session that runs away; None: nothing is looked for."""
     teams: Mapping[str, Team] = field(default_factory=dict)
     keys: Mapping[str, KeyEntry] = field(default_factory=dict)
     """By key id."""

@@ -80,6 +80,7 @@ def everything(metrics: Metrics) -> None:
     request(metrics, decision_seconds=0.0001)
     metrics.rejected(deployment="sim/b", reason="cooldown")
     metrics.refused(budget="everyone", action="refuse")
+    metrics.ran_away(signal="spend", action="pause")
     metrics.stepped(budget="everyone", action="downgrade")
     metrics.rate_limited(kind="team", limit="rpm", action="refuse")
     metrics.guarded(guard="max_n", action="refuse")

@@ -17,7 +17,7 @@ from router.settings import env
 from router.settings.compile_access import compile_budgets, compile_keys, compile_teams
 from router.settings.compile_alerts import compile_alerts
 from router.settings.compile_context import Context, PriceLookup
-from router.settings.compile_limits import compile_limits, with_guards
+from router.settings.compile_limits import compile_limits, compile_runaway, with_guards
 from router.settings.compile_models import compile_models, price_of
 from router.settings.compile_providers import compile_providers
 from router.settings.compile_routes import compile_routes
@@ -75,6 +75,7 @@ def compile_settings(
         routes=routes,
         budgets=budgets,
         limits=compile_limits(context, deployments),
+        runaway=compile_runaway(context),
         teams=teams,
         keys=keys,
         receivers=receivers,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from router.domain.budgets import Budget, Unit
+from router.domain.runaway import RunawayRules
 from router.settings.compile_context import Context
 from router.settings.model_limits import GuardFields, RateFields
 from router.snapshot import Deployment, Guards, Route
@@ -69,6 +70,22 @@ def guards_of(given: GuardFields, whose: str) -> Guards | None:
         max_attempts=given.max_attempts,
     )
     return None if made == Guards(whose=whose) else made
+
+
+def compile_runaway(context: Context) -> RunawayRules | None:
+    """What is taken for a session that runs away."""
+    given = context.settings.guards.runaway
+    if given is None:
+        return None
+    return RunawayRules(
+        spend_nusd_per_minute=given.spend_per_minute,
+        same_prompt=given.same_prompt,
+        same_tool_call=given.same_tool_call,
+        then=given.then,
+        within_ms=round(given.within * 1000),
+        delay_seconds=given.delay,
+        max_sessions=given.max_sessions,
+    )
 
 
 def with_guards(context: Context, routes: Mapping[str, Route]) -> dict[str, Route]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from router.settings.types import Count, Section, Usd, all_defaults
+from router.settings.types import Count, Duration, Section, Usd, all_defaults
 
 Limit = Annotated[Count, Field(ge=1)]
 
@@ -73,5 +73,34 @@ class GuardFields(Section):
     """Most calls to providers for one request, retries and fallbacks included. Default: as the route's `fallback` says."""
 
 
+class RunawaySettings(Section):
+    """Which sessions (agents' runs) are taken to run away, and what is done about them. A request that names none is never looked at."""
+
+    spend_per_minute: Usd | None = None
+    """More than this within a minute. Default: not looked at."""
+    same_prompt: Annotated[Count, Field(ge=2)] | None = None
+    """So many requests in a row that end in the same message. Default: not looked at."""
+    same_tool_call: Annotated[Count, Field(ge=2)] | None = None
+    """So many calls of a tool in a row with the same arguments, as the conversation shows them. Default: not looked at."""
+    then: Literal["slow", "downgrade", "pause", "refuse"] = "pause"
+    """`slow` holds each request back for `delay`; `downgrade` lets only models with `size: small` through; `pause` refuses the
+    session until `faregate approve` lets it go on; `refuse` refuses as long as it lasts."""
+    delay: Annotated[Duration, Field(gt=0, le=300)] = 5.0
+    """How long `slow` holds a request back."""
+    within: Annotated[Duration, Field(ge=60, le=86400)] = 600.0
+    """A session that sent nothing for so long begins anew."""
+    max_sessions: Annotated[Count, Field(ge=1, le=1_000_000)] = 10_000
+    """Sessions that a worker remembers; beyond, the one that sent nothing for longest begins anew."""
+
+    @model_validator(mode="after")
+    def _something(self) -> RunawaySettings:
+        if self.spend_per_minute is None and self.same_prompt is None and self.same_tool_call is None:
+            raise ValueError("looks for nothing; give spend_per_minute, same_prompt or same_tool_call")
+        return self
+
+
 class GuardsSection(GuardFields):
     """What any request may ask for, whatever its key and route."""
+
+    runaway: RunawaySettings | None = None
+    """Sessions that spend too fast or run in circles. Default: not looked for."""

@@ -1,0 +1,179 @@
+"""Sessions that run away: noticed per worker, slowed, led to small models, refused, or paused until somebody approves."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from policies.types import Rejection
+from router.call import Call
+from router.domain.request import MAX_LABEL_LENGTH
+from router.domain.runaway import Run, RunawayRules, signal
+from router.domain.windows import escape_scope
+from router.edge.headers import SESSION
+from router.errors import SESSION_PAUSED, SESSION_REFUSED, RouterError
+from router.fleet import FleetView
+from router.metrics import Metrics
+from router.snapshot import Deployment
+from router.steering import Steering
+
+log = logging.getLogger("faregate.runaway")
+
+PAUSED: Final = "session_paused"
+KEEP_MS: Final = 30 * 86_400_000
+"""How long a pause lasts if nobody approves the session."""
+
+
+class Marks(Protocol):
+    """The part of the store that remembers pauses, over all workers and restarts. Raises `StoreUnavailable`."""
+
+    async def mark(self, name: str, *, keep_ms: int, event: bytes) -> bool:
+        """Note a name, once."""
+        ...
+
+    async def clear(self, names: Sequence[str]) -> None:
+        """Forget names."""
+        ...
+
+    async def marks(self) -> Mapping[str, object]:
+        """All names."""
+        ...
+
+
+class OnlySmall:
+    """Leaves all but small models out, beside what budgets leave out."""
+
+    def __init__(self, budgets: Steering) -> None:
+        self._budgets = budgets
+
+    def out(self, call: Call, views: Sequence[FleetView], deployments: Mapping[str, Deployment]) -> list[Rejection]:
+        """See `Steering.out`."""
+        found = {rejection.deployment: rejection for rejection in self._budgets.out(call, views, deployments)}
+        for view in views:
+            if view.traits.size != "small":
+                name = view.traits.deployment
+                found.setdefault(name, Rejection(name, "budget_downgrade", f"session '{call.session}' runs away: only small models"))
+        return list(found.values())
+
+
+class Runaway:
+    """Watches the sessions of one worker. What is paused is known to all."""
+
+    def __init__(self, rules: RunawayRules, metrics: Metrics, steering: Steering, clock_ms: Callable[[], int]) -> None:
+        """`clock_ms` gives Unix milliseconds."""
+        self._rules = rules
+        self._metrics = metrics
+        self._only_small = OnlySmall(steering)
+        self._clock_ms = clock_ms
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._paused: dict[str, str] = {}
+        """Tokens by session."""
+        self._unsaved: set[str] = set()
+        """Paused here, and the store does not know it yet."""
+
+    def check(self, call: Call) -> None:
+        """Look at a request before it is routed.
+
+        Raises:
+            RouterError: 403, if its session is paused or refused.
+        """
+        value = call.headers.get(SESSION)
+        call.session = call.request.session if value is None else value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH]
+        if not call.session:
+            return
+        name = _name(call)
+        if name in self._paused:
+            raise self._refusal(call, name)
+        found = signal(self._rules, self._run(name), call.request.fields.get("messages"), self._clock_ms())
+        if found is not None:
+            self._act(call, name, *found)
+
+    def _run(self, name: str) -> Run:
+        now, runs = self._clock_ms(), self._runs
+        run = runs.get(name)
+        if run is None or run.seen_ms < now - self._rules.within_ms:
+            run = runs[name] = Run(now)
+        runs.move_to_end(name)
+        if len(runs) > self._rules.max_sessions:
+            runs.popitem(last=False)
+        return run
+
+    def _act(self, call: Call, name: str, what: str, figures: str) -> None:
+        action = self._rules.then
+        self._metrics.ran_away(signal=what, action=action)
+        log.warning("session '%s' runs away: %s; %s", call.session, figures, action)
+        if action == "slow":
+            call.delay_seconds = self._rules.delay_seconds
+        elif action == "downgrade":
+            call.steering = self._only_small
+        elif action == "refuse":
+            message = (
+                f"Session '{call.session}' is refused: it runs away ({figures}). Look at what the agent does. Request {call.request_id}."
+            )
+            raise RouterError(SESSION_REFUSED, message, details={"session": call.session, "signal": what})
+        else:
+            self._paused[name] = secrets.token_hex(8)
+            self._unsaved.add(name)
+            raise self._refusal(call, name, figures)
+
+    def _refusal(self, call: Call, name: str, figures: str = "") -> RouterError:
+        token = self._paused[name]
+        why = f" ({figures})" if figures else ""
+        message = (
+            f"Session '{call.session}' is paused: it runs away{why}. Look at what the agent does; "
+            f"whoever runs this service lets it go on with `faregate approve {token}`. Request {call.request_id}."
+        )
+        return RouterError(SESSION_PAUSED, message, details={"session": call.session, "approval": token})
+
+    def spent(self, call: Call) -> None:
+        """Learn what a request has cost."""
+        run = self._runs.get(_name(call))
+        if run is not None:
+            run.spent(self._clock_ms(), call.charge_nusd)
+
+    async def sync(self, store: Marks) -> None:
+        """Tell the store what is paused, and learn what others have paused or somebody has approved.
+
+        Raises:
+            StoreUnavailable: nothing is forgotten; try again.
+        """
+        for name in sorted(self._unsaved):
+            await store.mark(f"{PAUSED}|{self._paused[name]}|{name}", keep_ms=KEEP_MS, event=b"")
+            self._unsaved.discard(name)
+        known = paused_in(await store.marks())
+        for name in [name for name in self._paused if name not in known and name not in self._unsaved]:
+            del self._paused[name]
+            self._runs.pop(name, None)
+        self._paused.update({name: token for name, token in known.items() if name not in self._unsaved})
+
+
+def paused_in(marks: Mapping[str, object]) -> dict[str, str]:
+    """Tokens by session of what is paused."""
+    found = {}
+    for mark in marks:
+        kind, _, rest = mark.partition("|")
+        token, _, name = rest.partition("|")
+        if kind == PAUSED:
+            found[name] = token
+    return found
+
+
+async def approve(store: Marks, token: str) -> str | None:
+    """Let the session with this token go on. Its name, or None if none is paused under it.
+
+    Raises:
+        StoreUnavailable: it stays paused.
+    """
+    for name, known in paused_in(await store.marks()).items():
+        if secrets.compare_digest(known.encode(), token.encode()):
+            await store.clear([f"{PAUSED}|{known}|{name}"])
+            return name
+    return None
+
+
+def _name(call: Call) -> str:
+    """A session of one key is none of another key's."""
+    return f"{escape_scope(call.principal.key_id)}|{escape_scope(call.session)}"

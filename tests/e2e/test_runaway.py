@@ -1,0 +1,105 @@
+"""Sessions that run away, over real HTTP and a real store: slowed, downgraded, refused, paused and approved."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from router.adapters.choose import visiting
+from tests.running import Running, running
+from tests.scripted_behaviours import Json, usage
+
+CONFIG = """
+version: 1
+server: {{store: "{store}"}}
+providers:
+  up: {{kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}}
+models:
+  large: {{at: up/large, price: {{input: 0, output: 1000}}, size: large, default_max_output: 100}}
+  small: {{at: up/small, price: {{input: 0, output: 1000}}, size: small, default_max_output: 100}}
+routes:
+  auto: {{use: [large, small], by: fixed}}
+guards: {{runaway: {{{rules}}}}}
+keys:
+  tester: {{secret: $TEST_KEY}}
+"""
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "ledger.sqlite")
+    url: str = request.getfixturevalue("redis_url")
+    return url
+
+
+async def ask(app: Running, session: str = "run-1", text: str = "Hello") -> httpx.Response:
+    return await app.ask("auto", headers={"x-faregate-session": session}, messages=[{"role": "user", "content": text}])
+
+
+async def counted(app: Running) -> list[str]:
+    metrics = (await app.client.get(f"{app.root}/metrics")).text
+    return [line for line in metrics.splitlines() if line.startswith("faregate_runaway_total{")]
+
+
+async def test_a_paused_session_goes_on_when_somebody_approves_it(tmp_path: Path, store: str) -> None:
+    """Nothing of it reaches a provider meanwhile, also after a restart; other sessions are not touched."""
+    config = CONFIG.format(store=store, rules="same_prompt: 3")
+    async with running(tmp_path, config) as app:
+        assert [(await ask(app)).status_code for _ in range(3)] == [200, 200, 403]
+        error = (await ask(app, text="Another")).json()["error"]
+        assert error["code"] == "session_paused"
+        assert error["approval"] in error["message"]
+        assert (await ask(app, "run-2")).status_code == 200
+        assert await counted(app) == ['faregate_runaway_total{signal="same_prompt",action="pause"} 1']
+        await app.app.service._sync_pauses()
+    async with running(tmp_path, config) as app:
+        await app.app.service._sync_pauses()
+        again = (await ask(app)).json()["error"]
+        assert (again["code"], again["approval"]) == ("session_paused", error["approval"])
+        command = [sys.executable, "-m", "router", "approve", error["approval"], "--store", store]
+        told = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        assert (told.returncode, told.stdout) == (0, "session run-1 of key tester goes on\n")
+        twice = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        assert twice.returncode == 1
+        await app.app.service._sync_pauses()
+        assert (await ask(app)).status_code == 200
+    async with visiting(store) as ledger:
+        assert not await ledger.alert_store().marks()
+
+
+async def test_a_session_that_spends_too_fast_is_led_to_small_models(tmp_path: Path) -> None:
+    """The agent goes on, cheaper."""
+    async with running(tmp_path, CONFIG.format(store="STORE", rules="spend_per_minute: $0.15, then: downgrade")) as app:
+        for model in ("large", "small"):
+            app.up.on(model, Json(usage=usage(prompt=1, completion=100)))
+        went = [(await ask(app, text=str(i))).headers["x-faregate-deployment"] for i in range(3)]
+        # Each costs 0.10 USD.
+        assert went == ["up/large", "up/large", "up/small"]
+        assert (await ask(app, "other")).headers["x-faregate-deployment"] == "up/large"
+
+
+async def test_a_session_is_refused_as_long_as_it_runs_in_circles(tmp_path: Path) -> None:
+    """Another message, and it goes on by itself."""
+    async with running(tmp_path, CONFIG.format(store="STORE", rules="same_prompt: 2, then: refuse, max_sessions: 1")) as app:
+        answers = [await ask(app, text=text) for text in ("a", "a", "a", "b")]
+        assert [answer.status_code for answer in answers] == [200, 403, 403, 200]
+        assert answers[1].json()["error"]["code"] == "session_refused"
+        assert (await app.ask("auto")).status_code == 200
+        # Only one session is remembered: this one begins anew after another was there.
+        assert [(await ask(app, session, "a")).status_code for session in ("x", "y", "x", "y")] == [200] * 4
+
+
+async def test_a_slowed_session_waits_before_each_call(tmp_path: Path) -> None:
+    """A loop that is slow costs little until somebody looks."""
+    async with running(tmp_path, CONFIG.format(store="STORE", rules="same_prompt: 2, then: slow, delay: 200ms")) as app:
+        await ask(app)
+        began = time.monotonic()
+        assert (await ask(app)).status_code == 200
+        assert time.monotonic() - began >= 0.2
