@@ -330,8 +330,8 @@ class Upstream(Protocol):
         """POST JSON to `base_path + path`. Cancelling the call closes the connection.
 
         `headers` come from the proxy, never from the client unchecked. Content-length, host, content-type
-        and `accept-encoding: identity` are added. A reused connection that turns out to be closed is replaced once, if no
-        byte of an answer had come. Redirects are not followed. Raises `UpstreamError`.
+        and `accept-encoding: identity` are added. A reused connection that closes at once is replaced, but only once and
+        if no byte of an answer had come. Redirects are not followed. Raises `UpstreamError`.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -208,8 +209,17 @@ class Stream:
 
     async def _drain(self) -> None:
         full, self._full = self._full, None
-        if full is not None:
-            await full
+        if full is None:
+            return
+        attempt = self.attempt
+        left = attempt.began + attempt.way.timeouts.total_seconds - self._clock()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                await full
+        except TimeoutError:
+            # The client is the slow one: as if it had hung up.
+            self._exchange.abort()
+            raise asyncio.CancelledError from None
 
     async def _pass_what_is_held(self) -> bool:
         """Pass a read on that may need more money than is held, or as many of its events as the money covers."""

@@ -320,7 +320,7 @@ class FakeExchange:
         await asyncio.sleep(0)
 
     def abort(self) -> None:
-        self.aborted = True
+        self.aborted = self.gone = True
 
 
 class NoKeys:

@@ -15,7 +15,7 @@ from router.edge.headers import Headers, decode, encode
 from router.errors import BODY_TOO_LARGE, RouterError
 
 if TYPE_CHECKING:
-    from router.edge.protocol import WireExchange
+    from router.edge.wire_exchange import WireExchange
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -92,6 +92,7 @@ class AsgiExchange:
         self.task: asyncio.Task[None] | None = None
         """Cancelled when the client leaves."""
         self._watcher: asyncio.Future[None] | None = None
+        self._sending: asyncio.Future[None] | None = None
 
     async def body(self) -> bytes:
         parts: list[bytes] = []
@@ -127,12 +128,19 @@ class AsgiExchange:
         if self._watcher is not None:
             self._watcher.cancel()
 
+    async def sent(self) -> None:
+        """The whole answer is on its way."""
+        if self._sending is not None:
+            await self._sending
+
     async def respond(self, status: int, headers: bytes, body: bytes) -> None:
         self.started = True
         await self._send(
             {"type": "http.response.start", "status": status, "headers": [*decode(headers), (b"content-length", b"%d" % len(body))]}
         )
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        # A task: it is sent although nobody waits for the client to take it.
+        self._sending = asyncio.ensure_future(self._send({"type": "http.response.body", "body": body, "more_body": False}))
+        await asyncio.sleep(0)
 
     async def start(self, status: int, headers: bytes) -> None:
         self.started = True
@@ -150,3 +158,4 @@ class AsgiExchange:
 
     def abort(self) -> None:
         """ASGI knows no abort: ending the call without a last body message makes servers drop the connection."""
+        self.gone = True

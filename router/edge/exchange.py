@@ -40,7 +40,7 @@ class Exchange(Protocol):
         ...
 
     async def respond(self, status: int, headers: bytes, body: bytes) -> None:
-        """Send the whole answer. `headers` are header lines as on the wire; `content-length` is added."""
+        """Send the whole answer, without waiting for a slow client. `headers` are header lines; `content-length` is added."""
         ...
 
     async def start(self, status: int, headers: bytes) -> None:
@@ -56,7 +56,7 @@ class Exchange(Protocol):
         ...
 
     def abort(self) -> None:
-        """Close the connection so that the client sees that the answer is not whole."""
+        """Close the connection so that the client sees that the answer is not whole. It is `gone` then."""
         ...
 
 

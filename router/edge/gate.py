@@ -95,6 +95,7 @@ class Gate:
         exchange.task = task
         try:
             await self.serve(exchange, operation)
+            await exchange.sent()
         finally:
             exchange.unwatch()
 

@@ -17,14 +17,13 @@ import httptools
 
 from router.edge.asgi import serve_asgi
 from router.edge.exchange import STATUS_LINES
-from router.edge.headers import Headers, encode
+from router.edge.headers import encode
 from router.edge.heads import KnownHead, RequestHead, know
-from router.edge.replies import SERVING_FAILED, error_reply
+from router.edge.replies import error_reply
+from router.edge.wire_exchange import WireExchange
 from router.errors import BAD_HTTP, BODY_TOO_LARGE, DRAINING, HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ErrorSpec, RouterError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -35,7 +34,11 @@ HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 60.0
 IDLE_SECONDS: Final = 90.0
 """Longer than the keep-alive of common client pools: whoever closes first should be the client."""
+UNREAD_SECONDS: Final = 60.0
+"""A client that takes nothing of its answer for so long has left."""
 MAX_PIPELINED: Final = 16
+MAX_PARTS: Final = 1000
+"""Pieces of a body that are kept apart: each costs some hundred bytes, and a chunk may have one."""
 OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers by which a client offers another protocol."""
 CHUNK_MARK_BYTES: Final = 16
@@ -52,6 +55,14 @@ UPGRADE: Final = b"upgrade"
 
 class GateProtocol(asyncio.Protocol):
     """One client connection."""
+
+    joined: bytearray
+    """What came of the body before `parts`, if they were too many. Set when a request begins."""
+    last_word: tuple[ErrorSpec, str] | None = None
+    """Said once all requests that were taken have their answers."""
+    unread_bytes = 0
+    """What waited to be taken by the client when that was last looked at."""
+    unread_since = 0.0
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
@@ -102,6 +113,7 @@ class GateProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(self)
         self.closing = True
+        self.last_word = None
         self._resume_writer()
         for exchange in (self.active, *self.waiting):
             if exchange is not None:
@@ -114,9 +126,12 @@ class GateProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self.paused is None:
             self.paused = self.loop.create_future()
+            self.unread_bytes, self.unread_since = 0, self.loop.time()
 
     def resume_writing(self) -> None:
         self._resume_writer()
+        if self.active is None and (not self.closing or self.last_word is not None):
+            self._next()
 
     def _resume_writer(self) -> None:
         if self.paused is not None:
@@ -128,10 +143,13 @@ class GateProtocol(asyncio.Protocol):
         """Called by uvicorn at SIGTERM: answer what is under way, accept nothing more."""
         self.draining = True
         if self.active is None:
-            self.close()
+            self._follow()
 
     def sweep(self, now: float) -> None:
-        """Called about once a second: end connections that take too long to say what they want."""
+        """Called about once a second: end connections that take too long to say what they want, or take no answer."""
+        if self.paused is not None or self.closing:
+            self._watch_client(now)
+            return
         waited = now - self.since
         if self.phase == "idle":
             if self.active is None and waited > IDLE_SECONDS:
@@ -139,19 +157,33 @@ class GateProtocol(asyncio.Protocol):
         elif waited > (HEAD_SECONDS if self.phase == "head" else BODY_SECONDS):
             self.refuse(REQUEST_TIMEOUT, f"The request's {self.phase} did not arrive within {waited:.0f} seconds.")
 
+    def _watch_client(self, now: float) -> None:
+        """Hang up if the client has taken nothing for long: its call is then settled as if it had left."""
+        unread = self.transport.get_write_buffer_size()
+        if not unread or unread != self.unread_bytes:
+            self.unread_bytes, self.unread_since = unread, now
+        elif now - self.unread_since > UNREAD_SECONDS:
+            self.transport.abort()
+
     def close(self) -> None:
         self.closing = True
         self.transport.close()
 
     def refuse(self, spec: ErrorSpec, message: str) -> None:
-        """Answer a request that cannot be read, and close. Without an answer if another one is being written."""
+        """Answer a request that cannot be read, and close. Those before it get their answers first."""
         if self.closing:
             return
-        if self.active is None:
-            reply = error_reply(RouterError(spec, message))
-            headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body)), (b"connection", b"close")]
-            self.transport.write(STATUS_LINES[reply.status] + encode(headers) + b"\r\n" + reply.body)
+        if self.active is not None:
+            self.closing = True
+            self.last_word = spec, message
+            return
+        self._say(spec, message)
         self.close()
+
+    def _say(self, spec: ErrorSpec, message: str) -> None:
+        reply = error_reply(RouterError(spec, message))
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body)), (b"connection", b"close")]
+        self.transport.write(STATUS_LINES[reply.status] + encode(headers) + b"\r\n" + reply.body)
 
     # The parser
 
@@ -248,6 +280,7 @@ class GateProtocol(asyncio.Protocol):
         self.url = b""
         self.pairs = []
         self.parts = []
+        self.joined = bytearray()
         self.body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -316,6 +349,9 @@ class GateProtocol(asyncio.Protocol):
             self.refuse(BODY_TOO_LARGE, self._too_large())
             return
         self.parts.append(body)
+        if len(self.parts) > MAX_PARTS:
+            self.joined += b"".join(self.parts)
+            self.parts.clear()
 
     def on_message_complete(self) -> None:
         if self.closing or self.parser.should_upgrade():
@@ -326,7 +362,8 @@ class GateProtocol(asyncio.Protocol):
             self.refuse(BAD_HTTP, f"HTTP/{head.version} is not spoken here, only HTTP/1.1 and 1.0.")
             return
         keep_alive = head.version == "1.1" and self.parser.should_keep_alive() and not self.draining
-        self._take(WireExchange(self, head, parts[0] if len(parts) == 1 else b"".join(parts), keep_alive))
+        body = parts[0] if len(parts) == 1 and not self.joined else b"".join((self.joined, *parts))
+        self._take(WireExchange(self, head, body, keep_alive))
 
     # Requests
 
@@ -364,112 +401,32 @@ class GateProtocol(asyncio.Protocol):
                 exchange.fail()
         if not exchange.complete or not exchange.keep_alive:
             self.close()
-        elif self.draining or self.waiting:
+        elif self.draining or self.waiting or self.closing or self.paused is not None:
             self._follow()
         else:
             self.since = self.loop.time()
 
     def _follow(self) -> None:
-        """Begin with the next of the requests that came meanwhile, or end the connection if the service ends."""
+        """Begin with the next of the requests that came meanwhile, or end the connection if nothing more may come."""
         if self.draining:
-            if self.waiting:
-                self.refuse(DRAINING, "The server is shutting down and has not begun with this request; send it again.")
+            if self.waiting and not self.transport.is_closing():
+                self._say(DRAINING, "The server is shutting down and has not begun with this request; send it again.")
             self.close()
+        elif self.paused is None:
+            self._next()
         elif not self.closing:
-            self.since = self.loop.time()
+            # What the client does not take must not become more.
+            self.transport.pause_reading()
+
+    def _next(self) -> None:
+        self.since = self.loop.time()
+        if self.waiting:
             following = self.waiting.popleft()
             if not self.transport.is_reading():
                 self.transport.resume_reading()
             self._start(following)
-
-
-class WireExchange:
-    """One request on a connection and its answer. See `router.edge.exchange.Exchange`."""
-
-    # Defaults stand in the class: an instance then costs a third of what it would with a slot for each.
-    gone = False
-    started = False
-    complete = False
-    """The whole answer has been written."""
-    chunked = False
-    task: asyncio.Task[None] | None = None
-
-    def __init__(self, connection: GateProtocol, head: RequestHead, body: bytes, keep_alive: bool) -> None:
-        self._connection = connection
-        self._transport = connection.transport
-        self.head = head
-        self.headers: Headers = head.headers
-        self._body = body
-        self.keep_alive = keep_alive
-
-    @property
-    def method(self) -> str:
-        return self.head.method
-
-    @property
-    def path(self) -> str:
-        return self.head.target.decode("latin-1")
-
-    async def body(self) -> bytes:
-        return self._body
-
-    def leave(self) -> None:
-        """The client has closed the connection."""
-        if not self.gone:
-            self.gone = True
-            if self.task is not None and not self.complete:
-                self.task.cancel()
-
-    async def respond(self, status: int, headers: bytes, body: bytes) -> None:
-        self._answer(status, headers, body)
-        if self._connection.paused is not None:
-            await self._drain()
-
-    def _answer(self, status: int, headers: bytes, body: bytes) -> None:
-        self.started = self.complete = True
-        if self.gone:
-            return
-        closing = b"" if self.keep_alive else b"connection: close\r\n"
-        shown = b"" if self.head.method == "HEAD" else body
-        self._transport.write(b"%b%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINES[status], headers, closing, len(body), shown))
-
-    async def start(self, status: int, headers: bytes) -> None:
-        self.started = True
-        if self.gone:
-            return
-        head = STATUS_LINES[status] + headers
-        self.chunked = self.head.version == "1.1"
-        if not self.chunked:
-            self.keep_alive = False
-        if not self.keep_alive:
-            head += b"connection: close\r\n"
-        self._transport.write(head + (b"transfer-encoding: chunked\r\n\r\n" if self.chunked else b"\r\n"))
-
-    def write(self, data: bytes) -> Awaitable[None] | None:
-        if self.gone or not data:
-            return None
-        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
-        return None if self._connection.paused is None else asyncio.shield(self._connection.paused)
-
-    async def _drain(self) -> None:
-        waiter = self._connection.paused
-        if waiter is not None:
-            await asyncio.shield(waiter)
-
-    async def finish(self) -> None:
-        self.complete = True
-        if not self.gone and self.chunked:
-            self._transport.write(b"0\r\n\r\n")
-
-    def fail(self) -> None:
-        """The task has failed: answer if no answer has begun, else show that it is not whole."""
-        if self.started:
-            self.abort()
-            return
-        reply = error_reply(SERVING_FAILED)
-        self._answer(reply.status, encode(reply.headers), reply.body)
-
-    def abort(self) -> None:
-        self.keep_alive = False
-        if not self.gone:
-            self._transport.abort()
+        elif self.last_word is not None:
+            self._say(*self.last_word)
+            self.close()
+        elif not self.closing and not self.transport.is_reading():
+            self.transport.resume_reading()

@@ -273,3 +273,22 @@ async def test_a_first_event_that_has_come_is_paid_for_whoever_leaves() -> None:
     (record,) = world.ledger.records
     assert record.outcome == "client_left"
     assert record.output_tokens >= 2 * 26 // 4
+
+
+async def test_the_time_of_a_call_runs_on_while_its_client_is_slow() -> None:
+    """A client that reads a byte an hour would hold its money for days."""
+    world = World(snapshot(), stream_answer(*[LETTERS] * 4))
+    exchange = FakeExchange(ask(stream=True))
+
+    def write(data: bytes) -> Awaitable[None]:
+        exchange.sent += data
+        world.clock.now += 1000
+        return asyncio.get_running_loop().create_future()
+
+    # The client takes nothing.
+    exchange.write = write  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await world.pipeline.serve(exchange, "chat")
+    assert exchange.aborted
+    assert [record.outcome for record in world.ledger.records] == ["client_left"]
+    assert not world.ledger.open_holds

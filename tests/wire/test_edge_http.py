@@ -311,14 +311,22 @@ class Echo:
 
 
 async def test_too_many_pipelined_requests_are_refused(app: Running) -> None:
-    """What waits is memory."""
-    app.up.on("m", Json(before=Gate()))
-    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
-    writer.write(call() * 40)
-    async with asyncio.timeout(30):
-        assert await reader.read() == b""
-    writer.close()
-    assert len(app.up.requests) <= 1
+    """What waits is memory; those that were taken are answered first, in their order."""
+    gate = Gate()
+    app.up.on("m", Json(before=gate))
+    talking = asyncio.ensure_future(talk(app, call() * 40))
+    await app.up.until_seen(1)
+    gate.open()
+    *answers, refusal = (await talking).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:4] for answer in answers] == [b"200 "] * 17
+    assert refusal.startswith(b"400 ")
+    assert b"connection: close" in refusal
+
+
+async def test_nonsense_behind_a_request_does_not_take_its_answer(app: Running) -> None:
+    """It is paid for."""
+    said = await talk(app, call() + b"NONSENSE\r\n\r\n")
+    assert [answer[:4] for answer in said.split(b"HTTP/1.1 ")[1:]] == [b"200 ", b"400 "]
 
 
 async def test_http_1_0_gets_an_answer_that_ends_with_the_connection(app: Running) -> None:

@@ -184,6 +184,34 @@ async def test_a_stale_connection_is_replaced_once() -> None:
 
 
 @on_both_loops
+async def test_a_connection_that_closes_after_a_while_was_not_stale() -> None:
+    """Whoever reads a request and then closes may have worked on it, and bill it: it is not sent again unseen."""
+    async with world() as (up, client, endpoint):
+        gate = Gate()
+        up.on("m", Sequence([Json(), Late(gate), Json()]))
+        await (await client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)).read(LIMIT)
+        waiting = asyncio.ensure_future(fault_of(client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)))
+        await up.until_seen(2)
+        (connection,) = client.connections(endpoint)
+        assert connection.response is not None
+        connection.response.sent_at -= 1
+        gate.open()
+        error = await waiting
+        assert (error.fault, error.sent, error.sends, len(up.requests)) == ("reset", True, 1, 2)
+
+
+class Late:
+    """Closes without an answer once the gate is open."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def __call__(self, exchange: Any) -> None:
+        await self._gate.wait()
+        await Close()(exchange)
+
+
+@on_both_loops
 async def test_a_fresh_connection_that_closes_is_not_tried_again() -> None:
     """On a fresh connection the provider may have begun to work: a second try could be billed twice."""
     async with world() as (up, client, endpoint):

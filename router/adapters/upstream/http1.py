@@ -126,8 +126,8 @@ class Http1Upstream:
     async def _again(self, endpoint: Endpoint, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
         """Send the request on another connection: the provider closed an idle one while it was on its way.
 
-        Only once, only if the connection had carried a call before, and only if no byte of an answer came. The provider may
-        all the same have begun to work on the first one; so the spend record says that two were sent.
+        Only once, only if the connection had carried a call before and closed at once, and only if no byte of an answer came.
+        The provider may all the same have begun to work on the first one; so the spend record says that two were sent.
         """
         pool = self._pools.get(endpoint) or self._open_pool(endpoint)
         try:

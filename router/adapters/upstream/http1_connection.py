@@ -13,6 +13,8 @@ from router.ports import Sink, Timeouts, UpstreamError, UpstreamFault
 
 BUFFER_BYTES: Final = 64 * 1024
 """Reading from the socket stops above this many bytes that nobody has asked for."""
+STALE_SECONDS: Final = 0.1
+"""A kept connection that closes later than this after a request was written to it was no idle one: somebody worked on the request."""
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 256
 JOIN_BYTES: Final = 64 * 1024
@@ -65,7 +67,7 @@ class Http1Response:
     """Most bytes that `read` takes."""
     ended = False
     stale = False
-    """Whether a reused connection closed before a byte came."""
+    """Whether a reused connection closed at once, before a byte came."""
     error: UpstreamError | None = None
     wants = HEAD
     sends = 1
@@ -369,7 +371,7 @@ class Connection(asyncio.Protocol):
         """The peer closed before the parser saw the end: clean only if the answer was framed by the close."""
         self.response = None
         if not self._head_done:
-            response.stale = self.reused and not self._head
+            response.stale = self.reused and not self._head and self.loop.time() - response.sent_at <= STALE_SECONDS
             what = "the connection was closed" if exc is None else f"the connection broke ({_why(exc)})"
             self._set_error(response, "reset", f"{what} before an answer")
         elif exc is not None:
