@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from policies.types import NOTHING
@@ -80,7 +81,7 @@ class Admission:
         known = self._known.get(digest)
         if known is not None and known[1] > now:
             self._see(headers, known)
-            return _fresh(known[0], now)
+            return fresh(known[0], now)
         return self._look_up(credential, digest, now)
 
     def _look_up(self, credential: bytes, digest: bytes, now: float) -> Principal | None:
@@ -139,7 +140,7 @@ class Admission:
         self._known[digest] = (principal, until)
         if len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
-        return _fresh(principal, now)
+        return fresh(principal, now)
 
     def _unknown_key(self, digest: bytes, now: float) -> RouterError:
         self._unknown[digest] = now + UNKNOWN_SECONDS
@@ -168,9 +169,15 @@ def _refused(message: str) -> RouterError:
     return RouterError(INVALID_API_KEY, message)
 
 
-def _fresh(principal: Principal, now: float) -> Principal:
+def fresh(principal: Principal, now: float) -> Principal:
+    """The principal, if the key has not run out by `now`, Unix seconds.
+
+    Raises:
+        RouterError: 401, with the date.
+    """
     if principal.expires_ms is not None and principal.expires_ms <= now * 1000:
-        raise RouterError(KEY_EXPIRED, f"The API key '{principal.name}' has expired. Ask whoever runs this router for a new one.")
+        ended = f"{datetime.fromtimestamp(principal.expires_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+        raise RouterError(KEY_EXPIRED, f"The API key '{principal.name}' expired on {ended}. Ask whoever runs this router for a new one.")
     return principal
 
 

@@ -129,6 +129,7 @@ def explain(
         if call.decision is None:
             raise
         decision, error = call.decision, str(exc)
+    candidates = _candidates(call, decision, fleet)
     return Explanation(
         route=call.route.name,
         rule=decision.rule,
@@ -136,8 +137,27 @@ def explain(
         draw=draw,
         rules=_rules(call),
         facts=call.facts,
-        candidates=_candidates(call, decision, fleet),
-        error=error,
+        candidates=candidates,
+        error=error or _too_small(candidates),
+    )
+
+
+def _too_small(candidates: list[CandidateLine]) -> str:
+    """What refuses the request in any case: a budget that could not hold even one call if nothing were spent yet."""
+    tried = [line for line in candidates if line.place is not None]
+    short = []
+    for line in tried:
+        hard = [budget for budget in line.budgets if budget.unit == "usd" and budget.hard and not budget.shadow]
+        tightest = min(hard, key=lambda budget: budget.limit_nusd, default=None)
+        if tightest is None or tightest.limit_nusd >= line.hold_nusd:
+            return ""
+        short.append((line.hold_nusd, line.deployment, tightest))
+    if not short:
+        return ""
+    needed, name, budget = min(short, key=lambda item: item[0])
+    return (
+        f"402: budget '{budget.name}' allows {format_usd(budget.limit_nusd)} USD, and the cheapest candidate, {name}, "
+        f"needs {format_usd(needed)} USD to be held. A smaller max_tokens needs less."
     )
 
 

@@ -61,12 +61,13 @@ class RateLimits:
         return "fallback:rate_limited"
 
     def no_room(self, call: Call, refusals: Sequence[Refusal]) -> RouterError:
-        """The answer if no candidate has room: by the limit that passes soonest, else by the last budget."""
+        """The answer if no candidate has room: by the limit that passes soonest, else by the budget that refused the cheapest."""
         limited = [refusal for refusal in refusals if is_rate_limit(refusal.bucket)]
         if limited:
             return self.refused(call, min(limited, key=lambda refusal: refusal.retry_after_ms or 0))
-        self._metrics.refused(budget=refusals[-1].bucket.budget, action="refuse")
-        return budget_error(call, refusals[-1])
+        least = min(refusals, key=lambda refusal: (refusal.bucket.unit != "usd", refusal.needed_nusd))
+        self._metrics.refused(budget=least.bucket.budget, action="refuse")
+        return budget_error(call, least, among=len(refusals))
 
     def refused(self, call: Call, refusal: Refusal) -> RouterError:
         """The answer to a request that a limit has no room for."""

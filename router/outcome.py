@@ -97,8 +97,11 @@ def _crowded_error(call: Call, refusal: Refusal) -> RouterError:
     return RouterError(BUDGET_EXCEEDED, message, details=details)
 
 
-def budget_error(call: Call, refusal: Refusal) -> RouterError:
-    """The refusal by a budget: which one, its limit, what is spent and held, what was needed, when it resets."""
+def budget_error(call: Call, refusal: Refusal, *, among: int = 1) -> RouterError:
+    """The refusal by a budget: which one, its limit, what is spent and held, what was needed, when it resets.
+
+    `among`: how many candidates were refused; this is the one that needs least.
+    """
     bucket = refusal.bucket
     if refusal.crowded:
         return _crowded_error(call, refusal)
@@ -118,10 +121,11 @@ def budget_error(call: Call, refusal: Refusal) -> RouterError:
         when = "It does not reset: its owner must raise it"
     changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({amount(bucket.limit_nusd)} in the configuration)"
     held = f" and {amount(refusal.held_nusd)} held by calls under way" if refusal.held_nusd else ""
+    cheapest = f" with the cheapest of {among} candidates" if among > 1 else ""
     message = (
         f"Budget '{bucket.budget}'{whose} has no room for this request: limit {amount(refusal.limit_nusd)}{changed}, "
         f"spent {amount(refusal.spent_nusd)}{held}, {amount(refusal.left_nusd)} left; "
-        f"this request could {'cost' if bucket.unit == 'usd' else 'need'} {amount(refusal.needed_nusd)}. "
+        f"this request could {'cost' if bucket.unit == 'usd' else 'need'} {amount(refusal.needed_nusd)}{cheapest}. "
         f"{when}.{' A smaller max_tokens needs less.' if bucket.unit in ('usd', 'tokens') else ''} Request {call.request_id}."
     )
     return RouterError(

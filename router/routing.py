@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -30,6 +31,11 @@ from router.guards import guard
 from router.snapshot import Route, Snapshot
 
 LISTED_NAMES: Final = 20
+LASTING: Final = frozenset(
+    {"unpriced", "missing_capability", "context_too_long", "not_allowed", "not_selected", "excluded_by_request", "too_expensive"}
+)
+"""Reasons that stand until the request or the configuration is another one."""
+LASTING_NO_DEPLOYMENT: Final = replace(NO_DEPLOYMENT, retryable=False)
 
 
 def find_route(snapshot: Snapshot, name: str, allowed: frozenset[str] | None) -> Route:
@@ -239,4 +245,7 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
         return RouterError(POLICY_REFUSED, message, details=details)
     waits = [fleet.view(name).available_in_seconds for name in call.branch.deployments] if passing else []
     shortest = min((wait for wait in waits if wait is not None), default=1.0 if passing else None)
+    if causes and causes <= LASTING:
+        way_out = " Give it a price (`price:`), or say what unknown prices mean (`server.unpriced`)." if "unpriced" in causes else ""
+        return RouterError(LASTING_NO_DEPLOYMENT, message + way_out, details=details)
     return RouterError(NO_DEPLOYMENT, message, retry_after_seconds=shortest, details=details)

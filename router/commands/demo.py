@@ -16,6 +16,8 @@ def command(
     report: Annotated[Path | None, typer.Option(help="Write the figures of all acts to this file, as JSON.")] = None,
 ) -> None:
     """Watch the router work: simulated providers with real list prices, no key, no network."""
+    if report is not None and not report.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{report.parent} is no folder: the report could not be written", param_hint="--report")
     # Said before anything is imported, so that nobody waits before an empty screen.
     typer.echo("faregate demo: four teams, four simulated models, six acts. Ctrl-C ends it.")
     import uvloop

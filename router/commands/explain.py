@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from router.adapters.choose import must_exist, store_of, visiting
-from router.admission import principal_of_entry
+from router.admission import fresh, principal_of_entry
 from router.call import Principal
 from router.commands.options import Config, Store
 from router.controls import Desk
@@ -55,7 +55,7 @@ def command(
             snapshot,
             body,
             model=model,
-            principal=_principal(snapshot, team, key),
+            principal=fresh(_principal(snapshot, team, key), time.time()),
             headers=headers,
             fleet=fleet,
             freezes=freezes,
@@ -68,6 +68,8 @@ def command(
         typer.echo(msgspec.json.format(msgspec.json.encode(told, enc_hook=dict), indent=2).decode())
     else:
         typer.echo(as_text(told))
+    if snapshot.keys and not (team or key):
+        typer.echo("note: decided as for a key without a team; the server answers 401 to a request without a key (--key, --team)", err=True)
     if told.error:
         raise typer.Exit(EXIT_REFUSED)
 

@@ -24,6 +24,9 @@ def command(
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(target, starter(found, str(target)))
     except FileExistsError:
+        if target.parent.exists() and not target.parent.is_dir():
+            typer.echo(f"{target.parent} is a file, not a folder. Choose another with --dir.", err=True)
+            raise typer.Exit(1) from None
         typer.echo(f"{target} exists and was left as it is. Choose another folder with --dir.", err=True)
         raise typer.Exit(1) from None
     except OSError as exc:

@@ -214,15 +214,25 @@ def revoke(
     config: Books = None,
 ) -> None:
     """Revoke a key: refused everywhere within a second, for good."""
-    key = asyncio.run(_revoke(must_exist(choose_store(store, config)), key_id, reason))
+    key = asyncio.run(_revoke(must_exist(choose_store(store, config)), _id_of(key_id), reason))
     print(f"Key {key.key_id} ({key.name or 'without a name'}) is revoked.")
+
+
+def _id_of(text: str) -> str:
+    """The id, also of a whole key."""
+    return text.removeprefix("sk-fg-").partition("-")[0] if text.startswith("sk-fg-") else text
+
+
+def _shown_id(key_id: str) -> str:
+    """What was given, unless it is too long for an id: then it may be a secret."""
+    return repr(key_id) if len(key_id) <= keys.ID_LENGTH else "of that id"
 
 
 async def _revoke(store: str, key_id: str, reason: str) -> StoredKey:
     async with visiting(store) as ledger:
         key = await ledger.get_key(key_id)
         if key is None:
-            raise ConfigError(f"There is no key {key_id!r} in the ledger; `faregate keys list` shows them.")
+            raise ConfigError(f"There is no key {_shown_id(key_id)} in the ledger; `faregate keys list` shows them.")
         if key.revoked_ms is None:
             key.revoked_ms = int(time.time() * 1000)
             await ledger.put_key(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from router.snapshot import Snapshot
 
 
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
 def command(
     file: File = None,
     config: Config = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: server.host, else 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 is any free one. Default: server.port, else 4000.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one. Default: server.port, else 4000.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes, one per core. Default: server.workers, else 1.")] = None,
     log_level: Annotated[str, typer.Option(help="Of events: debug, info, warning, error.")] = "info",
     worker: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -29,8 +34,10 @@ def command(
     from router.logs import configure_logging
     from router.settings import load_snapshot
 
+    if log_level.lower() not in LEVELS:
+        raise typer.BadParameter(f"{log_level!r} is not one of {', '.join(LEVELS)}", param_hint="--log-level")
     config = one_file(file, config)
-    configure_logging(log_level, sys.stderr)
+    configure_logging(log_level.lower(), sys.stderr)
     _require_fast_parts()
     snapshot = load_snapshot(config)
     shown = host or snapshot.server.host

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from router.errors import ConfigError
+
 
 def command(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 4010,
@@ -18,7 +20,10 @@ def command(
     control: Annotated[bool, typer.Option(help="Serve POST /sim/control and GET /sim/billed too.")] = False,
 ) -> None:
     """Serve the simulated providers: OpenAI's wire, real list prices, no key, no network."""
-    asyncio.run(_serve(port=port, host=host, seed=seed, speed=speed, faults=faults, control=control))
+    try:
+        asyncio.run(_serve(port=port, host=host, seed=seed, speed=speed, faults=faults, control=control))
+    except OSError as exc:
+        raise ConfigError(f"sim: cannot listen on {host}:{port}: {exc.strerror or exc}. Choose another with --port.") from None
 
 
 async def _serve(*, port: int, host: str, seed: int, speed: float, faults: bool, control: bool) -> None:

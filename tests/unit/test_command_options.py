@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from router import cli
 from router.domain import keys
+from router.errors import ConfigError
 
 CONFIG = """version: 1
 providers: {up: {kind: openai, base_url: "http://127.0.0.1:1/v1", api_key: $KEY}}
@@ -35,6 +37,29 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def run(verb: str, *args: str, stdin: str = "") -> tuple[int, str, str]:
     result = CliRunner().invoke(cli.load(verb), list(args), input=stdin)
     return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("serve", "--port", "99999"),
+        ("serve", "--port", "-1"),
+        ("serve", "--log-level", "chatty"),
+        ("demo", "--report", "/no/such/folder/x.json"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_cannot_be_used_is_named(words: tuple[str, ...]) -> None:
+    """Before anything is begun, and without a traceback."""
+    status, out, error = run(*words)
+    assert (status, out) == (2, "")
+    assert words[1] in error
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    """The simulator says what to do, like the service."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match=r"cannot listen on .* --port"):
+        CliRunner().invoke(cli.load("sim"), ["--port", str(taken.getsockname()[1])], catch_exceptions=False)
 
 
 BODY = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x"}]})

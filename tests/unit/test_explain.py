@@ -213,3 +213,24 @@ def test_the_body_may_stand_in_a_file(config: Path, tmp_path: Path) -> None:
     missing = runner.invoke(load("explain"), [str(tmp_path / "none"), "--config", str(config)])
     assert missing.exit_code == 2
     assert "No such file" in missing.stderr
+
+
+def test_what_the_server_refuses_is_refused(tmp_path: Path) -> None:
+    """Exit 0 means that the request would be sent: a key that has run out and a budget below one call mean that it is not."""
+    small = CONFIG.replace("company: $50/month", "company: $0.000001/month")
+    result = asked(tmp_path, small)
+    assert result.exit_code == 1
+    assert "error: 402: budget 'company' allows 0.000001 USD, and the cheapest candidate, home/small-edge, needs " in result.stdout
+    ended = CONFIG.replace("tags: {kind: agent}}\n", "tags: {kind: agent}, expires: 2026-01-31}\n")
+    result = asked(tmp_path, ended, "--key", "bot")
+    assert result.exit_code == 1
+    assert "error 401 key_expired: The API key 'bot' expired on 2026-01-31 00:00 UTC." in result.stderr
+    assert "401" in asked(tmp_path, CONFIG).stderr
+
+
+def asked(folder: Path, text: str, *options: str) -> Result:
+    """What is said of a small request under a configuration."""
+    config = folder / "router.yaml"
+    config.write_text(text)
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "Hello"}]})
+    return CliRunner().invoke(load("explain"), ["-", "--config", str(config), *options], input=body)

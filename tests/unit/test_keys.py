@@ -117,6 +117,17 @@ def test_a_revoked_key_is_listed_as_revoked(run: Callable[..., Result]) -> None:
         run(command.app, "revoke", "nothere1")
 
 
+def test_revoke_takes_a_whole_key_and_never_shows_it(run: Callable[..., Result]) -> None:
+    """Whoever has only the key pastes it, and terminals are recorded."""
+    text = run(command.app, "new", "x").stdout.splitlines()[0]
+    assert run(command.app, "revoke", text).stdout == f"Key {text[6:14]} (x) is revoked.\n"
+    other = "sk-fg-nothere1-" + "s3cret" * 6
+    for pasted in (other, "s3cret" * 6):
+        with pytest.raises(ConfigError, match="There is no key") as caught:
+            run(command.app, "revoke", pasted)
+        assert "s3cret" not in str(caught.value)
+
+
 def test_the_yaml_entry_holds_the_hash_that_the_hash_command_prints(run: Callable[..., Result]) -> None:
     """A key can live in the configuration instead of the ledger; the key itself is not in the entry."""
     made = run(command.app, "new", "ci: bot", "--yaml", "--team", "search", "--models", "auto", "--tag", "a=b", "--expires", "2099-01-01")

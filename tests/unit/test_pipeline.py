@@ -113,6 +113,7 @@ async def test_a_refusal_for_money_has_the_status_that_was_configured(status: in
     exchange = await world.ask(ask())
     assert exchange.status == status
     assert code_of(exchange) == "budget_exceeded"
+    assert b"with the cheapest of 2 candidates" in exchange.sent
     assert b"x-should-retry: false" in exchange.head
     assert world.upstream.called == []
 

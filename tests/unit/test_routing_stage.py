@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 import pytest
 
+from policies.types import Rejection
 from router.admission import Admission
 from router.call import Call, Principal
 from router.domain.prices import Price, Rates
@@ -248,6 +249,19 @@ def test_a_branch_without_deployments_says_so() -> None:
     decision = route_call(call, fleet(), 0.0)
     empty = msgspec.structs.replace(decision, order=(), rejected=())
     assert "the rule selects no deployment" in nothing_left(call, empty, fleet()).message
+
+
+def test_what_no_waiting_helps_is_not_sent_again_and_names_the_way_out() -> None:
+    """Client libraries would repeat it; whoever runs the router must act."""
+    call = call_of()
+    decision = route_call(call, fleet(), 0.0)
+    lasting = msgspec.structs.replace(decision, order=(), rejected=(Rejection("one/large", "unpriced"),))
+    error = nothing_left(call, lasting, fleet())
+    assert (error.spec.http_status, error.spec.code, error.spec.retryable) == (503, "no_deployment_available", False)
+    assert "`price:`" in error.message
+    assert "`server.unpriced`" in error.message
+    passing = msgspec.structs.replace(decision, order=(), rejected=(*lasting.rejected, Rejection("one/small", "cooldown")))
+    assert nothing_left(call, passing, fleet()).spec.retryable
 
 
 def test_admission_is_another_stage() -> None:

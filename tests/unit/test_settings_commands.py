@@ -121,6 +121,7 @@ def test_init_says_where_it_cannot_write(tmp_path: Path) -> None:
     result = run(init.command, "--dir", "file/x")
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr
+    assert run(init.command, "--dir", "file").stderr == "file is a file, not a folder. Choose another with --dir.\n"
 
 
 def test_schema_prints_the_schema() -> None:
