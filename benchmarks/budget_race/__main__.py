@@ -149,7 +149,7 @@ def table(target: Target, results: list[Result]) -> str:
 
 
 def _usd(nusd: int) -> str:
-    return "0" if not nusd else f"{nusd / 1e9:.5f}".rstrip("0")
+    return "0" if not nusd else f"{nusd / 1e9:.5f}".rstrip("0").rstrip(".")
 
 
 def arguments() -> argparse.Namespace:

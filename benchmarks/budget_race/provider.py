@@ -77,7 +77,9 @@ class Provider:
         began = time.time()
         if call.get("stream"):
             return await self._stream(kind, made, wait_ms, began, writer)
-        self.bill.add(made, began)
+        if kind != "error":
+            # A call that is answered with 500 is not billed.
+            self.bill.add(made, began)
         await asyncio.sleep(wait_ms / 1000)
         message = {"role": "assistant", "content": "word " * tokens}
         answer: dict[str, Any] = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}

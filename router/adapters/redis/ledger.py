@@ -41,7 +41,7 @@ from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire, parse_url
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
 from router.domain.money import MAX_NUSD
 from router.domain.windows import bucket_id, escape_scope
-from router.errors import StoreUnavailable
+from router.errors import ConfigError, StoreUnavailable
 from router.ports import Drift, StoredKey
 
 SWEEP_LIMIT: Final = 256
@@ -132,7 +132,12 @@ class RedisLedger:
             self.warnings = await check_server(self._reads)
             for warning in self.warnings:
                 log.warning(warning)
-            await self._teach(self._reads)
+            try:
+                await self._teach(self._reads)
+            except hiredis.ReplyError as error:
+                raise ConfigError(
+                    f"store: Redis refuses what the ledger needs: {error}. See docs/operations.md for the rights of its user."
+                ) from error
             await self.heartbeat({})
         except BaseException:
             await self.close()
