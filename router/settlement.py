@@ -125,7 +125,7 @@ class Settlements:
         if attempt.state != "booked":
             return
         try:
-            await self._settle(attempt)
+            await self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record, tokens=attempt.tokens)
         except asyncio.CancelledError:
             await finish(lambda: self._settle(attempt), cancelled=True)
         attempt.state = "closed"
