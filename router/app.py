@@ -359,7 +359,8 @@ class Service:
         every(PAUSES_SECONDS, self._sync_pauses, name="pauses", at_once=True)
         every(AUDIT_SECONDS, self._audit, name="audit")
         every(TRIM_SECONDS, self._trim, name="trim")
-        if any(deployment.prices for deployment in self.snapshot.deployments.values()):
+        # A configuration that is loaded later may have such prices, too.
+        if self.reloader is not None or any(deployment.prices for deployment in self.snapshot.deployments.values()):
             every(PRICES_SECONDS, self._reprice, name="prices")
 
     async def _beat(self) -> None:
