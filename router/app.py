@@ -329,6 +329,8 @@ class Service:
             set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self._loaded_at, last_reload_ok=last_reload_ok)
             set_budgets(scrape, snapshot.budgets, self._budget_states, self.controls.state)
             set_deployments(scrape, self._deployment_states())
+            for budget, share in self.pipeline.shortages.usable():
+                scrape.set("faregate_budget_usable_ratio", share, budget=budget)
             if self._drifts is not None:
                 set_drift(scrape, snapshot.budgets, self._drifts)
             scrape.set("faregate_store_up", float(self._store_watch.is_up))

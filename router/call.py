@@ -12,6 +12,7 @@ from policies.types import NOTHING, Decision, RequestFacts
 from router.domain.budgets import BucketSet, Reservation
 from router.domain.estimate import estimate
 from router.domain.extras import Billed
+from router.domain.learning import Habits
 from router.domain.request import ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
@@ -47,7 +48,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 class Way:
     """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
 
-    __slots__ = ("answered", "buckets", "heads", "log", "priced_by_image", "record", "served", "tiered", "timeouts")
+    __slots__ = ("answered", "buckets", "habits", "heads", "log", "priced_by_image", "record", "served", "tiered", "timeouts")
 
     def __init__(self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts, priced_by_image: bool = False) -> None:
         self.record = record
@@ -63,6 +64,8 @@ class Way:
         """Header lines of an answer: of a stream, and of a JSON body."""
         self.buckets: BucketSet | None = None
         """What reservations along this way fall under, until a window ends."""
+        self.habits: Habits | None = None
+        """What answers to such requests have taught; None: nothing is to be learned."""
         self.answered: AttemptSeries | None = None
         """What attempts count in whose outcome is `ok`, once there was one."""
         self.served: RequestSeries | None = None
@@ -145,6 +148,10 @@ class Attempt:
     charge_nusd = 0
     tokens: int | None = None
     """Tokens in and out, for limits that count them; None: unknown, or nothing counts them."""
+    clamped_to = 0
+    """The cap that was forwarded because a budget had no room for more; 0 otherwise."""
+    returned = 0
+    """How often a hold of it was given back before anything was sent."""
     record = b""
     """The spend record, once the charge is booked."""
 
@@ -156,6 +163,6 @@ class Attempt:
         self.deployment = deployment
         self.price = deployment.price
         """In force when it began; its rates are charged."""
-        self.estimate = estimate(call.request, deployment, call.snapshot.server, way.timeouts, whole=whole)
+        self.estimate = estimate(call.request, deployment, call.snapshot.server, way.timeouts, way.habits, whole=whole)
         self.reason = reason
         self.way = way

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from policies.types import Candidate, Traits
+from router.domain.learning import Learned
 
 CONSECUTIVE_FAILURES: Final = 3
 """So many failures in a row start a cooldown."""
@@ -200,6 +201,8 @@ class Fleet:
         """Cause and time of the last failure, by deployment."""
         self.unsliced: dict[str, str] = {}
         """Deployments whose streams cannot be held slice by slice, and why; see `router.slices`."""
+        self.learned = Learned()
+        """What answers teach holds."""
         self._averages: dict[int, float] = {}
         """Moving averages of answer lengths of all deployments, by size of the input."""
         self._learn_at = 0.0

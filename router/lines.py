@@ -13,10 +13,11 @@ import msgspec
 
 from router.call import Attempt, Call, Way
 from router.domain.extras import Billed
+from router.domain.learning import Learned
 from router.domain.prices import Price
 from router.domain.pricing import rates_for
 from router.domain.usage import Usage
-from router.snapshot import Deployment
+from router.snapshot import Deployment, Snapshot
 
 MOST_WAYS: Final = 50_000
 MAX_SERVED_MODEL: Final = 128
@@ -29,7 +30,11 @@ _PARTS_OF_USAGE: Final = ("cache_read_tokens", "cache_write_tokens", "audio_inpu
 class Ways:
     """Finds what calls that go the same way have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, learned: Learned | None = None, *, strict: bool = False) -> None:
+        """`learned`: what answers teach; None: nothing is to be learned. `strict`: until it is known to which budgets a way
+        leads, its inputs are held at their certain bound."""
+        self._learned = learned
+        self._strict = strict
         self._ways: OrderedDict[tuple[object, ...], Way] = OrderedDict()
 
     def of(self, call: Call, deployment: Deployment, reason: str) -> Way:
@@ -51,9 +56,20 @@ class Ways:
         way = self._ways.get(key)
         if way is None:
             way = self._ways[key] = _make_way(call, deployment, reason)
+            if self._learned is not None:
+                way.habits = self._learned.habits(
+                    route=call.route.name, model=deployment.model, deployment=deployment.name, strict=self._strict
+                )
             if len(self._ways) > MOST_WAYS:
                 self._ways.popitem(last=False)
         return way
+
+
+def ways_of(snapshot: Snapshot, learned: Learned) -> Ways:
+    """The ways of calls under a configuration. Nothing is learned where no budget refuses: only then must holds be tight."""
+    guards = any(budget.hard for budget in snapshot.budgets)
+    strict = snapshot.server.strict or any(budget.strict for budget in snapshot.budgets)
+    return Ways(learned if guards else None, strict=strict)
 
 
 def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
@@ -181,6 +197,8 @@ def spend_record(
         line += b',"served_model":%b' % _encode(served_model[:MAX_SERVED_MODEL])
     if baseline_nusd is not None:
         line += b',"baseline_nusd":%d' % baseline_nusd
+    if attempt.clamped_to:
+        line += b',"clamped_to":%d' % attempt.clamped_to
     if attempt.sends > 1:
         line += b',"sends":%d' % attempt.sends
     if attempt.way.priced_by_image and call.request.shape.images:

@@ -109,6 +109,17 @@ _TABLE: Final = (
         "model",
     ),
     _counter("faregate_overshoot_usd_total", "Charged above the reservation, in USD, by cause.", "cause", nano=True),
+    _counter(
+        "faregate_answers_clamped_total",
+        "Answers that ended at a cap of ours below the default: one learned from lengths, or one for a shortage.",
+        "model",
+        "cause",
+    ),
+    _min(
+        "faregate_budget_usable_ratio",
+        "Share of a budget that was spent at its first refusal in the latest window that had one; the least of all instances.",
+        "budget",
+    ),
     _max("faregate_ledger_drift_usd", "Difference between counters and log at the last verification, in USD.", "budget"),
     _counter("faregate_budget_steps_total", "Times that a budget began to leave models out, by what it does.", "budget", "action"),
     # Limits on speed and on single requests.
@@ -267,7 +278,7 @@ class Metrics:
         cell.value += 1
 
     def refused(self, *, budget: str, action: str) -> None:
-        """Count a reservation that a budget had no room for, and what was done: `refuse`, `cheaper`, `cut`, `shadow`."""
+        """Count a reservation that a budget had no room for, by what was done: `refuse`, `cheaper`, `wait`, `clamp`, `cut`, `shadow`."""
         self._add("faregate_budget_refusals_total", 1, self._guard.name("budget", budget), self._guard.word("action", action))
 
     def stepped(self, *, budget: str, action: str) -> None:
@@ -312,6 +323,10 @@ class Metrics:
     def overran(self, *, cause: str, nusd: int) -> None:
         """Count what was charged above a reservation, nano-USD."""
         self._add("faregate_overshoot_usd_total", nusd, self._guard.word("cause", cause))
+
+    def answer_clamped(self, *, model: str, cause: str) -> None:
+        """Count an answer that ended at a cap of ours: `learned`, or `shortage`."""
+        self._add("faregate_answers_clamped_total", 1, self._guard.name("model", model), self._guard.word("cause", cause))
 
     def alert(self, *, kind: str, outcome: str) -> None:
         """Count an alert to one receiver: `sent` or `dropped`."""

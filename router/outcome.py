@@ -63,6 +63,8 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
         passed += call.rate_lines
     if not stream:
         passed += _COST % divmod(call.charge_nusd, NUSD_PER_USD)
+    if attempt.clamped_to:
+        passed += h.encode([(h.CLAMPED, b"%d" % attempt.clamped_to)])
     left = call.budget_left_nusd
     if left is not None:
         passed += _LEFT % divmod(left if left > 0 else 0, NUSD_PER_USD)

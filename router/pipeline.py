@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
@@ -12,16 +12,16 @@ from router.admission import Admission
 from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation, WindowMoved
-from router.domain.limits import is_rate_limit, rate_headers
+from router.domain.limits import rate_headers
 from router.domain.metering import Metered
 from router.domain.request import Operation, parse_request
-from router.domain.usage import Usage
+from router.domain.shortage import OnShort
 from router.edge.exchange import Exchange
 from router.edge.replies import error_reply
 from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILABLE, RouterError, StoreUnavailable
-from router.fleet import USUAL_LENGTH, Fleet
+from router.fleet import Fleet
 from router.limits import RateLimits
-from router.lines import Ways, log_line
+from router.lines import log_line, ways_of
 from router.live_controls import LiveControls, refuse_frozen
 from router.logs import RequestLog
 from router.metrics import Metrics
@@ -34,9 +34,11 @@ from router.reservation import Reservations
 from router.routing import route_call
 from router.runaway import Runaway
 from router.settlement import Settlements
+from router.shortage import Shortages, teach
 from router.slices import IGNORED_STREAM, Slices
 from router.snapshot import Deployment, Snapshot
 from router.steering import Steering
+from router.unanswered import limited_answer, of_no_answer, unanswered
 
 LONGEST_BACKOFF_SECONDS: Final = 8.0
 FIRST_BACKOFF_SECONDS: Final = 0.25
@@ -82,7 +84,10 @@ class Pipeline:
         self._clock_ms = clock_ms
         self._random = random
         self._new_id = new_id
-        self._ways = Ways()
+        self.shortages = Shortages(
+            snapshot, reservations=reservations, store=store, void=settlements.give_back, metrics=metrics, clock=clock
+        )
+        self._ways = ways_of(snapshot, fleet.learned)
         self._slices = Slices(fleet, store, metrics)
         self.steering = Steering(snapshot, metrics)
         self.runaway = None if snapshot.runaway is None else Runaway(snapshot.runaway, metrics, self.steering, clock_ms)
@@ -143,7 +148,7 @@ class Pipeline:
         try:
             decision = route_call(call, self._fleet, self._random())
         except RouterError as error:
-            limited = self._limited_answer(call) if error.spec is NO_DEPLOYMENT else None
+            limited = limited_answer(call, self._limited) if error.spec is NO_DEPLOYMENT else None
             if limited is None:
                 raise
             return limited
@@ -153,21 +158,13 @@ class Pipeline:
         self._fleet.request_started()
         return None
 
-    def _limited_answer(self, call: Call) -> Failure | None:
-        """The rate limit that a provider last answered, if every candidate is waiting for its own to end."""
-        decision = call.decision
-        if decision is None or any(rejection.reason != "cooldown" for rejection in decision.rejected):
-            return None
-        known = [self._limited.get(name) for name in call.branch.deployments]
-        return known[0] if known and all(known) else None
-
     async def _try_in_order(self, call: Call, exchange: Exchange) -> Failure | None:
         """Call one candidate after the other until one answers. None: the client has its answer."""
         decision = call.decision
         # Set by routing, or routing has raised.
         assert decision is not None  # noqa: S101
         failure: Failure | None = None
-        refusals: list[Refusal] = []
+        refusals: dict[str, Refusal] = {}
         reason, last = decision.kind, len(decision.order) - 1
         for place, ranked in enumerate(decision.order):
             deployment = call.snapshot.deployments[ranked.deployment]
@@ -175,14 +172,15 @@ class Pipeline:
                 continue
             outcome = await self._try(call, exchange, deployment, reason)
             if isinstance(outcome, Refusal):
-                refusals.append(outcome)
+                refusals[deployment.name] = outcome
                 reason = self._limits.passed_over(call, deployment.name, outcome)
-                continue
+                if self.shortages.plan(outcome).cheaper:
+                    continue
+                break
             if outcome is not None and place == last:
                 outcome = await self._try_again(call, exchange, deployment, outcome)
             if outcome is None:
-                if refusals and not is_rate_limit(refusals[-1].bucket):
-                    self._metrics.refused(budget=refusals[-1].bucket.budget, action="cheaper")
+                self.shortages.found_cheaper(refusals)
                 return None
             failure = outcome
             if not failure.fall_back or call.attempts >= (call.max_attempts or call.route.fallback.max_attempts):
@@ -192,11 +190,22 @@ class Pipeline:
                 self._metrics.fell_back(from_deployment=deployment.name, to_deployment=following, reason=failure.cause)
             reason = f"fallback:{failure.cause}"
         if failure is None and refusals:
-            raise self._limits.no_room(call, refusals)
+            return await self._try_short(call, exchange, refusals)
         return failure or Failure(
             cause="cooldown",
             error=RouterError(NO_DEPLOYMENT, f"Every deployment of '{call.route.name}' is being probed; try again.", retry_after_seconds=1),
         )
+
+    async def _try_short(self, call: Call, exchange: Exchange, refusals: dict[str, Refusal]) -> Failure | None:
+        """No candidate fits into its budgets as it is: do what the budget says is done then."""
+        for way, name in self.shortages.last_ways(refusals):
+            if self._fleet.claim_probe(name):
+                outcome = await self._try(call, exchange, call.snapshot.deployments[name], "fallback:budget", (way,))
+                if not isinstance(outcome, Refusal):
+                    return outcome
+                refusals[name] = outcome
+        self.shortages.refused(refusals)
+        raise self._limits.no_room(call, list(refusals.values()))
 
     async def _try_again(self, call: Call, exchange: Exchange, deployment: Deployment, failure: Failure) -> Failure | None:
         """Call the last candidate again, after a pause: exponential with full jitter, or what the provider asks."""
@@ -232,10 +241,15 @@ class Pipeline:
 
     def prices_changed(self) -> None:
         """Forget what was worked out with the prices before."""
-        self._ways = Ways()
+        self._ways = ways_of(self.snapshot, self._fleet.learned)
 
-    async def _try(self, call: Call, exchange: Exchange, deployment: Deployment, reason: str) -> Failure | Refusal | None:
-        """One attempt: hold, call, relay, settle. None: the client has its answer."""
+    async def _try(
+        self, call: Call, exchange: Exchange, deployment: Deployment, reason: str, ways: Sequence[OnShort] | None = None
+    ) -> Failure | Refusal | None:
+        """One attempt: hold, call, relay, settle. None: the client has its answer.
+
+        `ways`: what to try if a budget has too little room; None: what it says is tried first.
+        """
         if self._limits.full and (full := self._limits.refusal_of(deployment.name)) is not None:
             self._fleet.release_probe(deployment.name)
             return full
@@ -243,11 +257,15 @@ class Pipeline:
         held: Reservation | Refusal | WindowMoved | None = None
         asked = self._clock()
         try:
-            held = await self.reservations.hold(attempt)
+            held = self.shortages.behind(attempt.way.buckets) if self.shortages.lines else None
+            held = held or await self.reservations.hold(attempt)
             attempt.began = now = self._clock()
             self._reserved(now - asked)
             if isinstance(held, WindowMoved):
                 held = await self.reservations.hold_in_next_window(attempt, held)
+                attempt.began = self._clock()
+            if isinstance(held, Refusal) or self.shortages.streams:
+                held = await self.shortages.relieve(attempt, held, ways)
                 attempt.began = self._clock()
         except StoreUnavailable:
             if held is None:
@@ -294,7 +312,7 @@ class Pipeline:
                 if attempt.state != "closed":
                     await self._abandon(attempt, exchange)
             finally:
-                del self._live[attempt.attempt_id]
+                self._end(attempt)
 
     def _begin(self, attempt: Attempt) -> None:
         call = attempt.call
@@ -307,19 +325,26 @@ class Pipeline:
                 self._metrics.refused(budget=attempt.held.shadowed.budget, action="shadow")
         self._live[attempt.attempt_id] = attempt
         self._fleet.began(attempt.deployment.name)
+        if call.stream and self.shortages.waits:
+            self.shortages.began(attempt)
+
+    def _end(self, attempt: Attempt) -> None:
+        del self._live[attempt.attempt_id]
+        if self.shortages.waits:
+            self.shortages.ended(attempt)
 
     async def _lost(self, attempt: Attempt, error: UpstreamError) -> Failure:
         """The provider cannot be reached, breaks off or is too slow."""
         attempt.sends = max(attempt.sends, error.sends)
         if error.sent:
-            await self._settlements.settle(attempt, usage=self._unanswered(attempt, error.fault), outcome="upstream_lost")
+            await self._settlements.settle(attempt, usage=unanswered(attempt, error.fault, self._fleet), outcome="upstream_lost")
         else:
             await self._settlements.void(attempt)
         return self._waited(attempt, of_upstream_error(error, attempt, attempt.call.route.fallback))
 
     async def _abandon(self, attempt: Attempt, exchange: Exchange) -> None:
         """Settle what nothing else has settled: the client left, the service ends, or a bug. Never 0 for what was sent."""
-        usage = self._unanswered(attempt, "client_left")
+        usage = unanswered(attempt, "client_left", self._fleet)
         if attempt.state == "held":
             attempt.call.winner, attempt.call.usage = attempt, usage
         await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
@@ -338,33 +363,6 @@ class Pipeline:
         attempt.call.upstream_seconds += self._clock() - attempt.began
         return failure
 
-    def _unanswered(self, attempt: Attempt, doubt: str) -> Usage:
-        """What a call without an answer is charged for: the prompt, and what may have been written.
-
-        A stream stops where it is left: what came of it counts. A JSON answer is written to its end by many providers,
-        whether the client waits or not: all that the cap allows counts if the client left, or hanging up would be a
-        way to spend unseen; the likely length of an answer counts if the provider was too slow.
-        """
-        meter = attempt.meter
-        if meter is not None:
-            return meter.finish(complete=False).usage
-        request, priced = attempt.call.request, attempt.estimate
-        output = 0
-        if doubt == "client_left" and not request.stream:
-            output = priced.output_tokens
-        elif not request.stream:
-            view = self._fleet.view(attempt.deployment.name, input_tokens=request.shape.tokens_likely)
-            output = min(int(view.expected_output_tokens or USUAL_LENGTH) * request.choices, priced.output_tokens)
-        return Usage(input_tokens=request.shape.tokens_likely, output_tokens=output, evidence="partial", doubt="truncated")
-
-    def _of_no_answer(self, attempt: Attempt, failure: Failure) -> Usage:
-        """What a success without an answer is charged for: what it says itself, or what may have been written."""
-        if failure.body:
-            told = meter_body(attempt, failure.body).usage
-            if told.evidence == "exact" or b"data:" in failure.body:
-                return told
-        return self._unanswered(attempt, "invalid")
-
     async def _relay_body(self, attempt: Attempt, response: UpstreamResponse, exchange: Exchange) -> Failure | None:
         call = attempt.call
         unpaid = await self._slices.hold_all(attempt) if call.stream else None
@@ -372,10 +370,12 @@ class Pipeline:
         arrived = self._clock()
         call.upstream_seconds += arrived - attempt.began
         if isinstance(body, Failure):
-            await self._settlements.settle(attempt, usage=self._of_no_answer(attempt, body), outcome="upstream_error")
+            await self._settlements.settle(attempt, usage=of_no_answer(attempt, body, self._fleet), outcome="upstream_error")
             return body
         metered = meter_body(attempt, body)
         self._won(attempt, metered, arrived)
+        if attempt.way.habits is not None and unpaid is None:
+            teach(attempt, metered, self._metrics)
         cause = IGNORED_STREAM if unpaid is not None else self._slices.cause(attempt, metered)
         outcome = "ok" if unpaid is None else "cut"
         self._settlements.book(attempt, usage=metered.usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived)
@@ -391,13 +391,13 @@ class Pipeline:
 
     async def _relay_stream(self, attempt: Attempt, response: UpstreamResponse, exchange: Exchange) -> Failure | None:
         call = attempt.call
-        stream = Stream(attempt, response, exchange, store=self._store, clock=self._clock)
+        stream = Stream(attempt, response, exchange, store=self._store, clock=self._clock, extend_short=self.shortages.extend)
         attempt.meter = stream.meter
         shown = await stream.first()
         arrived = self._clock()
         call.upstream_seconds += arrived - attempt.began
         if isinstance(shown, Failure):
-            usage = self._of_no_answer(attempt, shown)
+            usage = of_no_answer(attempt, shown, self._fleet)
             if usage.evidence == "exact":
                 self._slices.learn(attempt, IGNORED_STREAM)
             await self._settlements.settle(attempt, usage=usage, outcome="upstream_error", cause=IGNORED_STREAM)
@@ -439,6 +439,8 @@ class Pipeline:
             self._metrics.refused(budget=answer.refused_by, action="cut")
         if answer.outcome in ("ok", "cut"):
             self._won(attempt, answer.metered, self._clock())
+            if attempt.way.habits is not None and answer.outcome == "ok":
+                teach(attempt, answer.metered, self._metrics)
         else:
             call.usage = answer.metered.usage
             self._fleet.failed(attempt.deployment.name, cause="reset")

@@ -38,6 +38,9 @@ STREAM_HEADERS: Final = (
     (b"x-accel-buffering", b"no"),
 )
 
+ExtendShort = Callable[[Attempt, int, int, Refusal], Awaitable[tuple[Reservation | Refusal, int]]]
+"""(attempt, tokens wanted, tokens that may have come, refusal) -> what came of it, and tokens that are held then."""
+
 
 class Answer(msgspec.Struct, kw_only=True):
     """What came of an attempt that reached the client, for settlement."""
@@ -105,6 +108,8 @@ class Stream:
     _short_of = ""
     """Why no more could be held, if so."""
     _refused_by = ""
+    _spare = 0
+    """What the next read may add, where the last of what is held must not be waited for."""
     """The budget that had no room, if it was one."""
 
     def __init__(
@@ -115,19 +120,25 @@ class Stream:
         *,
         store: BudgetStore,
         clock: Callable[[], float],
+        extend_short: ExtendShort | None = None,
     ) -> None:
-        """`clock` gives monotonic seconds."""
+        """`clock` gives monotonic seconds; `extend_short` finds money that the store had no room for."""
         self.attempt = attempt
         self.meter = meter_of(attempt)
         self.meter.unread = self._unread
+        self.meter.rate = attempt.estimate.written_rate
         self._response = response
         self._exchange = exchange
         self._write = exchange.write
         self._store = store
         self._clock = clock
+        self._extend_short = extend_short
         estimate = attempt.estimate
         self._held_tokens = estimate.held_output_tokens
-        self._check_at = int(self._held_tokens * EXTEND_AT)
+        self._rate = estimate.written_rate
+        self._held_bound = int(self._held_tokens / self._rate)
+        """What the meter's bound may reach before more than is held can have come."""
+        self._check_at = self._extend_at()
         self._may_extend = self._held_tokens < estimate.output_tokens
         self._waiting: list[bytes] = []
         """Events that have come, and are neither counted nor passed on yet."""
@@ -181,7 +192,13 @@ class Stream:
 
     def _is_covered(self, chunk: bytes) -> bool:
         """Whether what is held certainly covers a read; if so, remember for how long none has to be looked at."""
-        left = self._check_at - self.meter.output_tokens_bound_with(chunk) if self._may_extend else self._bytes_to_cap(chunk)
+        if self._may_extend:
+            left = self._check_at - self.meter.output_tokens_bound_with(chunk)
+            if self._rate < 1.0:
+                # An event is a token at least, however few bytes a token has had so far.
+                left = min(left, (int(self._check_at * self._rate) - self.meter.events_with(chunk)) * SHORTEST_EVENT_BYTES)
+        else:
+            left = self._bytes_to_cap(chunk)
         if left <= 0:
             return False
         self._look_at = self.meter.total_bytes + len(chunk) + left
@@ -231,12 +248,12 @@ class Stream:
             self._full = self._write(meter.feed(waiting.pop(0)))
             await self._drain()
         # What is held is used up: the next event would be beyond it.
-        used_up = self._short_of and meter.output_tokens_bound >= self._held_tokens
+        used_up = self._short_of and meter.output_tokens_bound >= self._held_bound - self._spare
         return not waiting and not used_up
 
     def _fits(self, event: bytes) -> bool:
         if self._may_extend:
-            return self.meter.output_tokens_bound_with(event) <= self._held_tokens
+            return self._bound_with(event) <= self._held_bound
         return self._bytes_to_cap(event) > 0
 
     async def _send(self, data: bytes) -> None:
@@ -278,27 +295,47 @@ class Stream:
         if not self._may_extend:
             return self._bytes_to_cap(chunk) > 0
         attempt, meter = self.attempt, self.meter
-        bound = meter.output_tokens_bound_with(chunk)
+        bound = self._bound_with(chunk)
         if bound < self._check_at or (not meter.content_seen and meter.events_with(chunk) <= attempt.call.request.choices):
             # Events that only name a role: without a text beside it, all of them would count as output.
             return True
         estimate = attempt.estimate
-        wanted = min(estimate.output_tokens, max(self._held_tokens * 2, bound + attempt.call.snapshot.server.slice_tokens))
+        written = int(bound * self._rate)
+        # Where slices are known to be short, long answers hold little more than they need; else few slices are to do.
+        grown = self._held_tokens * 2 if self._rate == 1.0 else self._held_tokens * 17 // 16
+        wanted = min(estimate.output_tokens, max(grown, written + estimate.slice_tokens))
         try:
             answer: Reservation | Refusal | None = await extend_to(self._store, self.attempt, wanted)
+            if isinstance(answer, Refusal) and self._extend_short is not None:
+                answer, wanted = await self._extend_short(attempt, wanted, written, answer)
         except StoreUnavailable:
             answer = None
         if not isinstance(answer, Reservation):
             # What is held still covers what may have been produced: go on until it does not.
             self._short_of = "budget_cut" if answer is not None else STORE_UNAVAILABLE.code
             self._refused_by = answer.bucket.budget if answer is not None else ""
-            self._check_at = self._held_tokens
-            return bound <= self._held_tokens
+            self._check_at = self._held_bound
+            if self._rate < 1.0:
+                # What the provider has written is billed, whether it is passed on or not: leave room for a read like this one.
+                self._spare = bound - meter.output_tokens_bound
+                self._check_at -= self._spare
+            return bound <= self._held_bound
         self._short_of = self._refused_by = ""
         self._held_tokens = wanted
+        self._held_bound = int(wanted / self._rate)
         self._may_extend = wanted < estimate.output_tokens
-        self._check_at = int(wanted * EXTEND_AT)
+        self._check_at = self._extend_at()
         return self._may_extend or self._bytes_to_cap(chunk) > 0
+
+    def _extend_at(self) -> int:
+        """The bound at which more is to be held: early enough that the stream need not stand still."""
+        early = int(self._held_bound * EXTEND_AT)
+        return early if self._rate == 1.0 else max(early, self._held_bound - int(self.attempt.estimate.slice_tokens / 4 / self._rate))
+
+    def _bound_with(self, chunk: bytes) -> int:
+        """The meter's bound after this read; an event counts as a token at least."""
+        bound = self.meter.output_tokens_bound_with(chunk)
+        return bound if self._rate == 1.0 else max(bound, int(self.meter.events_with(chunk) / self._rate))
 
     async def _cut(self) -> Answer:
         """End the stream cleanly: the client sees `finish_reason: length`, and usage if it asked."""
@@ -317,7 +354,7 @@ async def extend_to(store: BudgetStore, attempt: Attempt, output_tokens: int) ->
     """Hold as much as so much output could cost, if that is not held yet. Raises `StoreUnavailable`."""
     if attempt.deployment.price is None:
         return attempt.held
-    needed = worst_of(attempt.call.request, attempt.deployment, output_tokens, attempt.way.timeouts)
+    needed = worst_of(attempt.call.request, attempt.deployment, output_tokens, attempt.way.timeouts, attempt.estimate.input_tokens)
     by = needed - attempt.held.amount_nusd
     if by <= 0:
         return attempt.held

@@ -33,6 +33,8 @@ class Reservations:
         named = {name for budget in budgets for name in (*budget.dimensions, *(name for name, _ in budget.when))}
         self._dimensions = tuple(sorted(name for name in named if not name.startswith("tag:")))
         self._tags = tuple(sorted(name[4:] for name in named if name.startswith("tag:")))
+        self._strict = frozenset(budget.name for budget in snapshot.budgets if budget.strict)
+        self._always_strict = snapshot.server.strict
 
     def hold(self, attempt: Attempt) -> Awaitable[Reservation | Refusal | WindowMoved]:
         """Reserve the first hold of an attempt. For `WindowMoved`, see `hold_in_next_window`. The caller counts the time.
@@ -51,6 +53,15 @@ class Reservations:
             note=note(attempt.call, way),
             tokens=_most_tokens(attempt) if self._counts_tokens else 0,
         )
+
+    async def hold_now(self, attempt: Attempt) -> Reservation | Refusal:
+        """As `hold`, in whatever window the store's clock is; for a call that has been refused before.
+
+        Raises:
+            StoreUnavailable: nothing is held.
+        """
+        answer = await self.hold(attempt)
+        return await self.hold_in_next_window(attempt, answer) if isinstance(answer, WindowMoved) else answer
 
     async def hold_in_next_window(self, attempt: Attempt, moved: WindowMoved) -> Reservation | Refusal:
         """Reserve in the windows of the store's own clock.
@@ -74,6 +85,13 @@ class Reservations:
         raise StoreUnavailable("the store's clock jumps: its windows moved at each try")
 
     def _buckets(self, attempt: Attempt, now_ms: int) -> BucketSet:
+        made = self._find_buckets(attempt, now_ms)
+        habits = attempt.way.habits
+        if habits is not None and self._strict and not self._always_strict:
+            habits.strict = any(bucket.budget in self._strict for bucket in made.buckets)
+        return made
+
+    def _find_buckets(self, attempt: Attempt, now_ms: int) -> BucketSet:
         call, deployment, way = attempt.call, attempt.deployment, attempt.way
         dims = dims_of(call, deployment)
         tags = call.tags

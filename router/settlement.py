@@ -70,6 +70,10 @@ class Settlements:
         self._count(attempt, "voided", None, None, self._clock() - attempt.began)
         await finish(lambda: self._store.void(attempt.held))
 
+    async def give_back(self, held: Reservation) -> None:
+        """Undo a hold for which nothing was sent or booked."""
+        await finish(lambda: self._store.void(held))
+
     def book(
         self,
         attempt: Attempt,
@@ -102,6 +106,8 @@ class Settlements:
                 amount = max(amount, attempt.held.amount_nusd)
         baseline = None if call.snapshot.server.baseline is None else self._baseline(call.snapshot, usage, call.request.shape.images)
         if amount > attempt.held.amount_nusd:
+            if usage is not None and attempt.estimate.input_tokens is not None and usage.input_tokens > attempt.estimate.input_tokens:
+                cause = "input_above_bound"
             self._metrics.overran(cause=cause, nusd=amount - attempt.held.amount_nusd)
         call.charge_nusd += amount
         attempt.charge_nusd = amount

@@ -216,6 +216,14 @@ class ServerSettings:
     assumed_price: Price | None = None
     slice_tokens: int = 2048
     """Output tokens that a stream holds at a time."""
+    strict: bool = False
+    """Inputs are held at their certain bound, never at a lower one that was learned."""
+    learn_lengths: bool = True
+    """Caps of answers that are not streamed, and first slices of streams, go by the lengths of earlier answers."""
+    least_output_tokens: int = 256
+    """Smallest cap that a call is clamped to near the end of a budget."""
+    short_wait_seconds: float = 2.0
+    """Longest wait for room in a budget."""
     on_missing_usage: Literal["estimate", "hold"] = "estimate"
     allow_anonymous: bool = False
     """Serve without keys on an address that others can reach."""

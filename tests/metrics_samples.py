@@ -91,6 +91,7 @@ def everything(metrics: Metrics) -> None:
     metrics.store_call(call="reserve", seconds=0.0004, ok=True)
     metrics.store_call(call="reserve", seconds=0.25, ok=False)
     metrics.overran(cause="usage_above_cap", nusd=7)
+    metrics.answer_clamped(model="m", cause="learned")
     metrics.price_lookup("found")
     metrics.swept(3)
     metrics.reloaded(outcome="ok")

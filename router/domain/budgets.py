@@ -7,6 +7,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from router.domain.shortage import DEFAULT, OnShort
+
 Unit = Literal["usd", "requests", "tokens", "concurrent"]
 """What a budget counts: nano-USD; calls; tokens in and out; calls that are under way."""
 WindowKind = Literal["minute", "hour", "day", "week", "month", "lifetime", "rolling"]
@@ -48,6 +50,10 @@ class Budget:
     """Most values of `each` that are counted in one window."""
     beyond: Literal["refuse", "other"] = "refuse"
     """What a value beyond `max_scopes` meets: a refusal, or the one scope `other` for all of them."""
+    strict: bool = False
+    """Inputs are held at their certain bound, never at a lower one that was learned."""
+    on_short: tuple[OnShort, ...] = DEFAULT
+    """What is done when it has too little room for a call, in this order."""
     alert_at: tuple[float, ...] = (0.5, 0.8, 0.95, 1.0)
     """Shares of the limit whose crossing people are told of, in rising order."""
     steps: tuple[tuple[float, StepAction], ...] = ()

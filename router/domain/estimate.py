@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from router.domain.extras import billed, dearest_prices
+from router.domain.learning import Habits, Lengths, Share
 from router.domain.money import MAX_NUSD
 from router.domain.prices import Price
 from router.domain.pricing import expected, worst_case
@@ -24,23 +25,120 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
     """What is reserved first: the worst case, or for a stream that of its first slice; 0 if no price is known."""
     held_output_tokens: int
     """Output tokens that the first hold covers."""
+    input_tokens: int | None = None
+    """Input tokens that the hold covers; None: as many as there can be."""
+    slice_tokens: int = 0
+    """Output tokens that a stream holds at a time."""
+    own_cap: int = 0
+    """The cap that is forwarded, if it was learned from the lengths of answers; else 0."""
+    share: Share | None = None
+    """What this input will add to."""
+    lengths: Lengths | None = None
+    """What the length of the answer will add to."""
+    written: Share | None = None
+    """What a stream will add to."""
+    written_rate: float = 1.0
+    """Tokens of a stream for each that could be in what has come."""
 
 
 def estimate(
-    request: ParsedRequest, deployment: Deployment, server: ServerSettings, timeouts: Timeouts | None = None, *, whole: bool = False
+    request: ParsedRequest,
+    deployment: Deployment,
+    server: ServerSettings,
+    timeouts: Timeouts | None = None,
+    habits: Habits | None = None,
+    *,
+    whole: bool = False,
 ) -> Estimate:
     """What to forward as a cap and to hold.
 
-    `timeouts`: how long the call may take; None: as long as the deployment's own limit says. `whole`: a stream holds all at once too.
+    `timeouts`: how long the call may take; None: as long as the deployment's own limit says. `habits`: what is known
+    of such requests; None: only what is certain. `whole`: a stream holds all at once too.
     """
-    held = total = output_bound(request, deployment)
     cap = request.output_cap
     if cap is None and request.operation != "embeddings":
         cap = deployment.default_max_output_tokens
+    held = total = output_bound(request, deployment)
+    if habits is not None:
+        return _learned_estimate(request, deployment, server, timeouts, habits, cap, whole=whole)
     if request.stream and total > server.slice_tokens and not whole and not hides_output(request, deployment):
         held = server.slice_tokens
     hold = 0 if deployment.price is None else worst_of(request, deployment, held, timeouts)
-    return Estimate(cap, total, hold, held)
+    return Estimate(cap, total, hold, held, None, server.slice_tokens)
+
+
+def _learned_estimate(
+    request: ParsedRequest,
+    deployment: Deployment,
+    server: ServerSettings,
+    timeouts: Timeouts | None,
+    habits: Habits,
+    cap: int | None,
+    *,
+    whole: bool,
+) -> Estimate:
+    """An estimate by what was learned. A cap that was learned is forwarded, so that the hold is a bound all the same."""
+    held = total = output_bound(request, deployment)
+    share, lengths = habits.share(request), habits.lengths(request)
+    bound = None if share is None or habits.strict else share.tokens(request.shape.tokens_bound)
+    own_cap, size = 0, server.slice_tokens
+    written, rate = None, 1.0
+    if lengths is not None and lengths.cap is not None and cap is not None and server.learn_lengths:
+        if request.stream:
+            size = min(size, lengths.first_slice)
+        elif lengths.cap < cap:
+            held = total = total * lengths.cap // cap
+            cap = own_cap = lengths.cap
+    if request.stream:
+        written = habits.written()
+        rate = 1.0 if habits.strict else written.rate
+        if total > size and not whole and not hides_output(request, deployment):
+            held = size
+    hold = 0 if deployment.price is None else worst_of(request, deployment, held, timeouts, bound)
+    return Estimate(cap, total, hold, held, bound, size, own_cap, share, lengths, written, rate)
+
+
+def clamped(
+    request: ParsedRequest, deployment: Deployment, made: Estimate, *, room_nusd: int, least: int, timeouts: Timeouts | None = None
+) -> Estimate | None:
+    """The same request with the largest smaller cap whose worst case fits into the room; None if that is below `least` tokens."""
+    if deployment.price is None or made.output_cap is None or made.output_cap <= least:
+        return None
+    smallest = -(-made.output_tokens * least // made.output_cap)
+    fitting = fitting_output(request, deployment, made, room_nusd, at_least=smallest, timeouts=timeouts)
+    return None if fitting is None else capped(request, deployment, made, made.output_cap * fitting // made.output_tokens, timeouts)
+
+
+def capped(request: ParsedRequest, deployment: Deployment, made: Estimate, cap: int, timeouts: Timeouts | None = None) -> Estimate:
+    """The same request with a smaller cap, all of which is held, also for a stream. There must be a cap and a price."""
+    total = made.output_tokens * cap // (made.output_cap or cap)
+    hold = worst_of(request, deployment, total, timeouts, made.input_tokens)
+    return Estimate(cap, total, hold, total, made.input_tokens, made.slice_tokens, 0, made.share, None, made.written, made.written_rate)
+
+
+def fitting_output(
+    request: ParsedRequest,
+    deployment: Deployment,
+    made: Estimate,
+    room_nusd: int,
+    *,
+    at_least: int,
+    timeouts: Timeouts | None = None,
+) -> int | None:
+    """The most output tokens, of those that the cap allows, whose worst case fits into an amount; None if these few do not.
+
+    Found by halving: what a request can cost grows with its output, whatever its price is made of.
+    """
+    low, high = at_least, made.output_tokens
+    if low > high or worst_of(request, deployment, low, timeouts, made.input_tokens) > room_nusd:
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        if worst_of(request, deployment, middle, timeouts, made.input_tokens) <= room_nusd:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def output_bound(request: ParsedRequest, deployment: Deployment) -> int:
@@ -81,11 +179,16 @@ def likely_price(request: ParsedRequest, deployment: Deployment) -> Price | None
     return price if special is None else special.price
 
 
-def worst_of(request: ParsedRequest, deployment: Deployment, output_tokens: int, timeouts: Timeouts | None = None) -> int:
-    """The most that this request can cost with so much output, nano-USD. The deployment must have a price."""
+def worst_of(
+    request: ParsedRequest, deployment: Deployment, output_tokens: int, timeouts: Timeouts | None = None, input_tokens: int | None = None
+) -> int:
+    """The most that this request can cost with so much output, nano-USD. The deployment must have a price.
+
+    `input_tokens`: so many at most; None: as many as there can be.
+    """
     shape, tariff = request.shape, deployment.tariff
     # No provider reads more than fits into the model's context.
-    bound, context = shape.tokens_bound, deployment.traits.context_tokens
+    bound, context = shape.tokens_bound if input_tokens is None else input_tokens, deployment.traits.context_tokens
     if context is not None and 0 < context < bound:
         bound = context
     if tariff is None or shape.images or shape.audio_tokens_bound or request.extras is not None:

@@ -79,6 +79,8 @@ class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The hold was charged, because the provider reported no usage and `on_missing_usage: hold` says so."""
     hold_nusd: int = 0
     charge_nusd: int = 0
+    clamped_to: int = 0
+    """The cap that was forwarded because a budget had no room for a higher one."""
     overrun_nusd: int = 0
     """Charge above hold; booked as debt."""
     overrun_cause: str = ""

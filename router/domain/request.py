@@ -27,7 +27,8 @@ MAX_OPTION_BYTES: Final = 64 * 1024
 
 Fields = dict[str, msgspec.Raw]
 
-_INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+"""The member that holds the input, by operation."""
 _OTHER_CAPS: Final = frozenset({"max_completion_tokens", "n_predict"})
 """Names of the cap on output beside `max_tokens`. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
 _OTHER_CAP: Final = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -37,7 +38,7 @@ _OTHER_MODELS: Final = frozenset({"models", "plugins", "preset", "route"})
 """With these OpenRouter calls a model of the client's choice, or adds calls of its own (its API reference, read 2026-11)."""
 _only_common: Final = (_OTHER_CAPS | _FEATURES | _ABOUT_ITSELF | _OTHER_MODELS | PAID_EXTRAS).isdisjoint
 _READ: Final = (
-    frozenset({"model", "stream", "stream_options", "max_tokens", *_INPUTS.values()})
+    frozenset({"model", "stream", "stream_options", "max_tokens", *INPUTS.values()})
     | _OTHER_CAPS
     | _FEATURES
     | _ABOUT_ITSELF
@@ -145,7 +146,7 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         model = _decode_str(raw_model)
     except msgspec.MsgspecError:
         raise invalid("'model' must be a string.", "model") from None
-    name = _INPUTS[operation]
+    name = INPUTS[operation]
     raw_input = fields.get(name)
     if raw_input is None:
         raise invalid(f"'{name}' is missing.", name)

@@ -89,6 +89,8 @@ class StreamMeter:
     """The last event with a usage among those that were let go, and the number of events with choices up to it."""
     _tail: tuple[int, reading.Tail] | None = None
     _metered: Metered | None = None
+    rate = 1.0
+    """Tokens for each that could be in what has come, as far as it is known: our own count is not above it."""
     unread: Callable[[], bytes] | None = None
     """Gives what has arrived and will never be fed. It is on the provider's bill all the same, so `finish` counts it."""
 
@@ -467,7 +469,8 @@ class StreamMeter:
             return estimate_tokens(self.total_bytes) if seen.unknown or seen.texts or self._oversized else 0
         with_text = max(0, events - seen.empty)
         written = self.total_bytes - seen.empty_bytes - with_text * self._envelope_likely if self.content_seen or self._oversized else 0
-        return own_output_tokens(max(0, written), at_least=with_text, cap_total=self._limits.output_cap_total)
+        own = own_output_tokens(max(0, written), at_least=with_text, cap_total=self._limits.output_cap_total)
+        return own if self.rate == 1.0 else max(min(own, int(self.output_tokens_bound * self.rate)), with_text)
 
 
 def _envelopes(piece: bytes, most: int) -> list[tuple[int, int]]:

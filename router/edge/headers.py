@@ -22,6 +22,7 @@ ATTEMPTS: Final = b"x-faregate-attempts"
 COST_USD: Final = b"x-faregate-cost-usd"
 BUDGET_REMAINING_USD: Final = b"x-faregate-budget-remaining-usd"
 OVERHEAD_MS: Final = b"x-faregate-overhead-ms"
+CLAMPED: Final = b"x-faregate-clamped"
 SHOULD_RETRY: Final = b"x-should-retry"
 RETRY_AFTER: Final = b"retry-after"
 RATE_LIMIT: Final = b"x-ratelimit-"
@@ -38,6 +39,7 @@ SENT: Final[dict[bytes, str]] = {
     COST_USD: "Charge of this request in USD. Not on streams: their headers leave before the cost is known.",
     BUDGET_REMAINING_USD: "What was left in the tightest hard budget while this request was held, USD.",
     OVERHEAD_MS: "Milliseconds spent in the proxy itself, the provider's time taken out.",
+    CLAMPED: "The cap on output that was forwarded because a budget had no room for a higher one. Only on such answers.",
     SHOULD_RETRY: "`false` where sending the same request again cannot help. OpenAI's and Anthropic's SDKs obey it.",
     RATE_LIMIT + b"limit-requests": "Most requests in the window of the rate limit with the smallest share left; the same for `tokens`.",
     RATE_LIMIT + b"remaining-requests": "What this request leaves of it; the same for `tokens`.",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from router.domain.shortage import DEFAULT as DEFAULT_ON_SHORT
 from router.settings.findings import shown
 from router.settings.model_access import KeySettings, TeamSettings
 from router.settings.model_alerts import AlertSettings, Receivers
@@ -26,6 +27,7 @@ from router.settings.types import (
     HeaderName,
     ModelName,
     Name,
+    OnShortWays,
     SecretText,
     Section,
     Text,
@@ -137,6 +139,19 @@ class ServerSection(Section):
     """Price of deployments without one, if `unpriced: assume`."""
     slice_tokens: Annotated[Count, Field(ge=16, le=1_000_000)] = 2048
     """Output tokens that a stream holds money for at a time."""
+    on_short: OnShortWays = DEFAULT_ON_SHORT
+    """What is done, in this order, if a hard budget has too little room for a call: `cheaper` (the next candidate that fits),
+    `wait` (for room that calls under way leave), `clamp` (a smaller cap on output), `refuse` (402). For budgets that say nothing.
+    Default: `[cheaper, refuse]`."""
+    short_wait: Annotated[Duration, Field(ge=0.01, le=30)] = 2.0
+    """Longest wait for room in a budget, with `on_short: wait`."""
+    least_output: Annotated[Count, Field(ge=1, le=1_000_000)] = 256
+    """Output tokens that a call is clamped to at least, with `on_short: clamp`."""
+    strict: Flag = False
+    """Hold every input at its certain bound (a token per byte), never at a lower one learned from what was billed."""
+    learn_lengths: Flag = True
+    """Without a cap of the client, go by the lengths of earlier answers to such requests: one that is not streamed gets a cap
+    that hardly any reaches, never above `default_max_output`; a stream holds what most need, and more as it grows."""
     on_missing_usage: Literal["estimate", "hold"] = "estimate"
     """What is charged if a provider reports no usage: our own count, or the whole hold."""
     allow_anonymous: Flag = False

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 
 from router.settings.findings import one_of, shown
 from router.settings.model_alerts import Thresholds
-from router.settings.types import Count, Section, Text, Words, all_defaults, as_mapping, format_money
+from router.settings.types import Count, Flag, OnShortWays, Section, Text, Words, all_defaults, as_mapping, format_money
 from router.settings.units import ROLLING, MoneyPer, parse_money_per, parse_share, parse_window, write_window
 
 DIMENSIONS: Final = ("key", "team", "org", "user", "session", "route", "model", "provider")
@@ -147,6 +147,11 @@ class SpendLimit(Section):
     """Most users, sessions or values of a tag that are counted at once, where `each` names something that clients make up."""
     over_max_scopes: Literal["refuse", "other"] = "refuse"
     """A new one beyond that is refused, or counted with all `other` ones together, under the same limit."""
+    on_short: OnShortWays | None = None
+    """What is done, in this order, if it has too little room for a call: `cheaper`, `wait`, `clamp`, `refuse`.
+    Default: `server.on_short`."""
+    strict: Flag = False
+    """Hold inputs at their certain bound, as `server.strict` does for all budgets."""
     at: Thresholds = (0.5, 0.8, 0.95, 1.0)
     """Shares of the limit at which `notify` tells people, once per window: `[50%, 80%]`; `[]` for none. `{80%: downgrade}` lets only
     models with `size: small` through from there on, `{95%: refuse}` (or `block`) none; `notify` only tells.

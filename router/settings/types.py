@@ -146,6 +146,17 @@ def _deployment(value: str) -> str:
     return value
 
 
+def _ways(value: tuple[str, ...]) -> tuple[str, ...]:
+    twice = {way for way in value if value.count(way) > 1}
+    if twice:
+        raise ValueError(f"{shown(min(twice))} is given twice")
+    if "refuse" in value[:-1]:
+        raise ValueError("what comes after refuse is never tried; write refuse last")
+    if not value:
+        raise ValueError("is empty; write refuse")
+    return value
+
+
 def _instant(value: object) -> datetime:
     expected = f"{shown(value)} is not a date; write 2027-01-31 or 2027-01-31T18:00:00+09:00"
     if isinstance(value, datetime):
@@ -193,6 +204,11 @@ ReferencedSecret = Annotated[
     BeforeValidator(_referenced_secret),
     PlainSerializer(lambda secret: secret.reference, return_type=str),
     WithJsonSchema({"type": "string", "x-unit": "reference", "examples": ["$CI_BOT_KEY"]}),
+]
+OnShortWays = Annotated[
+    tuple[Literal["cheaper", "wait", "clamp", "refuse"], ...],
+    BeforeValidator(_words, json_schema_input_type=str | list[str]),
+    AfterValidator(_ways),
 ]
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words, json_schema_input_type=str | list[str])]
 """One text or a list of texts."""

@@ -275,10 +275,14 @@ BUDGET_MISTAKES = [
     ("{limit: $5, timezone: Asia/Seul}", '8:28: budgets.b.timezone: "Asia/Seul" is not an IANA time zone; write Asia/Seoul'),
     (
         "{limit: $5, upto: {80%: notify}}",
-        "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, at, when",
+        "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, "
+        "on_short, strict, at, when",
     ),
     ("{limit: $5, when: {model: bgi}}", '8:32: budgets.b.when.model: there is no model "bgi"; did you mean "big"?'),
     ("{limit: $5, when: {provider: [openai, x]}}", '8:44: budgets.b.when.provider[1]: there is no provider "x"; known: openai, ollama'),
+    ("{limit: $5, on_short: [wait, wait]}", '8:28: budgets.b.on_short: "wait" is given twice'),
+    ("{limit: $5, on_short: [refuse, wait]}", "8:28: budgets.b.on_short: what comes after refuse is never tried; write refuse last"),
+    ("{limit: $5, on_short: []}", "8:28: budgets.b.on_short: is empty; write refuse"),
     ("{limit: $5, when: 'tag(1)'}", '8:24: budgets.b.when: "tag(1)" is not a mapping'),
 ]
 
@@ -310,7 +314,8 @@ KEY_MISTAKES = [
     ("{secret: $BOT_KEY, budget: 5}", "8:33: keys.k.budget: 5 has no unit; write $5 or $5/month"),
     (
         "{secret: $BOT_KEY, budget: {limit: $5, when: {}}}",
-        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, at",
+        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, "
+        "on_short, strict, at",
     ),
     ("{secret: $BOT_KEY, tags: [a]}", "8:31: keys.k.tags: a list is not a mapping"),
 ]
