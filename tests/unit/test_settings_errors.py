@@ -26,7 +26,8 @@ ONE_MISTAKE = [
     ("version: 1\nrutes: {}", '2:1: rutes: unknown field; did you mean "routes"?'),
     (
         "version: 1\nexperiments: {}",
-        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, limits, guards, notify, alerts",
+        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, limits, guards, "
+        "notify, alerts",
     ),
     # The server.
     ("version: 1\nserver: 5", "2:9: server: 5 is not a mapping"),
@@ -275,7 +276,8 @@ BUDGET_MISTAKES = [
     ("{limit: $5, timezone: Asia/Seul}", '8:28: budgets.b.timezone: "Asia/Seul" is not an IANA time zone; write Asia/Seoul'),
     (
         "{limit: $5, upto: {80%: notify}}",
-        "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, "
+        "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, "
+        "over_max_scopes, "
         "on_short, strict, at, when",
     ),
     ("{limit: $5, when: {model: bgi}}", '8:32: budgets.b.when.model: there is no model "bgi"; did you mean "big"?'),
@@ -314,7 +316,8 @@ KEY_MISTAKES = [
     ("{secret: $BOT_KEY, budget: 5}", "8:33: keys.k.budget: 5 has no unit; write $5 or $5/month"),
     (
         "{secret: $BOT_KEY, budget: {limit: $5, when: {}}}",
-        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, over_max_scopes, "
+        "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, "
+        "over_max_scopes, "
         "on_short, strict, at",
     ),
     ("{secret: $BOT_KEY, tags: [a]}", "8:31: keys.k.tags: a list is not a mapping"),

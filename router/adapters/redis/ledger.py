@@ -105,6 +105,8 @@ class RedisLedger:
         """What `open` found that does not forbid to serve."""
         self.run_id = ""
         """Of the server that we talk to; another one after it was restarted or replaced."""
+        self.resets = 0
+        self._ledger_id: bytes | None = None
         self._prefix_length = len(self.keys.attempts)
         self._encoded_name = ""
         self._wire: Wire | NoWire = NO_WIRE
@@ -279,6 +281,7 @@ class RedisLedger:
         answer = await self._wire.send(encoded)
         if type(answer) is not int:
             answer = await self._run(encoded)
+        # A reply may be anything to the type checker; what it is compared with makes it a bool.
         return answer == 1  # type: ignore[no-any-return]
 
     async def void(self, held: Reservation) -> bool:
@@ -318,8 +321,12 @@ class RedisLedger:
     async def _beat(self, lease_ms: int, progress: Mapping[str, int]) -> None:
         keys = self.keys
         burnt = [v for attempt_id, nusd in progress.items() for v in (keys.attempts + attempt_id, checked_amount(nusd))]
-        args: list[str | int] = [self.replica, lease_ms, lease_field(self.replica), *burnt]
-        await self._run(script_call("heartbeat", [keys.leases, keys.progress + self.replica, keys.books], args))
+        args: list[str | int] = [self.replica, lease_ms, lease_field(self.replica), secrets.token_hex(8), *burnt]
+        into = [keys.leases, keys.progress + self.replica, keys.books, keys.ledger_id]
+        found = await self._run(script_call("heartbeat", into, args))
+        if self._ledger_id not in (None, found):
+            self.resets += 1
+        self._ledger_id = found
 
     async def sweep(self) -> int:
         """See `Lease.sweep`."""
