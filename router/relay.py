@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from router.call import Attempt
-from router.dispatch import Failure, invalid_answer, is_event_stream, says_error
+from router.dispatch import Failure, invalid_answer, is_event_stream, says_error, without_secrets
 from router.domain.budgets import Refusal, Reservation
 from router.domain.counting import BYTES_PER_TOKEN
 from router.domain.estimate import worst_of
@@ -381,5 +381,5 @@ def _event_error(attempt: Attempt, chunk: bytes) -> RouterError:
             continue
         error = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
         said = error.get("message") if isinstance(error, dict) else error
-        return RouterError(UPSTREAM_FAILED, f"{message[:-1]}: {str(said)[:500]}")
+        return RouterError(UPSTREAM_FAILED, f"{message[:-1]}: {without_secrets(str(said)[:500], attempt.deployment.provider)}")
     return RouterError(UPSTREAM_FAILED, message)

@@ -117,6 +117,7 @@ async def test_the_documented_rights_are_the_least(own_redis: RedisServer) -> No
     await tell(own_redis, "CONFIG", "RESETSTAT")
     async with opened(url) as ledger:
         await everything(ledger)
+    # A bulk answer.
     stats = bytes(await tell(own_redis, "INFO", "commandstats")).decode()  # type: ignore[call-overload]
     sent = set(re.findall(r"^cmdstat_([a-z|]+):", stats, re.MULTILINE))
     in_scripts = {found.lower() for name in NAMES for found in re.findall(r"redis\.call\('([A-Z]+)'", script(name).text.decode())}

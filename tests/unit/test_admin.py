@@ -90,6 +90,7 @@ async def test_fastapi_serves_the_same_pages(app: Running) -> None:
             headers = [(b"authorization", app.client.headers["authorization"].encode())]
             scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers, "root_path": ""}
             await asgi(scope, receive, send)
+            # Messages of ASGI have values of any type.
             answers.append((sent[0]["status"], b"".join(bytes(each.get("body", b"")) for each in sent)))  # type: ignore[call-overload]
         assert answers[0] == answers[1], path
 

@@ -166,6 +166,7 @@ async def test_a_configuration_is_swapped_as_a_whole(file: Path, load: Callable[
         async def fails(snapshot: Snapshot) -> None:
             raise ConfigError("made up")
 
+        # Fails where the store would.
         service.controls.publish = fails  # type: ignore[method-assign]
         now = service.pipeline
         await service.reloader.reload()
