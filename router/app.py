@@ -120,6 +120,7 @@ class Service:
         self._drifts: Sequence[Drift] | None = None
         """What the last audit found; None while another process does it."""
         self._ready_until = 0.0
+        self._resets = 0
         self._loaded_at = time.time()
         self.simulator: Simulator | None = None
         self._wire: Upstream | None = None
@@ -367,6 +368,15 @@ class Service:
 
     async def _beat(self) -> None:
         await self.ledger.heartbeat({attempt_id: _progress(attempt) for attempt_id, attempt in self.live.items()})
+        if self.ledger.resets != self._resets:
+            await self._after_reset()
+
+    async def _after_reset(self) -> None:
+        """Say that the ledger forgot what was spent, and publish its limits again."""
+        await self.controls.publish(self.snapshot)
+        self._resets = self.ledger.resets
+        self.metrics.ledger_reset()
+        log.error("the ledger was emptied or replaced: what was spent is forgotten, every budget has its full limit again")
 
     async def _reprice(self) -> None:
         """Take prices into use whose time has come."""

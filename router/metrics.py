@@ -129,6 +129,7 @@ _TABLE: Final = (
     # The store of the budgets.
     _histogram("faregate_store_seconds", "Time of a call to the budget store.", _SHORT, "call"),
     _counter("faregate_store_errors_total", "Calls to the budget store that failed.", "call"),
+    _counter("faregate_ledger_resets_total", "Times that a process found the ledger emptied or replaced: budgets are full again."),
     _min("faregate_store_up", "1 if the budget store answers."),
     _sum("faregate_outbox_entries", "Settlements waiting for the budget store to come back."),
     # People who are told.
@@ -205,6 +206,7 @@ class Metrics:
         """To be asked once per request: whether it is time to `fold`."""
         # A counter that appears with its first event hides that event from `rate()`.
         self._add("faregate_holds_swept_total", 0)
+        self._add("faregate_ledger_resets_total", 0)
 
     def configure(self, snapshot: Snapshot) -> None:
         """Accept the names of this configuration as labels, and count how its prices were found. What was counted before stays."""
@@ -343,6 +345,10 @@ class Metrics:
     def price_lookup(self, result: str) -> None:
         """Count a lookup in the price book: `found`, `free`, `assumed` or `missing`. `configure` does so for its deployments."""
         self._add("faregate_price_lookups_total", 1, self._guard.word("result", result))
+
+    def ledger_reset(self) -> None:
+        """Count a ledger that was emptied or replaced."""
+        self._add("faregate_ledger_resets_total", 1)
 
     def swept(self, n: int) -> None:
         """Count reservations of dead instances that were turned into charges."""

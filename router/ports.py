@@ -62,6 +62,9 @@ class BudgetStore(Protocol):
 class Lease(Protocol):
     """Keeps this process's holds alive, and turns those of dead processes into charges."""
 
+    resets: int
+    """How often a heartbeat found the ledger emptied, or another one in its place."""
+
     async def heartbeat(self, progress: Mapping[str, int]) -> None:
         """Renew the lease of this replica and store the nano-USD burnt so far per attempt id."""
         ...

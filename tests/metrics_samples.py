@@ -94,6 +94,7 @@ def everything(metrics: Metrics) -> None:
     metrics.answer_clamped(model="m", cause="learned")
     metrics.price_lookup("found")
     metrics.swept(3)
+    metrics.ledger_reset()
     metrics.reloaded(outcome="ok")
     metrics.in_flight.value += 1
 

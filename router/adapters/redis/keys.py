@@ -90,6 +90,11 @@ class Keys:
         return f"{{{self.prefix}}}:leases"
 
     @property
+    def ledger_id(self) -> str:
+        """String: made with the ledger; another one, or none, means that what was in it is gone."""
+        return f"{{{self.prefix}}}:id"
+
+    @property
     def limits_version(self) -> str:
         """String: the configuration that published the limits."""
         return f"{{{self.prefix}}}:limits:version"

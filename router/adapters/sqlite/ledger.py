@@ -44,6 +44,8 @@ class SqliteLedger:
         self._replica = ""
         self._lease_ms = 0
         self._audit: Audit | None = None
+        self.resets = 0
+        """Always: a file that is replaced under a process is not seen."""
 
     async def open(self, *, replica_id: str, lease_seconds: float) -> None:
         """Open or create the file and take the lease.
