@@ -14,7 +14,7 @@ from router.domain.money import format_usd
 from router.domain.records import SpendRecord
 
 FOCUS_VERSION: Final = "1.0"
-"""Of the FinOps Open Cost and Usage Specification. Source: focus.finops.org, version 1.0, read 2026-11."""
+"""Of the FinOps Open Cost and Usage Specification, as we understand it: its validators for this Python know only the names of a preview."""
 NUSD_PER_USD: Final = 10**9
 
 
