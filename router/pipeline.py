@@ -29,7 +29,7 @@ from router.metrics_ledger import MeteredStore
 from router.metrics_series import RequestSeries
 from router.outcome import answer_headers, with_ids
 from router.ports import UpstreamError, UpstreamResponse
-from router.relay import Answer, Stream, meter_body, read_answer
+from router.relay import Answer, Stream, break_off, meter_body, read_answer
 from router.reservation import Reservations
 from router.routing import route_call
 from router.runaway import Runaway
@@ -127,9 +127,9 @@ class Pipeline:
         if exchange.gone:
             call.outcome, call.status, call.error_code = "client_left", CLIENT_CLOSED.http_status, CLIENT_CLOSED.code
             return
-        if not exchange.started:
-            message = "The service is shutting down and the answer took too long; send the request again."
-            await self._refuse(call, exchange, RouterError(DRAINING, message, retry_after_seconds=1.0))
+        message = "The service is shutting down and the answer took too long; send the request again."
+        error = RouterError(DRAINING, message, retry_after_seconds=1.0)
+        await (break_off(call, exchange, error) if exchange.started else self._refuse(call, exchange, error))
         call.outcome, call.error_code = "cancelled", DRAINING.code
 
     def _route(self, call: Call, body: bytes) -> Failure | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from router.call import Attempt
+from router.call import Attempt, Call
 from router.dispatch import Failure, invalid_answer, is_event_stream, says_error, without_secrets
 from router.domain.budgets import Refusal, Reservation
 from router.domain.counting import BYTES_PER_TOKEN
@@ -362,6 +362,14 @@ async def extend_to(store: BudgetStore, attempt: Attempt, output_tokens: int) ->
     if isinstance(answer, Reservation):
         attempt.held = answer
     return answer
+
+
+async def break_off(call: Call, exchange: Exchange, error: RouterError) -> None:
+    """Tell the client of a stream that we end it before its end."""
+    meter = None if call.winner is None else call.winner.meter
+    if meter is not None and not meter.ended:
+        exchange.write(meter.gap + error_event(error_object(error)))
+        await exchange.finish()
 
 
 def _begins_with_error(attempt: Attempt, chunk: bytes) -> bool:
