@@ -138,7 +138,7 @@ class RunningApp:
 
     def catch_signals(self) -> None:
         """Take SIGTERM and SIGINT for `until_signal`: to be called before the first request can come."""
-        self._supervisor = os.getppid() if self._shared else None
+        self._supervisor = _PARENT if self._shared else None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked.set)
@@ -175,6 +175,10 @@ def run(main: object) -> None:
 
     # A coroutine.
     uvloop.run(main)  # type: ignore[arg-type]
+
+
+_PARENT: Final = os.getppid()
+"""Read at once: a supervisor that is killed while we start must be missed, too."""
 
 
 class Supervisor:

@@ -161,9 +161,11 @@ async def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
     """Nobody would end or replace them, and the port would stay taken."""
     async with ScriptedUpstream(default=Json()) as up:
         gateway = Gateway(tmp_path, config(up), workers=2, expect_exit=None)
-        async with gateway:
-            await until(lambda: len(workers_of(gateway.pid)) == 2)
+        async with gateway, gateway.client() as client:
+            while b"faregate_workers 2" not in (await client.get(f"{gateway.root}/metrics")).content:
+                await asyncio.sleep(0.05)
             workers = workers_of(gateway.pid)
+            assert len(workers) == 2
             gateway.kill()
             await until(lambda: not any(alive(pid) for pid in workers))
     assert await gateway.drifts() == []
