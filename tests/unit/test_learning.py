@@ -19,6 +19,7 @@ from router.domain.learning import (
     Learned,
     Lengths,
     Share,
+    sample_of,
     script_of,
 )
 from router.domain.request import Operation, ParsedRequest, parse_request
@@ -151,3 +152,12 @@ def test_what_cannot_be_learned_from_is_left_alone() -> None:
     assert habits.lengths(request(max_tokens=5)) is None
     assert habits.lengths(request(n=2)) is None
     assert habits.lengths(request(operation="embeddings")) is None
+
+
+def test_a_long_text_is_told_by_a_sample_of_it() -> None:
+    """Reading all of a book again for each request would cost more than the rest of the proxy."""
+    prose, hangul, digits = b"The quick brown fox. " * 5000, "다람쥐 헌 쳇바퀴에 타고파. ".encode() * 3000, b"31415926" * 9000
+    for text in (prose, hangul, digits, json.dumps("쳇바퀴" * 9000).encode()):
+        assert script_of(sample_of(text)) == script_of(text)
+        assert len(sample_of(text)) < 10_000
+    assert sample_of(b"short") == b"short"
