@@ -166,6 +166,8 @@ async def test_what_is_drained_is_called_no_more(tmp_path: Path, store: str) -> 
 async def test_a_changed_file_takes_effect_and_a_bad_one_does_not(tmp_path: Path) -> None:
     """Watched, and read at once on SIGHUP; what holds only from the start on is named."""
     async with ScriptedUpstream() as up, served(tmp_path, up, str(tmp_path / "ledger.sqlite")) as gateway:
+        # A worker that starts with a bad file ends.
+        await soon(lambda: metric(gateway, f"faregate_workers {WORKERS}"))
         file = gateway.folder / "router.yaml"
         good = file.read_text()
         file.write_text(good.replace("at: spare/n", "at: nobody/n"))
