@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from router.adapters.entries import checked_amount, machine_clock_ms
-from router.adapters.sqlite import schema
+from router.adapters.entries import checked_amount
 from router.adapters.sqlite.schema import scoped_name
+from router.adapters.sqlite.side_tables import SideTables
 from router.domain.controls import Limit
-from router.errors import StoreUnavailable
 
 T = TypeVar("T")
 PAGE: Final = 500
@@ -23,40 +20,19 @@ TABLES: Final = (
 )
 
 
-class SqliteControls:
+class SqliteControls(SideTables):
     """`router.ports.ControlStore` in the file of a ledger. Each call is one transaction, in a thread. Time is the machine's."""
 
-    def __init__(self, path: str, *, clock_ms: Callable[[], int] = machine_clock_ms, timeout_seconds: float = 2.0) -> None:
-        """`timeout_seconds`: longest wait for another process that writes. The ledger must have made the file."""
-        self._path = path
-        self._clock_ms = clock_ms
-        self._timeout_seconds = timeout_seconds
-        self._made = False
-
-    async def _run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = False) -> T:
-        def run() -> T:
-            with closing(schema.connect(self._path, timeout_seconds=self._timeout_seconds)) as db:
-                if not self._made:
-                    for table in TABLES:
-                        db.execute(table)
-                    self._made = True
-                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                answer = work(db)
-                db.execute("COMMIT")
-                return answer
-
-        try:
-            return await asyncio.to_thread(run)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the ledger file cannot be used for controls: {error}") from error
+    tables = TABLES
+    purpose = "controls"
 
     async def look(self) -> tuple[int, int]:
         """See `Controls.look`."""
-        return await self._run(_version), self._clock_ms()
+        return await self._run(_version, write=False), self._clock_ms()
 
     async def load(self) -> bytes:
         """See `Controls.load`."""
-        row = await self._run(lambda db: db.execute("SELECT stored FROM control").fetchone())
+        row = await self._run(lambda db: db.execute("SELECT stored FROM control").fetchone(), write=False)
         return bytes(row[0]) if row else b""
 
     async def commit(
@@ -86,7 +62,7 @@ class SqliteControls:
         """See `AuditLog.history`."""
         last = 0
         while True:
-            page = await self._run(partial(_page, after=last, since_ms=since_ms))
+            page = await self._run(partial(_page, after=last, since_ms=since_ms), write=False)
             for seq, at_ms, entry in page:
                 last = seq
                 yield at_ms, entry

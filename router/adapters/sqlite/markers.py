@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
-from router.adapters.entries import CLOSED, Entry, machine_clock_ms, present
-from router.adapters.sqlite import schema
+from router.adapters.entries import CLOSED, Entry, present
+from router.adapters.sqlite.side_tables import SideTables
 from router.alerts.ports import Mark
-from router.errors import StoreUnavailable
 
 T = TypeVar("T")
 PAGE: Final = 500
@@ -23,32 +20,11 @@ STATE: Final = "alerts_state"
 """Row of table `meta`."""
 
 
-class SqliteMarkers:
+class SqliteMarkers(SideTables):
     """`router.alerts.ports.AlertStore` in the file of a ledger. Each call is one transaction, in a thread. Time is the machine's."""
 
-    def __init__(self, path: str, *, clock_ms: Callable[[], int] = machine_clock_ms, timeout_seconds: float = 2.0) -> None:
-        """`timeout_seconds`: longest wait for another process that writes. The ledger must have made the file."""
-        self._path = path
-        self._clock_ms = clock_ms
-        self._timeout_seconds = timeout_seconds
-        self._made = False
-
-    async def _run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
-        def run() -> T:
-            with closing(schema.connect(self._path, timeout_seconds=self._timeout_seconds)) as db:
-                if not self._made:
-                    for table in TABLES:
-                        db.execute(table)
-                    self._made = True
-                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                answer = work(db)
-                db.execute("COMMIT")
-                return answer
-
-        try:
-            return await asyncio.to_thread(run)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the ledger file cannot be used for alerts: {error}") from error
+    tables = TABLES
+    purpose = "alerts"
 
     async def lead(self, owner: str, *, lease_ms: int) -> int | None:
         """See `Markers.lead`. Writes only to take the lease, and to renew it when half of it is over."""
