@@ -18,6 +18,7 @@ from router.call import Attempt
 from router.dispatch import Dispatcher
 from router.domain.budgets import BucketSet, Refusal, Reservation, WindowMoved
 from router.domain.records import SpendRecord
+from router.domain.shortage import OnShort
 from router.errors import StoreUnavailable
 from router.fleet import Fleet
 from router.live_controls import LiveControls
@@ -54,6 +55,13 @@ def snapshot(*, limit: str = "1.00", slice_tokens: int = 2048, retries: int = 1)
     """Two deployments of one model, tried in their order, under one budget."""
     text = CONFIG.format(limit=limit, slice_tokens=slice_tokens, retries=retries)
     return load_text(text, source="test.yaml", environ={}, price_book=price_book()).snapshot
+
+
+def with_ways(*ways: OnShort, wait: float = 5.0, least: int = 16, **more: Any) -> Snapshot:
+    """One budget that does this when it is short."""
+    made = snapshot(limit="1.00")
+    server = replace(made.server, short_wait_seconds=wait, least_output_tokens=least, **more)
+    return replace(made, budgets=tuple(replace(budget, on_short=ways) for budget in made.budgets), server=server)
 
 
 class Stepped:

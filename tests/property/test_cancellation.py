@@ -23,10 +23,13 @@ from tests.pipeline_fakes import (
     piece,
     snapshot,
     stream_answer,
+    with_ways,
 )
 
 SMALL_SLICES = snapshot(slice_tokens=16)
 PLAIN = snapshot()
+CLAMPS = with_ways("clamp", "refuse")
+WAITS = with_ways("wait", "refuse", wait=0.02)
 LONG = [piece("twenty-six letters of text") for _ in range(8)]
 ERROR_FIRST = Script([event({"error": {"message": "No."}})], headers={b"content-type": b"text/event-stream"})
 
@@ -51,6 +54,9 @@ SCENARIOS: dict[str, Scenario] = {
     "broken-json": lambda: (World(PLAIN, Script([b'{"choices":', lost("truncated")]), json_answer()), ask()),
     "no-answer": lambda: (World(PLAIN, Script([b""]), json_answer()), ask()),
     "no-money": lambda: (World(PLAIN, limit_nusd=PRICE), ask()),
+    "clamped": lambda: (World(CLAMPS, json_answer(40), limit_nusd=220 * PRICE), ask()),
+    "clamped-stream": lambda: (World(CLAMPS, stream_answer(piece()), limit_nusd=220 * PRICE), ask(stream=True)),
+    "waits-in-vain": lambda: (World(WAITS, limit_nusd=10 * PRICE), ask()),
     "window-moves": lambda: (World(PLAIN, json_answer()), ask()),
     "rate-limited": lambda: (World(PLAIN, failing(429, retry_after="30"), failing(429, retry_after="30")), ask()),
     "wrong-request": lambda: (World(PLAIN, failing(400)), ask()),
@@ -73,6 +79,9 @@ OUTCOMES = {
     "broken-json": ["upstream_lost", "ok"],
     "no-answer": ["upstream_error", "ok"],
     "no-money": [],
+    "clamped": ["ok"],
+    "clamped-stream": ["ok"],
+    "waits-in-vain": [],
     "window-moves": ["ok"],
     "rate-limited": ["refused_upstream", "refused_upstream"],
     "wrong-request": ["refused_upstream"],
@@ -109,6 +118,8 @@ def nothing_is_left(world: World) -> None:
     assert all(hold.ends == 1 for hold in ledger.holds.values())
     assert not any(response.open for response in world.upstream.responses)
     assert not world.live
+    assert not world.pipeline.shortages.lines
+    assert not world.pipeline.shortages.streams
     assert not any(world.fleet.view(name).in_flight for name in world.snapshot.deployments)
     assert world.metric("faregate_requests_in_flight") == 0
     assert len(ledger.records) == len([hold for hold in ledger.holds.values() if hold.state == "settled"])

@@ -8,18 +8,10 @@ from dataclasses import replace
 import pytest
 
 from router.domain.learning import LEAST_ANSWERS, LEAST_INPUTS
-from router.domain.shortage import DEFAULT, OnShort, plan_of
-from router.snapshot import Snapshot
-from tests.pipeline_fakes import PRICE, FakeExchange, Script, World, ask, json_answer, piece, snapshot, stream_answer
+from router.domain.shortage import DEFAULT, plan_of
+from tests.pipeline_fakes import PRICE, FakeExchange, Script, World, ask, json_answer, piece, snapshot, stream_answer, with_ways
 
 SHORT_WAIT = 0.05
-
-
-def with_ways(*ways: OnShort, wait: float = 5.0, least: int = 16, **more: bool) -> Snapshot:
-    """One budget that does this when it is short."""
-    made = snapshot(limit="1.00")
-    server = replace(made.server, short_wait_seconds=wait, least_output_tokens=least, **more)
-    return replace(made, budgets=tuple(replace(budget, on_short=ways) for budget in made.budgets), server=server)
 
 
 def test_the_ways_are_tried_in_their_order() -> None:
