@@ -13,7 +13,7 @@ from router.domain.budgets import BucketSet, Reservation
 from router.domain.estimate import estimate
 from router.domain.extras import Billed
 from router.domain.learning import Habits
-from router.domain.request import ParsedRequest
+from router.domain.request import Operation, ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
 from router.edge.headers import Headers
@@ -112,7 +112,7 @@ class Call:
     guarded: tuple[str, str] | None = None
     """The guard that it broke, and what was done."""
 
-    def __init__(self, *, request_id: str, operation: str, headers: Headers, snapshot: Snapshot, began: float) -> None:
+    def __init__(self, *, request_id: str, operation: Operation, headers: Headers, snapshot: Snapshot, began: float) -> None:
         self.request_id = request_id
         self.id_bytes = request_id.encode("ascii")
         self.operation = operation

@@ -134,8 +134,7 @@ class Pipeline:
 
     def _route(self, call: Call, body: bytes) -> Failure | None:
         """Decide where the call goes. A failure: nowhere now, and this is what its client is told."""
-        # The edge knows no other.
-        call.request = request = parse_request(body, call.operation)  # type: ignore[arg-type]
+        call.request = request = parse_request(body, call.operation)
         call.stream = request.stream
         freezes = self._controls.freezes
         if freezes is not None:

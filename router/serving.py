@@ -10,9 +10,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import structlog
 import uvicorn
@@ -169,12 +169,11 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
     )
 
 
-def run(main: object) -> None:
+def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop."""
     import uvloop
 
-    # A coroutine.
-    uvloop.run(main)  # type: ignore[arg-type]
+    uvloop.run(main)
 
 
 _PARENT: Final = os.getppid()

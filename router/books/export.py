@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -97,12 +98,11 @@ async def _export(ledger: Ledger, store: str, folder: Path, form: Format, since_
         cursor.records += len(records)
         cursor.unreadable += unreadable
         text = msgspec.json.format(msgspec.json.encode(cursor), indent=2)
-        # Bound now: the file is written before the loop goes on.
-        replace_file(folder / CURSOR_FILE, lambda part, text=text: _put(part, text))  # type: ignore[misc]
+        replace_file(folder / CURSOR_FILE, partial(_put, text))
     return done
 
 
-def _put(path: Path, text: bytes) -> None:
+def _put(text: bytes, path: Path) -> None:
     path.write_bytes(text)
 
 
