@@ -13,6 +13,7 @@ import structlog
 
 from router.alerts import emit
 from router.alerts.local import config_rejected
+from router.domain.addresses import is_loopback
 from router.errors import ConfigError, StoreUnavailable
 from router.metrics import Metrics
 from router.ports import Endpoint
@@ -24,7 +25,6 @@ RELOAD_SECONDS: Final = 2.0
 """How often the file is looked at."""
 SETTLED_SECONDS: Final = 0.25
 """A file must not have changed for so long before it is read: half of it may be a configuration without budgets."""
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 FIXED: Final = {
     "host": "host",
     "port": "port",
@@ -43,7 +43,7 @@ FIXED: Final = {
 
 def is_open_door(snapshot: Snapshot, host: str) -> bool:
     """Whether everybody who reaches the address could spend: no key in the configuration, and not only this machine."""
-    return not (snapshot.keys or snapshot.server.allow_anonymous or host in LOOPBACK)
+    return not (snapshot.keys or snapshot.server.allow_anonymous or is_loopback(host))
 
 
 def needs_restart(new: ServerSettings, old: ServerSettings) -> list[str]:

@@ -101,8 +101,8 @@ class RunningApp:
     def base_url(self) -> str:
         """Where OpenAI's clients point: ends in `/v1`."""
         # An address to connect to, not to listen on.
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)  # noqa: S104
-        return f"http://{host}:{self._port}/v1"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/v1"
 
     async def __aenter__(self) -> Self:
         listener = listen(self._host, self._port, shared=self._shared)

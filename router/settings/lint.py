@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
 from router.adapters.upstream.presets import PRESETS
+from router.domain.addresses import is_loopback
 from router.domain.budgets import Budget
 from router.domain.money import NUSD_PER_USD, format_amount, format_usd
 from router.domain.prices import Price
@@ -66,16 +66,6 @@ def _server(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
             )
     if given.unpriced == "free":
         yield Finding(("server", "unpriced"), "calls of deployments without a price are not counted against any budget")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _prices(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:

@@ -55,7 +55,7 @@ def test_a_worker_is_started_as_this_program_was() -> None:
     assert parent_died(-1)
 
 
-@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")])
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "[::1]")])
 async def test_a_service_says_where_it_can_be_reached(tmp_path: Path, host: str, shown: str) -> None:
     """What `serve` prints must work in a browser on the same machine."""
     snapshot = compiled(CONFIG.replace("STORE", str(tmp_path / "l.sqlite")))
