@@ -54,13 +54,6 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
     over_bound: bool = False
     """The provider counts more input than our bound."""
 
-    @property
-    def overrun_cause(self) -> str:
-        """Why a charge is above its hold, if it is."""
-        if self.over_cap:
-            return "provider_exceeded_cap"
-        return "input_above_bound" if self.over_bound else "provider_exceeded_bound"
-
 
 def estimate_tokens(utf8_bytes: int) -> int:
     """Our own count for a text of this size: one token per four bytes, rounded up.
