@@ -24,6 +24,7 @@ from router.domain.budgets import Bucket, BucketSet, Reservation
 from router.errors import StoreUnavailable
 from router.metrics_ledger import MeteredStore
 from router.ports import Ledger
+from router.tasks import end
 
 RESEND_SECONDS: Final = 5.0
 """Settlements younger than this, and some up to twice as old, are sent again after the server changed. Redis' everysec can
@@ -165,8 +166,7 @@ class Outbox:
         """Stop delivering; what is left stays on disk for the next process."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            await end([task])
         if self._writing is not None:
             await self._writing
         if self._fd >= 0:

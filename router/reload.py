@@ -104,7 +104,8 @@ class Reloader:
     async def look(self) -> None:
         """Wait until somebody asks or a moment has passed, then reload if there is a reason."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._asked.wait(), RELOAD_SECONDS)
+            async with asyncio.timeout(RELOAD_SECONDS):
+                await self._asked.wait()
         found = _signature(self._path)
         if not self._asked.is_set() and (found is None or found == self._seen):
             return

@@ -149,7 +149,8 @@ class RunningApp:
         """Wait for a signal that was caught; a worker whose supervisor was killed ends, too."""
         while not self._asked.is_set() and (self._supervisor is None or not parent_died(self._supervisor)):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), PARENT_SECONDS if self._supervisor else None)
+                async with asyncio.timeout(PARENT_SECONDS if self._supervisor else None):
+                    await self._asked.wait()
 
 
 def _uvicorn_config(service: Service) -> uvicorn.Config:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
 
 import structlog
 
 from router.errors import StoreUnavailable
 
 log = structlog.get_logger("faregate.tasks")
+
+INSIST_SECONDS: Final = 1.0
+"""A task that still runs so long after it was cancelled is cancelled again."""
+
+
+async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until none runs. What they raise is theirs.
+
+    A cancellation can get lost: a library that takes it for the end of its own time limit swallows it. So it is repeated.
+    """
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=INSIST_SECONDS)
 
 
 class Background:
@@ -27,11 +41,7 @@ class Background:
 
     async def close(self) -> None:
         """Stop, and wait until nothing runs any more."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await end(self._tasks)
         self._tasks.clear()
 
     async def _repeat(self, seconds: float, work: Callable[[], Awaitable[None]], name: str, at_once: bool) -> None:

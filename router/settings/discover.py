@@ -164,7 +164,8 @@ def _simulated(lines: list[str]) -> Discovery:
 async def list_models(base_url: str) -> Sequence[str]:
     """Ask a local server for its models. Whatever does not answer like one within the time has none."""
     try:
-        return await asyncio.wait_for(_ask(base_url), PROBE_SECONDS)
+        async with asyncio.timeout(PROBE_SECONDS):
+            return await _ask(base_url)
     except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
         return ()
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from router.errors import StoreUnavailable
-from router.tasks import Background
+from router.tasks import Background, end
 
 
 async def test_work_is_repeated_although_one_turn_fails() -> None:
@@ -76,3 +76,24 @@ async def test_closing_waits_for_what_runs() -> None:
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
+
+
+async def test_a_task_that_lost_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library may take the first one for the end of its own time limit; the service would never end."""
+    monkeypatch.setattr("router.tasks.INSIST_SECONDS", 0.01)
+    lost = 0
+
+    async def stubborn() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                lost += 1
+                if lost == 2:
+                    raise
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await end([task])
+    assert (task.cancelled(), lost) == (True, 2)

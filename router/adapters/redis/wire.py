@@ -287,7 +287,8 @@ class Wire:
             await asyncio.shield(self._connecting)
         if self.protocol is None and self._patient:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._up.wait(), self._timeout_seconds)
+                async with asyncio.timeout(self._timeout_seconds):
+                    await self._up.wait()
         if self.protocol is None:
             raise NotSent(f"Redis at {self._address.shown} cannot be reached")
         return self.protocol
