@@ -34,6 +34,35 @@ Modality = Literal["text", "image", "audio", "file", "video"]
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 TEXT_ONLY: Final[frozenset[str]] = frozenset({"text"})
 
+SignalName = Literal["language", "task", "difficulty", "pii"]
+
+
+class MissingSignal(LookupError):
+    """A rule reads a signal that has not been worked out yet: work it out, add it to the facts and choose again."""
+
+    def __init__(self, name: SignalName) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class Signals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What was found out by reading the prompt. Each is worked out only when a rule reads it; unset until then.
+
+    None: it was tried and could not be told (no text, out of time).
+    """
+
+    language: str | None | msgspec.UnsetType = msgspec.UNSET
+    """Of most of the text: a code of ISO 639-1, such as `ko`."""
+    task: str | None | msgspec.UnsetType = msgspec.UNSET
+    """What is asked for, such as `code`."""
+    difficulty: float | None | msgspec.UnsetType = msgspec.UNSET
+    """From 0 (a small model will do) to 1."""
+    pii: frozenset[str] | None | msgspec.UnsetType = msgspec.UNSET
+    """Classes of personal data in the text, such as `email`; empty: none was found."""
+
+
+NO_SIGNALS: Final = Signals()
+
 
 class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     """What a policy may know of a request."""
@@ -61,6 +90,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     json_schema: bool = False
     modalities: frozenset[str] = TEXT_ONLY
     """Of the input: text, image, audio, file, video."""
+    signals: Signals = NO_SIGNALS
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
