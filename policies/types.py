@@ -51,13 +51,13 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     None: it was tried and could not be told (no text, out of time).
     """
 
-    language: str | None | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType | None = msgspec.UNSET
     """Of most of the text: a code of ISO 639-1, such as `ko`."""
-    task: str | None | msgspec.UnsetType = msgspec.UNSET
+    task: str | msgspec.UnsetType | None = msgspec.UNSET
     """What is asked for, such as `code`."""
-    difficulty: float | None | msgspec.UnsetType = msgspec.UNSET
+    difficulty: float | msgspec.UnsetType | None = msgspec.UNSET
     """From 0 (a small model will do) to 1."""
-    pii: frozenset[str] | None | msgspec.UnsetType = msgspec.UNSET
+    pii: frozenset[str] | msgspec.UnsetType | None = msgspec.UNSET
     """Classes of personal data in the text, such as `email`; empty: none was found."""
 
 
