@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import hashlib
 import select
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,20 @@ def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """A test that runs out of time says what each task was waiting for."""
+    try:
+        yield
+    except pytest.fail.Exception as failure:
+        if "Timeout" in str(failure):
+            # A service freezes what it began with; frozen objects are not listed.
+            gc.unfreeze()
+            for task in [found for found in gc.get_objects() if isinstance(found, asyncio.Task) and not found.done()]:
+                task.print_stack(file=sys.stderr)
+        raise
 
 
 class RedisServer:
