@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import io
 import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -51,7 +51,9 @@ def pytest_runtest_call() -> Generator[None, None, None]:
             # A service freezes what it began with; frozen objects are not listed.
             gc.unfreeze()
             for task in [found for found in gc.get_objects() if isinstance(found, asyncio.Task) and not found.done()]:
-                task.print_stack(file=sys.stderr)
+                told = io.StringIO()
+                task.print_stack(file=told)
+                failure.add_note(told.getvalue())
         raise
 
 
