@@ -13,8 +13,6 @@ from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.domain.money import format_usd
 
 KIND: Final = "budget_threshold"
-DEFAULT_AT: Final = (0.5, 0.8, 0.95, 1.0)
-"""Shares of a limit whose crossing is told, where a budget says nothing else."""
 LISTED: Final = 3
 """Most instances of a split budget that are told one by one; more at once are told together."""
 NAMED: Final = 10

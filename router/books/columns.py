@@ -13,10 +13,6 @@ import msgspec
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
 
-FOCUS_VERSION: Final = "1.0"
-"""Of the FinOps Open Cost and Usage Specification, as we understand it: its validators for this Python know only the names of a preview."""
-NUSD_PER_USD: Final = 10**9
-
 
 def entry_id(record: SpendRecord) -> str:
     """An id of this line of the log that stays the same whenever it is exported: an attempt may have a sweep and a correction."""

@@ -71,12 +71,6 @@ class Show:
         self._scale = scale
         self._states = states
         self._drained = drained
-        self._began = time.monotonic()
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Since the start, of the wall."""
-        return time.monotonic() - self._began
 
     async def pause(self, seconds: float) -> None:
         """Let simulated time pass."""

@@ -74,7 +74,6 @@ class Totals:
     """Nano-USD."""
     by_model: Mapping[str, int]
     """Nano-USD."""
-    calls_by_model: Mapping[str, int]
     unsure: int
     """Records whose usage is not the provider's own count."""
 
@@ -129,7 +128,6 @@ class Watch:
             baseline_nusd=sum(record.baseline_nusd or 0 for record in charged),
             by_team=teams,
             by_model=models,
-            calls_by_model=Counter(record.model for record in charged),
             unsure=sum(record.evidence != "exact" for record in charged),
         )
 

@@ -19,6 +19,8 @@ Dimension = str
 
 REST: Final = "*"
 """Scope of all values beyond those that a budget counts by themselves. No value is escaped to this."""
+TOLD_AT: Final = (0.5, 0.8, 0.95, 1.0)
+"""Shares of a limit whose crossing people are told of, where a budget says nothing else."""
 NEVER_MS: Final = 2**53 - 1
 """End of a window that does not end."""
 
@@ -54,7 +56,7 @@ class Budget:
     """Inputs are held at their certain bound, never at a lower one that was learned."""
     on_short: tuple[OnShort, ...] = DEFAULT
     """What is done when it has too little room for a call, in this order."""
-    alert_at: tuple[float, ...] = (0.5, 0.8, 0.95, 1.0)
+    alert_at: tuple[float, ...] = TOLD_AT
     """Shares of the limit whose crossing people are told of, in rising order."""
     steps: tuple[tuple[float, StepAction], ...] = ()
     """Shares of the limit from which on less is let through."""

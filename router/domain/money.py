@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from typing import Final, NewType
 
@@ -51,12 +50,3 @@ _WORDS: Final = {"usd": "USD", "tokens": "tokens", "requests": "requests", "conc
 def format_amount(amount: int, unit: str) -> str:
     """Write an amount of a budget with its unit for people."""
     return f"{format_usd(amount) if unit == 'usd' else f'{amount:,}'} {_WORDS[unit]}"
-
-
-def sum_charge(lines: Iterable[tuple[int, int]], *, fixed_nusd: int = 0) -> NanoUsd:
-    """Sum (units, nano-USD per million units) pairs and a fixed part into one charge.
-
-    Rounds up once, at the end: a charge can be too high by less than one nano-USD and can never
-    be too low.
-    """
-    return NanoUsd(fixed_nusd - (-sum(units * price for units, price in lines) // 1_000_000))

@@ -9,9 +9,6 @@ from router.domain.money import NanoUsd
 from router.domain.prices import Price, Rates
 from router.domain.usage import Usage
 
-UNLIMITED_TOKENS: Final = 2**53 - 1
-"""Answer of `affordable_output_tokens` where output costs nothing."""
-
 _PER_MILLION: Final = 1_000_000
 _MS_PER_HOUR: Final = 3_600_000
 
@@ -62,24 +59,6 @@ def expected(price: Price, *, input_tokens: int, output_tokens: int, cache_read_
     if cache_read_tokens and rates.cache_read is not None:
         total += min(cache_read_tokens, input_tokens) * (rates.cache_read - rates.input)
     return _sum(price, total, images=0, duration_ms=ceil(seconds * 1000) if seconds else 0)
-
-
-def affordable_output_tokens(
-    price: Price, *, amount_nusd: int, input_tokens: int, audio_input_tokens: int = 0, images: int = 0, seconds: float = 0
-) -> int:
-    """The most output tokens (over all choices) whose `worst_case` fits into an amount.
-
-    0 if not even the input fits; `UNLIMITED_TOKENS` if output costs nothing. On a machine that is priced by
-    the hour the answer can be short by what less than one nano-USD buys.
-    """
-    fixed = worst_case(price, input_tokens=0, output_tokens=0, images=images, seconds=seconds)
-    room = (amount_nusd - fixed) * _PER_MILLION
-    count = _output_for(price.rates, room, input_tokens, audio_input_tokens)
-    for tier in price.tiers:
-        if tier.above_input_tokens >= input_tokens:
-            break
-        count = min(count, _output_for(tier.rates, room, input_tokens, audio_input_tokens))
-    return count
 
 
 def dearest_output(rates: Rates) -> int:
@@ -171,15 +150,6 @@ def _worst_tokens(rates: Rates, input_tokens: int, output_tokens: int, audio_inp
     if audio_input_tokens and rates.audio_input is not None and rates.audio_input > dearest:
         total += min(audio_input_tokens, input_tokens) * (rates.audio_input - dearest)
     return total
-
-
-def _output_for(rates: Rates, room: int, input_tokens: int, audio_input_tokens: int) -> int:
-    """How many output tokens the room (nano-USD times a million) allows in one tier."""
-    left = room - _worst_tokens(rates, input_tokens, 0, audio_input_tokens)
-    rate = dearest_output(rates)
-    if left < 0:
-        return 0
-    return left // rate if rate else UNLIMITED_TOKENS
 
 
 def _sum(price: Price, total: int, *, images: int, duration_ms: int) -> NanoUsd:

@@ -119,10 +119,6 @@ class ParsedRequest(msgspec.Struct, gc=False):
         return self.shape.modalities
 
     @property
-    def input_tokens_likely(self) -> int:
-        return self.shape.tokens_likely
-
-    @property
     def input_tokens_bound(self) -> int:
         return self.shape.tokens_bound
 

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
+from router.domain.budgets import TOLD_AT
 from router.settings.findings import one_of, shown
 from router.settings.model_alerts import Thresholds
 from router.settings.types import Count, Flag, OnShortWays, Section, Text, Words, all_defaults, as_mapping, format_money
@@ -152,7 +153,7 @@ class SpendLimit(Section):
     Default: `server.on_short`."""
     strict: Flag = False
     """Hold inputs at their certain bound, as `server.strict` does for all budgets."""
-    at: Thresholds = (0.5, 0.8, 0.95, 1.0)
+    at: Thresholds = TOLD_AT
     """Shares of the limit at which `notify` tells people, once per window: `[50%, 80%]`; `[]` for none. `{80%: downgrade}` lets only
     models with `size: small` through from there on, `{95%: refuse}` (or `block`) none; `notify` only tells.
     Default: 50, 80, 95 and 100 %."""

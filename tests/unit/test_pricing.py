@@ -6,8 +6,6 @@ import pytest
 
 from router.domain.prices import Price, Rates, Tier
 from router.domain.pricing import (
-    UNLIMITED_TOKENS,
-    affordable_output_tokens,
     charge,
     dearest_input,
     dearest_output,
@@ -158,22 +156,3 @@ def test_expected_cost_knows_cached_tokens() -> None:
     )
     assert expected(TIERED, input_tokens=1001, output_tokens=1) == charge(TIERED, usage(1001, 1))
     assert expected(CLASSES, input_tokens=10, output_tokens=0, cache_read_tokens=400) == 10 * (USD // 5) // 1_000_000
-
-
-def test_what_is_affordable_is_the_inverse_of_the_worst_case() -> None:
-    """Clamping an answer to what is left must neither overshoot nor leave a token unused."""
-    for price, tokens in ((PLAIN, 1000), (TIERED, 900), (TIERED, 1001), (TIERED, 9000), (CLASSES, 10)):
-        amount = worst_case(price, input_tokens=tokens, output_tokens=777)
-        assert affordable_output_tokens(price, amount_nusd=amount, input_tokens=tokens) == 777
-        assert affordable_output_tokens(price, amount_nusd=amount - 1, input_tokens=tokens) == 776
-
-
-def test_nothing_is_affordable_if_the_input_does_not_fit() -> None:
-    """Zero, not a negative number."""
-    assert affordable_output_tokens(PLAIN, amount_nusd=0, input_tokens=1000) == 0
-    assert affordable_output_tokens(PLAIN, amount_nusd=-5, input_tokens=0) == 0
-
-
-def test_output_that_costs_nothing_has_no_limit() -> None:
-    """A free model, or one paid by the hour."""
-    assert affordable_output_tokens(MACHINE, amount_nusd=1, input_tokens=10) == UNLIMITED_TOKENS

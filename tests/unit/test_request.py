@@ -125,7 +125,7 @@ def test_the_defaults() -> None:
         assert (request.stream, request.output_cap, request.choices, request.tools, request.json_schema) == (False, None, 1, False, False)
         assert (request.user, request.session, dict(request.tags), request.only, request.max_cost_nusd) == ("", "", {}, None, None)
         assert request.modalities == {"text"}
-        assert request.input_tokens_likely <= request.input_tokens_bound
+        assert request.shape.tokens_likely <= request.input_tokens_bound
 
 
 @pytest.mark.parametrize(
