@@ -425,5 +425,5 @@ def merge(dumps: Sequence[bytes], *, ended: Sequence[bytes] = ()) -> State:
 
 
 def render(state: State) -> bytes:
-    """Write a state in Prometheus' text format; send it as `metrics_store.CONTENT_TYPE`."""
+    """Write a state in Prometheus' text format; its media type is `text/plain; version=0.0.4`."""
     return render_state(state, FAMILIES)

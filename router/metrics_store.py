@@ -18,7 +18,6 @@ Kind = Literal["counter", "gauge", "histogram"]
 Aggregation = Literal["sum", "max", "min", "last"]
 Labels = tuple[str, ...]
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MAX_SERIES: Final = 10_000
 """Label sets per metric. What comes later is counted under `overflow`."""
 OVERFLOW: Final = "overflow"

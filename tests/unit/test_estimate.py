@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from router.domain.estimate import Estimate, estimate, expected_nusd, worst_case_nusd, worst_of
+from router.domain.estimate import Estimate, estimate, expected_nusd, fitting_output, worst_case_nusd, worst_of
 from router.domain.money import MAX_NUSD
 from router.domain.request import Operation, ParsedRequest, parse_request
 from router.fleet import USUAL_LENGTH
@@ -170,3 +172,18 @@ def test_without_a_price_nothing_is_promised(snapshot: Snapshot) -> None:
 def test_no_hold_is_larger_than_a_counter_can_hold(snapshot: Snapshot) -> None:
     """Absurd caps times absurd prices end at the most that is counted exactly."""
     assert priced(snapshot, "dear", request(max_tokens=10_000_000, n=128)).worst_nusd == MAX_NUSD
+
+
+@given(st.sampled_from(("plain", "media")), st.integers(min_value=0, max_value=20_000_000), st.integers(min_value=1, max_value=500))
+def test_the_longest_answer_that_fits_is_found(snapshot: Snapshot, model: str, room_nusd: int, least: int) -> None:
+    """One token more would overspend, one less would leave money unused."""
+    asked = request(max_tokens=400)
+    deployment = snapshot.deployments[snapshot.routes[model].deployments[0]]
+    made = estimate(asked, deployment, snapshot.server)
+    found = fitting_output(asked, deployment, made, room_nusd, at_least=least)
+    if found is None:
+        assert least > made.output_tokens or worst_of(asked, deployment, least) > room_nusd
+    else:
+        assert least <= found <= made.output_tokens
+        assert worst_of(asked, deployment, found) <= room_nusd
+        assert found == made.output_tokens or worst_of(asked, deployment, found + 1) > room_nusd
