@@ -23,6 +23,8 @@ RejectionReason = Literal[
     "budget_downgrade",
     "rate_limited",
     "not_selected",
+    "below_quality",
+    "private",
 ]
 """Why a candidate is out. A closed set: it becomes a metric label."""
 
@@ -104,6 +106,14 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     locality: str | None = None
     domain: frozenset[str] = frozenset()
+    languages: frozenset[str] = frozenset()
+    """Those it is strong in, codes of ISO 639-1 such as `ko`."""
+    region: str | None = None
+    """Where it runs, in the operator's own words such as `eu`."""
+    quality: float | None = None
+    """How good its answers are, from 0 to 1; None: unknown. `quality_of` looks at the task, too."""
+    task_quality: Mapping[str, float] = msgspec.field(default_factory=dict)
+    """The same for some tasks."""
     capabilities: frozenset[str] = frozenset(
         {"chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file"}
     )
@@ -111,6 +121,12 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None
     """Input plus output limit; None if unknown."""
     weight: float = 1.0
+
+
+def quality_of(traits: Traits, facts: RequestFacts) -> float | None:
+    """How good a deployment's answer to the request will be, from 0 to 1: for its task, if that is known and given; None: unknown."""
+    task = facts.signals.task
+    return traits.task_quality.get(task, traits.quality) if isinstance(task, str) else traits.quality
 
 
 class Candidate(msgspec.Struct, gc=False):
