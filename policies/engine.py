@@ -113,6 +113,12 @@ def decide(
     return Decision(order, tuple(rejected), branch.rule, branch.kind, ranking.measure)
 
 
+def order_all(branch: Branch, facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Decision:
+    """What `decide` answers where nothing is asked of routing and `rejection` finds nothing against any candidate."""
+    ranking = branch.order(facts, kept, draw)
+    return Decision(ranking.order, ranking.rejected, branch.rule, branch.kind, ranking.measure)
+
+
 def _preferred_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], wanted: tuple[str, ...]) -> tuple[Ranked, ...]:
     """Move what the request names to the front; a name's place in `wanted` decides, the kind's order breaks ties."""
     place = {name: index for index, name in reversed(list(enumerate(wanted)))}

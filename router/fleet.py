@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -203,6 +203,8 @@ class Fleet:
         """Deployments whose streams cannot be held slice by slice, and why; see `router.slices`."""
         self.learned = Learned()
         """What answers teach holds."""
+        self.offered: dict[int, Any] = {}
+        """What `router.offers` has found of the branches of policies."""
         self._averages: dict[int, float] = {}
         """Moving averages of answer lengths of all deployments, by size of the input."""
         self._learn_at = 0.0
@@ -230,6 +232,10 @@ class Fleet:
                 self._learn(state)
                 self._forget(state, now)
         return self._states
+
+    def seen(self, name: str) -> FleetView:
+        """The deployment as the last `look` or `view` showed it; nothing is brought up to date."""
+        return self._states[name].view
 
     def usual_length(self, size: int) -> int:
         """Output tokens to expect of a deployment that has not answered inputs of this size yet.

@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from policies.engine import Branch, choose, decide
+from policies.engine import Branch, choose, decide, order_all
 from policies.types import NOTHING, Decision, Rejection, RequestFacts, Restriction
 from router.call import Call
-from router.domain.estimate import expected_nusd, worst_case_nusd
+from router.domain.estimate import worst_case_nusd
 from router.domain.extras import Extras, covers
 from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost, unpriced
 from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
@@ -26,8 +26,9 @@ from router.errors import (
     POLICY_REFUSED,
     RouterError,
 )
-from router.fleet import Fleet, FleetView, bound_by, size_class
+from router.fleet import Fleet, FleetView
 from router.guards import guard
+from router.offers import offers
 from router.snapshot import Route, Snapshot
 
 LISTED_NAMES: Final = 20
@@ -126,27 +127,6 @@ def _headers_read(call: Call, route: Route) -> Mapping[str, str]:
     return {name: value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH] for name, value in found.items() if value is not None}
 
 
-def offers(call: Call, branch: Branch, fleet: Fleet) -> list[FleetView]:
-    """The candidates of a branch as they are now, with what the call will likely cost at each."""
-    request, deployments = call.request, call.snapshot.deployments
-    size = size_class(request.shape.tokens_likely)
-    states = fleet.look()
-    found = []
-    for name in branch.deployments:
-        deployment = deployments[name]
-        view = states[name].view
-        view.traits = deployment.traits
-        if deployment.max_in_flight is not None:
-            bound_by(view, deployment.max_in_flight)
-        view.expected_nusd = expected_nusd(request, deployment, view.lengths.get(size) or fleet.usual_length(size))
-        found.append(view)
-    if request.extras is not None and call.snapshot.server.unpriced == "refuse":
-        for view in found:
-            if not covers(deployments[view.traits.deployment].price, request.extras):
-                view.expected_nusd = None
-    return found
-
-
 def _decide_by_worst_case(
     call: Call, branch: Branch, candidates: Sequence[FleetView], draw: float, restrict: Restriction | None
 ) -> Decision:
@@ -179,11 +159,13 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     facts = call.facts = facts_of(call, route)
     branch = call.branch = choose(route.policy, facts)
     call.routed = True
-    candidates = offers(call, branch, fleet)
+    candidates, fit = offers(call, branch, fleet)
     if call.steering is not None and (out := call.steering.out(call, candidates, call.snapshot.deployments)):
         return _steered(call, fleet, draw, restrict, candidates, out)
     if branch.reads_worst_case or (restrict is not None and restrict.max_cost_nusd is not None):
         decision = _decide_by_worst_case(call, branch, candidates, draw, restrict)
+    elif fit and restrict is None:
+        decision = order_all(branch, facts, candidates, draw)
     else:
         decision = decide(branch, facts, candidates, draw, restrict)
     call.decision = decision

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
 import msgspec
 import pytest
 
+from policies.engine import decide
 from policies.types import Rejection
 from router.admission import Admission
 from router.call import Call, Principal
+from router.domain.estimate import expected_nusd
 from router.domain.prices import Price, Rates
 from router.domain.request import parse_request
 from router.errors import RouterError
-from router.fleet import Fleet
-from router.routing import find_route, nothing_left, offers, read_labels, route_call
+from router.fleet import Fleet, size_class
+from router.offers import offers
+from router.routing import find_route, nothing_left, read_labels, route_call
 from router.settings.load import load_text, price_book
 from router.snapshot import Snapshot
 
@@ -164,7 +168,7 @@ def test_a_limit_of_one_request_leaves_nothing_behind_for_the_next() -> None:
     route_call(call_of("auto", faregate={"max_cost_usd": 1}), state, 0.0)
     free = call_of("auto")
     route_call(free, state, 0.0)
-    offered = offers(free, free.branch, state)
+    offered, _ = offers(free, free.branch, state)
     assert [view.worst_case_nusd for view in offered] == [None, None]
     assert [view.expected_nusd is not None for view in offered] == [True, True]
 
@@ -176,7 +180,7 @@ def test_a_model_never_used_is_compared_at_the_length_that_the_others_answer() -
     size = call.request.shape.tokens_likely
     state.succeeded("one/small", first_token_ms=None, total_ms=1.0, output_tokens=2000, input_tokens=size)
     route_call(call, state, 0.0)
-    small, large = offers(call, call.branch, state)
+    (small, large), _ = offers(call, call.branch, state)
     assert small.expected_nusd is not None
     assert large.expected_nusd is not None
     # A hundred times the price for the same tokens; no difference but the rounding.
@@ -267,3 +271,25 @@ def test_what_no_waiting_helps_is_not_sent_again_and_names_the_way_out() -> None
 def test_admission_is_another_stage() -> None:
     """Routing never looks at credentials."""
     assert Admission.__module__ == "router.admission"
+
+
+@pytest.mark.parametrize("cap", [None, 200, 10_000])
+@pytest.mark.parametrize("more", [{}, {"n": 2}, {"tools": [{"type": "function"}]}, {"stream": True}])
+@pytest.mark.parametrize("health", ["up", "cooldown"])
+def test_candidates_that_fit_are_those_that_the_filters_leave_alone(cap: int | None, more: dict[str, object], health: str) -> None:
+    """The short way to a decision must not differ from the long one by a bit."""
+    state = fleet()
+    call = call_of("auto", **({} if cap is None else {"max_tokens": cap}), **more)
+    state.succeeded("one/small", first_token_ms=None, total_ms=1.0, output_tokens=700, input_tokens=call.request.shape.tokens_likely)
+    if health == "cooldown":
+        state.failed("one/large", cause="auth")
+    with suppress(RouterError):
+        route_call(call, state, 0.0)
+    views, fit = offers(call, call.branch, state)
+    long_way = decide(call.branch, call.facts, views, 0.0)
+    assert fit is (not long_way.rejected)
+    assert call.decision == long_way
+    for view in views:
+        deployment = call.snapshot.deployments[view.traits.deployment]
+        length = view.lengths.get(size_class(call.request.shape.tokens_likely), 700)
+        assert view.expected_nusd == expected_nusd(call.request, deployment, length)

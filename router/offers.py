@@ -1,0 +1,89 @@
+"""What a branch of a policy has to offer at this moment: its deployments as candidates, and whether all of them fit."""
+
+from __future__ import annotations
+
+from sys import maxsize
+from typing import Final
+
+from policies.engine import Branch
+from policies.filters import required_capabilities
+from router.call import Call
+from router.domain.estimate import expected_nusd
+from router.domain.extras import covers
+from router.fleet import Fleet, FleetView, bound_by, size_class
+from router.snapshot import Deployment, Snapshot
+
+MOST_PREPARED: Final = 10_000
+
+
+class Prepared:
+    """What of a branch does not change while a configuration is in force."""
+
+    __slots__ = ("branch", "capable", "least_context", "lines", "snapshot", "views")
+
+    def __init__(self, branch: Branch, snapshot: Snapshot, fleet: Fleet) -> None:
+        self.branch = branch
+        self.snapshot = snapshot
+        states = fleet.look()
+        self.lines: list[tuple[Deployment, FleetView]] = [(snapshot.deployments[name], states[name].view) for name in branch.deployments]
+        self.views = [view for _, view in self.lines]
+        limits = [one.traits.context_tokens for one, _ in self.lines]
+        self.least_context = min((limit for limit in limits if limit is not None), default=maxsize)
+        self.capable: dict[frozenset[str], bool] = {}
+        """Whether all of them can do what is needed."""
+
+
+def offers(call: Call, branch: Branch, fleet: Fleet) -> tuple[list[FleetView], bool]:
+    """The candidates of a branch as they are now, with what the call will likely cost at each.
+
+    The second says that the filters of `policies.engine.decide` find nothing against any of them, unless the request asks
+    for something of its own.
+    """
+    request = call.request
+    prepared: Prepared | None = fleet.offered.get(id(branch))
+    if prepared is None or prepared.snapshot is not call.snapshot:
+        prepared = _prepare(call, branch, fleet)
+    else:
+        fleet.look()
+    likely = request.shape.tokens_likely
+    size = size_class(likely)
+    cap, choices, fit = request.output_cap, request.choices, True
+    # Most have a plain price, and answers that end by themselves: what `expected_nusd` answers then, without asking it.
+    plain = request.extras is None and request.operation != "embeddings"
+    for deployment, view in prepared.lines:
+        view.traits = deployment.traits
+        if deployment.max_in_flight is not None:
+            bound_by(view, deployment.max_in_flight)
+        length, tariff = view.lengths.get(size) or fleet.usual_length(size), deployment.tariff
+        if plain and tariff is not None and length <= (cap or deployment.default_max_output_tokens):
+            rate_in, rate_out, _, _, fixed = tariff
+            view.expected_nusd = fixed - (-(likely * rate_in + length * choices * rate_out) // 1_000_000)
+            fit = fit and view.health == "up"
+        else:
+            view.expected_nusd = expected = expected_nusd(request, deployment, length)
+            fit = fit and view.health == "up" and expected is not None
+    if request.extras is not None:
+        return _covered(call, prepared), False
+    needs = required_capabilities(request.operation, request.stream, request.tools, request.json_schema, request.shape.modalities)
+    capable = prepared.capable.get(needs)
+    if capable is None:
+        capable = prepared.capable[needs] = all(needs <= one.traits.capabilities for one, _ in prepared.lines)
+    return prepared.views, fit and capable and likely + (cap or 0) <= prepared.least_context
+
+
+def _prepare(call: Call, branch: Branch, fleet: Fleet) -> Prepared:
+    # They hold their branch, so that no other one can have its number; those of configurations that are gone go with the rest.
+    if len(fleet.offered) >= MOST_PREPARED:
+        fleet.offered.clear()
+    made = fleet.offered[id(branch)] = Prepared(branch, call.snapshot, fleet)
+    return made
+
+
+def _covered(call: Call, prepared: Prepared) -> list[FleetView]:
+    """No price is known where none covers what the request may buy beside tokens."""
+    extras = call.request.extras
+    if extras is not None and call.snapshot.server.unpriced == "refuse":
+        for deployment, view in prepared.lines:
+            if not covers(deployment.price, extras):
+                view.expected_nusd = None
+    return prepared.views
