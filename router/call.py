@@ -109,6 +109,8 @@ class Call:
     """How long the call is held back before it is made: its session runs away."""
     steering: Steering | OnlySmall | None = None
     """What budgets that fill leave out; None while none does."""
+    trace = b""
+    """What the decision was made of, as JSON, until the first record of an attempt names it; empty if it is not kept."""
     guarded: tuple[str, str] | None = None
     """The guard that it broke, and what was done."""
 

@@ -203,12 +203,21 @@ def spend_record(
         line += b',"sends":%d' % attempt.sends
     if attempt.way.priced_by_image and call.request.shape.images:
         line += b',"images":%d' % call.request.shape.images
-    if charged_hold:
-        line += b',"charged_hold":true'
+    if charged_hold or call.trace:
+        line += _seldom(call, charged_hold=charged_hold)
     if attempt.charge_nusd <= held and (usage is None or _is_plain(usage)) and not attempt.way.tiered:
         return line + b"}"
     rare = _rare(attempt, usage, overrun_cause)
     return line + (b",%b}" % _inside(rare) if rare else b"}")
+
+
+def _seldom(call: Call, *, charged_hold: bool) -> bytes:
+    line = b',"charged_hold":true' if charged_hold else b""
+    if call.trace:
+        # Once per request: the other attempts follow from the same decision.
+        line += b',"trace":%b' % call.trace
+        call.trace = b""
+    return line
 
 
 def _is_plain(usage: Usage) -> bool:

@@ -230,6 +230,8 @@ class ServerSettings:
     log_requests: bool = True
     baseline: str | None = None
     """Deployment whose price avoided cost is measured against."""
+    record_decisions: float = 0.01
+    """Share of requests whose records keep what the decision was made of."""
     budget_status: int = 402
     """Status of a refusal for money; 402 unless a migrating client needs another."""
 

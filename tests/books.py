@@ -12,4 +12,4 @@ from router.domain.records import SpendRecord
 
 def typed(records: Iterable[Mapping[str, Any]]) -> list[SpendRecord]:
     """Spend records with their defaults filled in."""
-    return [msgspec.convert(record, SpendRecord) for record in records]
+    return [msgspec.json.decode(msgspec.json.encode(record), type=SpendRecord) for record in records]

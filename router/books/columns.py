@@ -13,6 +13,9 @@ import msgspec
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
 
+TRACE: Final = "trace"
+"""The one field of a record that is no figure of a bill."""
+
 
 def entry_id(record: SpendRecord) -> str:
     """An id of this line of the log that stays the same whenever it is exported: an attempt may have a sweep and a correction."""
@@ -23,6 +26,8 @@ def plain_types() -> dict[str, type]:
     """The columns of a plain export in their order, with their types: `int`, `str` or `bool`; labels and buckets are JSON."""
     types: dict[str, type] = {"entry_id": str, "day": str}
     for field in msgspec.structs.fields(SpendRecord):
+        if field.name == TRACE:
+            continue
         kind = next((each for each in get_args(field.type) if each is not type(None)), field.type)
         types[field.name] = kind if kind in (int, str, bool) and not isinstance(kind, UnionType) else str
     return types
@@ -32,6 +37,8 @@ def plain_row(record: SpendRecord) -> dict[str, Any]:
     """One record, flat."""
     row: dict[str, Any] = {"entry_id": entry_id(record), "day": day_of(record)}
     for name in record.__struct_fields__:
+        if name == TRACE:
+            continue
         value = getattr(record, name)
         row[name] = msgspec.json.encode(value, order="deterministic").decode() if isinstance(value, dict | list) else value
     return row

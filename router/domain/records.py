@@ -91,3 +91,5 @@ class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     config_version: str = ""
     buckets: list[str] = []
     """`budget|scope|window` of every bucket the charge went to."""
+    trace: msgspec.Raw = msgspec.Raw()
+    """What the decision was made of, of the requests for which that is kept (`server.record_decisions`); see `router.replay.trace`."""

@@ -148,6 +148,7 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         on_missing_usage=given.on_missing_usage,
         allow_anonymous=given.allow_anonymous,
         log_requests=given.log_requests,
+        record_decisions=given.record_decisions,
         baseline=_baseline(context, deployments),
         budget_status=given.compat.budget_status,
     )

@@ -30,6 +30,7 @@ from router.settings.types import (
     OnShortWays,
     SecretText,
     Section,
+    Share,
     Text,
     all_defaults,
     as_mapping,
@@ -158,6 +159,9 @@ class ServerSection(Section):
     """Serve requests without a key on an address that others can reach."""
     log_requests: Flag = True
     """Write one line per request, without prompts or answers."""
+    record_decisions: Annotated[Share, Field(le=1)] = 0.01
+    """Share of requests whose spend record keeps what the decision was made of (facts and candidates, no prompt; about 0.6 kB), so
+    that it can be explained and replayed exactly: `1%`, `100%` for all, `0%` for none."""
     baseline: Text | None = None
     """Model or deployment whose price avoided cost is measured against. Default: none, avoided cost is not counted."""
     compat: CompatSettings = all_defaults()

@@ -1,0 +1,117 @@
+"""The trace of a decision: what stands in the books gives the same decision again, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from policies.types import RequestFacts
+from router.domain.records import SpendRecord
+from router.replay.trace import SPREAD, facts_of_record, read_trace, recall, states_of
+from tests.books import typed
+from tests.running import compiled, running
+from tests.scripted_behaviours import Fail, Json, usage
+from tests.scripted_upstream import ScriptedUpstream
+
+CONFIG = """
+version: 1
+server: {store: STORE, record_decisions: 100%}
+providers:
+  one: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
+  two: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
+models:
+  big: {at: [one/big, two/big], size: large, price: {input: 10, output: 30}}
+  small: {at: one/small, size: small, price: {input: 1, output: 2}, context: 4000}
+routes:
+  auto:
+    rules:
+      - {name: gold, when: {header: {x-tier: gold}}, use: big, by: {kind: weighted, weights: {one/big: 1, two/big: 3}}}
+      - {name: secret, when: {header: {authorization: "*zzz"}}, use: big, by: fixed}
+      - {name: dear, when: {tags: {kind: dear}}, use: [big, small], by: {kind: cost, max_request_usd: 0.02}}
+    default: {use: [small, big], by: cost}
+budgets:
+  everyone: {limit: $100, at: {90%: downgrade}}
+keys:
+  tester: {secret: $TEST_KEY, tags: {from: key}}
+"""
+
+
+def scripted() -> ScriptedUpstream:
+    up = ScriptedUpstream()
+    up.on("big", Json(usage=usage(100, 20)))
+    up.on("small", Json(usage=usage(100, 20)))
+    return up
+
+
+async def test_a_recorded_decision_is_made_again_bit_for_bit(tmp_path: Path) -> None:
+    """Whatever kind decided and whatever the request asked: chance, worst cases, limits and latencies are all in the trace."""
+    up = scripted()
+    async with running(tmp_path, CONFIG, up=up) as run:
+        for _ in range(3):
+            await run.ask("auto")
+            await run.ask("auto", headers={"x-tier": "gold"})
+            await run.ask("auto", faregate={"tags": {"kind": "dear"}}, max_tokens=100)
+            await run.ask("auto", max_tokens=50, headers={"x-faregate-max-cost-usd": "0.5", "x-faregate-use": "big"})
+            await run.ask("auto", tools=[{"type": "function", "function": {"name": "f"}}])
+        await run.settled()
+        records = typed(await run.records())
+        snapshot = run.app.service.snapshot
+    assert {record.rule for record in records} == {"gold", "dear", "default"}
+    for record in records:
+        trace = read_trace(record)
+        assert trace is not None
+        assert recall(snapshot, record, trace) == trace.decision
+        assert trace.decision.rule == record.rule
+    assert any("total_ms" in states for record in records for states in states_of(read_trace(record) or trace).values())
+
+
+async def test_a_trace_holds_neither_prompt_nor_credential_and_stands_in_one_record(tmp_path: Path) -> None:
+    """A rule may read a credential's header; the books must not. A fallback's record need not say it all again."""
+    up = scripted()
+    up.on("small", Fail(status=500))
+    async with running(tmp_path, CONFIG, up=up) as run:
+        answer = await run.ask("auto", messages=[{"role": "user", "content": "a very private question"}])
+        assert answer.status_code == 200
+        await run.settled()
+        raw = await run.records()
+    first, second = typed(raw)
+    assert (bool(first.trace), bool(second.trace)) == (True, False)
+    assert b"private" not in msgspec.json.encode(raw)
+    assert b"sk-test" not in msgspec.json.encode(raw)
+
+
+async def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    """Records take room in the store."""
+    async with running(tmp_path, CONFIG.replace("100%", "0%", 1), up=scripted()) as run:
+        await run.ask("auto")
+        await run.settled()
+        (record,) = typed(await run.records())
+    assert read_trace(record) is None
+
+
+def test_a_sample_says_nothing_about_the_choice() -> None:
+    """Sampled draws are spread over all choices as evenly as the others."""
+    draws = [number / 99_991 for number in range(99_991)]
+    sampled = [draw for draw in draws if draw * SPREAD % 1.0 < 0.01]
+    assert 0.008 < len(sampled) / len(draws) < 0.012
+    assert 0.45 < sum(draw < 0.5 for draw in sampled) / len(sampled) < 0.55
+
+
+def test_a_record_without_a_trace_tells_what_it_can() -> None:
+    """Most records have none: who asked for what, and how long the prompt was, is known all the same."""
+    record = SpendRecord(attempt_id="a.1", request_id="a", at_ms=1, route="auto", team="t", tags={"k": "v"}, input_tokens=7, stream=True)
+    facts = facts_of_record(record, None)
+    assert facts == RequestFacts("chat", "auto", "t", tags={"k": "v"}, input_tokens=7, input_tokens_bound=7, stream=True)
+
+
+def test_an_unreadable_trace_counts_as_none() -> None:
+    """A log may come from another release; an unknown route or deployment cannot be decided on."""
+    record = SpendRecord(attempt_id="a.1", request_id="a", at_ms=1, route="gone", trace=msgspec.Raw(b'{"draw":"x"}'))
+    assert read_trace(record) is None
+    told = b'{"draw":0.5,"facts":{},"candidates":[],"decision":{"order":[],"rejected":[],"rule":"r","kind":"fixed"}}'
+    record.trace = msgspec.Raw(told)
+    trace = read_trace(record)
+    assert trace is not None
+    snapshot = compiled(CONFIG.replace("UP", "http://127.0.0.1:9/v1").replace("STORE", "ledger.sqlite"))
+    assert recall(snapshot, record, trace) is None
