@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import UNSET
+
 from policies.filters import rejection, required_capabilities
-from policies.types import Candidate, Decision, Ranked, Ranking, Rejection, RequestFacts, Restriction
+from policies.plans import Live
+from policies.types import Candidate, Decision, MissingSignal, Ranked, Ranking, Rejection, RequestFacts, Restriction, SignalName
 
 Order = Callable[[RequestFacts, Sequence[Candidate], float], Ranking]
 """A kind with its options bound: (facts, kept candidates in the order of the YAML, draw in [0, 1))."""
@@ -26,6 +29,10 @@ class Branch:
     """True: a request that no deployment of this branch can serve is refused (403), never sent elsewhere."""
     reads_worst_case: bool = True
     """False: `order` never looks at the worst case, so that it need not be worked out for every candidate."""
+    reads: SignalName | None = None
+    """The signal that `order` looks at, if it looks at one."""
+    live: tuple[Live, ...] = ()
+    """What `order` reads of the moment; it comes in `RequestFacts.live`."""
     selected: frozenset[str] = field(init=False, repr=False, compare=False)
     """`deployments` as a set: whatever else is offered as a candidate is out."""
 
@@ -54,11 +61,19 @@ class RoutePolicy:
 
 
 def choose(policy: RoutePolicy, facts: RequestFacts) -> Branch:
-    """The branch of the first rule that matches, else the default."""
+    """The branch of the first rule that matches, else the default.
+
+    Raises:
+        MissingSignal: what is reached reads a signal that has not been worked out yet.
+    """
+    branch = policy.default
     for rule in policy.rules:
         if rule.matches(facts):
-            return rule.branch
-    return policy.default
+            branch = rule.branch
+            break
+    if branch.reads is not None and getattr(facts.signals, branch.reads) is UNSET:
+        raise MissingSignal(branch.reads)
+    return branch
 
 
 def decide(
@@ -108,15 +123,23 @@ def decide(
     order = ranking.order
     if restrict is not None and restrict.order:
         order = _preferred_first(order, kept, restrict.order)
+    if restrict is not None and restrict.deadline_ms is not None:
+        order = _in_time_first(order, kept, restrict.deadline_ms)
     if ranking.rejected:
         rejected.extend(ranking.rejected)
-    return Decision(order, tuple(rejected), branch.rule, branch.kind, ranking.measure)
+    return Decision(order, tuple(rejected), branch.rule, branch.kind, ranking.measure, ranking.plan)
 
 
 def order_all(branch: Branch, facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Decision:
     """What `decide` answers where nothing is asked of routing and `rejection` finds nothing against any candidate."""
     ranking = branch.order(facts, kept, draw)
-    return Decision(ranking.order, ranking.rejected, branch.rule, branch.kind, ranking.measure)
+    return Decision(ranking.order, ranking.rejected, branch.rule, branch.kind, ranking.measure, ranking.plan)
+
+
+def _in_time_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], deadline_ms: float) -> tuple[Ranked, ...]:
+    """Move those to the end that usually take longer than there is time."""
+    late = {c.traits.deployment for c in kept if c.total_ms is not None and c.total_ms > deadline_ms}
+    return tuple(sorted(order, key=lambda ranked: ranked.deployment in late))
 
 
 def _preferred_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], wanted: tuple[str, ...]) -> tuple[Ranked, ...]:

@@ -8,6 +8,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from policies.plans import Plan
+
 RejectionReason = Literal[
     "not_allowed",
     "missing_capability",
@@ -34,6 +36,7 @@ Locality = Literal["cloud", "local", "edge"]
 Modality = Literal["text", "image", "audio", "file", "video"]
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+NO_NUMBERS: Final[Mapping[str, float]] = MappingProxyType({})
 TEXT_ONLY: Final[frozenset[str]] = frozenset({"text"})
 
 SignalName = Literal["language", "task", "difficulty", "pii"]
@@ -93,6 +96,8 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     modalities: frozenset[str] = TEXT_ONLY
     """Of the input: text, image, audio, file, video."""
     signals: Signals = NO_SIGNALS
+    live: Mapping[str, float] = NO_NUMBERS
+    """What the rule's kind reads of the moment, such as `age/canary`: only what `Branch.live` asks for."""
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +172,8 @@ class Restriction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Of what is left, these first, in this order."""
     max_cost_nusd: int | None = None
     """Nothing whose worst case is dearer, nano-USD; None: no limit."""
+    deadline_ms: float | None = None
+    """Those that usually take longer come last; None: no deadline."""
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
@@ -194,6 +201,8 @@ class Ranking(msgspec.Struct, frozen=True, gc=False):
     """Those that the kind's own options exclude."""
     measure: str = ""
     """What the scores are, with the unit: `expected_nusd`, `total_ms`; empty if there are none."""
+    plan: Plan | None = None
+    """What is to be done beside trying one after the other; None: nothing, as nearly always."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -207,3 +216,5 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The policy kind that ordered the candidates."""
     measure: str = ""
     """What the scores of `order` are."""
+    plan: Plan | None = None
+    """What is to be done beside trying one after the other; None: nothing."""

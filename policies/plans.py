@@ -1,0 +1,153 @@
+"""What a kind may ask for beside trying one candidate after the other. Plain data: the router carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+VerifierName = Literal["finish", "refusal", "schema", "agree", "logprob", "judge"]
+
+
+class Agree(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Ask a second cheap model too, and compare what both answer."""
+
+    model: str
+    """Its name; that of the step itself: it is asked twice."""
+    extract: Literal["auto", "json", "choice", "number", "text"]
+
+
+class Judge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Have another model say whether an answer is good enough."""
+
+    model: str
+    at_least: float
+    """From 0 to 1."""
+    instruction: str
+
+
+class Verify(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an answer of a cheap step must pass to be the client's."""
+
+    finish: bool = True
+    refusal: bool = True
+    schema: bool = True
+    logprob: float | None = None
+    """Least mean log probability of a token; None: not looked at."""
+    agree: Agree | None = None
+    judge: Judge | None = None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Deployments of one step of a cascade, in the order to try."""
+
+    name: str
+    deployments: tuple[str, ...]
+
+
+class Cascade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Ask the cheap first; go on to the next step if its answer does not pass."""
+
+    name: str
+    steps: tuple[Step, ...]
+    """At least two; the last one is not verified."""
+    verify: Verify
+    judges: tuple[str, ...] = ()
+    """Deployments of the judge that may see this request, in the order to try."""
+    seconds: tuple[str, ...] = ()
+    """The same of the second model that must agree."""
+
+
+class Hedge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Call the next candidate too if the first one takes too long to begin; the first to begin is the answer."""
+
+    name: str
+    after_ms: float
+
+
+class Shadow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Send a copy elsewhere once the client has its answer, and compare."""
+
+    name: str
+    deployments: tuple[str, ...]
+    team: str
+    """Whose budgets pay for it."""
+    at_most: int
+    """Copies under way at a time, per process."""
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """To which part of an experiment the request belongs."""
+
+    experiment: str
+    arm: str
+    propensity: float
+    """The chance with which it was chosen."""
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """By how much an arm may be worse than the others before it is stopped."""
+
+    experiment: str
+    arm: str
+    errors: float | None = None
+    """Failed calls, as a difference of shares."""
+    first_token: float | None = None
+    """Time to the first token, as a share of the others'."""
+    cost: float | None = None
+    """Charge of a call, as a share of the others'."""
+    alpha: float = 0.05
+    least: int = 50
+    """Calls of each arm before anything is said."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """All of it. Kinds that stand inside one another add to each other's plan."""
+
+    cascade: Cascade | None = None
+    hedge: Hedge | None = None
+    shadow: Shadow | None = None
+    arms: tuple[Arm, ...] = ()
+    stops: tuple[Stop, ...] = ()
+    rewards: tuple[tuple[str, int], ...] = ()
+    """Bandits that learn from the answer: name, and what a good answer is worth, nano-USD."""
+    keeps_cache: bool = False
+    """Remember where the session's prompt is cached now."""
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a kind reads of the moment; it comes as numbers in `RequestFacts.live`."""
+
+    what: Literal["experiment", "bandit", "cascade", "hedge", "cache", "pace"]
+    name: str = ""
+
+
+EMPTY = Plan()
+
+
+def added(plan: Plan | None, **more: object) -> Plan:
+    """The plan with more in it; tuples are put together."""
+    base = plan or EMPTY
+    changes: dict[str, object] = {}
+    for name, value in more.items():
+        before = getattr(base, name)
+        changes[name] = (*before, *value) if isinstance(before, tuple) and isinstance(value, tuple) else value
+    made: Plan = msgspec.structs.replace(base, **changes)
+    return made
+
+
+def described(plan: Plan, live: Mapping[str, float]) -> list[str]:
+    """The plan for people, a line each."""
+    lines = [f"experiment {arm.experiment}: arm {arm.arm}, drawn with chance {arm.propensity:.3g}" for arm in plan.arms]
+    if plan.cascade is not None:
+        steps = " -> ".join(f"{step.name} ({', '.join(step.deployments)})" for step in plan.cascade.steps)
+        lines.append(f"cascade {plan.cascade.name}: {steps}")
+    if plan.hedge is not None:
+        lines.append(f"hedge: the second is called too if the first has not begun after {plan.hedge.after_ms:.0f} ms")
+    if plan.shadow is not None:
+        lines.append(f"shadow: a copy to {', '.join(plan.shadow.deployments)} on the budgets of team {plan.shadow.team}")
+    if plan.keeps_cache:
+        lines.append("the deployment that has the session's prompt in its cache is preferred by what that saves")
+    lines += [f"known now: {name} {value:g}" for name, value in sorted(live.items())]
+    return lines
