@@ -7,6 +7,7 @@ import contextlib
 import gc
 import hashlib
 import io
+import resource
 import select
 import shutil
 import signal
@@ -77,7 +78,8 @@ class RedisServer:
     def start(self) -> None:
         """Start it and wait until it listens."""
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            # SIGXFSZ stays ignored: a file that may not grow is an error of the write, as on a full disk.
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, restore_signals=False)
         deadline = time.monotonic() + 20
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as peer:
@@ -88,6 +90,16 @@ class RedisServer:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"redis-server did not start: {(self._folder / 'redis.log').read_text()}")
             time.sleep(0.01)
+
+    @contextlib.contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """No file of it grows meanwhile."""
+        assert self._process is not None
+        before = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        try:
+            yield
+        finally:
+            resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, before)
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

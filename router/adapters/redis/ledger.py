@@ -147,6 +147,9 @@ class RedisLedger:
 
     def _on_connect(self, run_id: str) -> None:
         self.run_id = run_id
+        # After a failover the old master still answers reads: with what it last knew.
+        if isinstance(self._reads, Wire) and self._reads.info.get("run_id", "") not in ("", run_id):
+            self._reads.leave()
         self._clear_doubt()
 
     async def close(self) -> None:

@@ -229,6 +229,8 @@ class Wire:
         """The first attempt after a loss: worth waiting for."""
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
+        self._why_not = ""
+        """Why the last attempt to connect failed."""
         self.info: dict[str, str] = {}
         """`INFO server` of the server we are connected to."""
 
@@ -258,6 +260,11 @@ class Wire:
     def writes(self) -> int:
         """Writes on the present connection."""
         return 0 if self.protocol is None else self.protocol.writes
+
+    def leave(self) -> None:
+        """Give the connection up for a new one: the address leads elsewhere by now."""
+        if self.protocol is not None:
+            self.protocol.drop("Redis is not the master")
 
     async def call(self, data: bytes) -> Any:
         """Send one encoded command and wait for its reply.
@@ -290,7 +297,7 @@ class Wire:
                 async with asyncio.timeout(self._timeout_seconds):
                     await self._up.wait()
         if self.protocol is None:
-            raise NotSent(f"Redis at {self._address.shown} cannot be reached")
+            raise NotSent(self._why_not or f"Redis at {self._address.shown} cannot be reached")
         return self.protocol
 
     async def _connect(self) -> _Protocol:
@@ -353,7 +360,8 @@ class Wire:
         while not self._closed:
             try:
                 self._use(await self._connect())
-            except (StoreUnavailable, ConfigError):
+            except (StoreUnavailable, ConfigError) as error:
+                self._why_not = str(error).removeprefix("store: ")
                 self._first_attempt_over()
                 # Spread out: replicas should not all come back in the same instant.
                 await asyncio.sleep(pause * _JITTER.uniform(0.5, 1.0))
