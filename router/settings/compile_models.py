@@ -23,6 +23,7 @@ from router.settings.model_routing import (
     PriceSettings,
     ServiceRateSettings,
 )
+from router.settings.model_select import USUAL
 from router.snapshot import Deployment, Provider
 
 DEFAULT_MAX_OUTPUT: Final = 4096
@@ -175,14 +176,19 @@ def _traits(model: str, given: ModelSettings, item: DeploymentSettings, provider
     weight = item.weight if item.weight is not None else given.weight
     if weight is not None:
         optional["weight"] = weight
+    quality = given.quality or {}
     return Traits(
         deployment=item.deployment,
         model=model,
         provider=provider.name,
         size=given.size or known.size,
         weights=given.weights or known.weights,
-        locality=given.locality or known.locality,
+        locality=item.locality or given.locality or known.locality,
+        region=item.region or given.region,
         domain=frozenset(given.domain) or known.domain,
+        languages=frozenset(given.languages),
+        quality=quality.get(USUAL),
+        task_quality={task: score for task, score in quality.items() if task != USUAL},
         context_tokens=item.context or given.context or known.context_tokens,
         **optional,
     )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from pydantic import BaseModel
 
 from policies.engine import Branch, RoutePolicy, Rule
 from policies.matchers import MatcherError, compile_matcher
+from policies.narrow import at_least
 from policies.registry import KINDS
+from policies.types import SignalName
 from router.ports import Timeouts
 from router.settings.compile_context import Context
-from router.settings.findings import Path, did_you_mean, one_of
-from router.settings.model_routing import BranchSettings, FallbackSettings, RouteSettings, RouteTimeouts, RuleSettings, UseSettings
+from router.settings.findings import Path, did_you_mean
+from router.settings.model_routing import BranchSettings, FallbackSettings, RouteSettings, RouteTimeouts, RuleSettings
+from router.settings.model_select import UseSettings
+from router.settings.select import select
 from router.snapshot import Deployment, Fallback, Route
 
 DEFAULT_RULE: Final = "default"
@@ -72,7 +77,8 @@ def _default_branch(context: Context, path: Path, given: RouteSettings, deployme
     if given.default is not None and given.default.use is not None:
         return _branch(context, (*path, "default"), given.default.use, given.default, DEFAULT_RULE, deployments)
     # Of values that are valid already: pydantic would first build a validator.
-    chosen = BranchSettings.model_construct() if given.by is None else BranchSettings.model_construct(by=given.by)
+    own: dict[str, Any] = {"by": given.by, "otherwise": given.otherwise, "at_least": given.at_least}
+    chosen = BranchSettings.model_construct(**{name: value for name, value in own.items() if value is not None})
     # A route without a default has `use`: the settings see to it.
     return _branch(context, path, given.use or UseSettings(names=("",)), chosen, DEFAULT_RULE, deployments)
 
@@ -118,52 +124,20 @@ def _branch(
                 (*path, "by", "weights", name), f'there is no model or deployment "{name}"{did_you_mean(name, known)}', at_key=True
             )
     reads = kind.reads_worst_case(options)
-    return Branch(rule=rule, deployments=selected, kind=kind.name, order=kind.bind(options), refuse=refuse, reads_worst_case=reads)
+    branch = Branch(rule=rule, deployments=selected, kind=kind.name, order=kind.bind(options), refuse=refuse, reads_worst_case=reads)
+    return branch if given.at_least is None else _of_quality(context, path, branch, given.at_least.quality, deployments)
 
 
-def select(
-    context: Context, path: Path, use: UseSettings, deployments: Mapping[str, Deployment], *, may_be_empty: bool = False
-) -> tuple[str, ...]:
-    """Deployments that names or classes select, in the order written."""
-    if use.names:
-        return _named(context, path, use, deployments)
-    selected = tuple(name for name, deployment in deployments.items() if _fits(use, deployment))
-    if not selected and not context.broken:
-        if may_be_empty:
-            context.doubtful(path, "no model has these classes: every request that comes here is refused")
-        else:
-            context.wrong(path, "no model has these classes")
-    return selected
-
-
-def _named(context: Context, path: Path, use: UseSettings, deployments: Mapping[str, Deployment]) -> tuple[str, ...]:
-    models = context.settings.models
-    selected: list[str] = []
-    for index, name in enumerate(use.names):
-        if name in models:
-            selected += [d.name for d in deployments.values() if d.model == name]
-        elif name in deployments:
-            selected.append(name)
-        elif not context.is_broken("models", name) and not _fails_elsewhere(context, name):
-            hint = "; it is a route, and routes cannot lead to routes" if name in context.settings.routes else ""
-            hint = hint or one_of(name, context.names("models", models))
-            context.wrong((*path, "names", index), f'there is no model "{name}"{hint}')
-    return tuple(dict.fromkeys(selected))
-
-
-def _fails_elsewhere(context: Context, name: str) -> bool:
-    """Whether it is a deployment that stands in the file, whose own error is reported already."""
-    return any(item.deployment == name for model in context.settings.models.values() for item in model.at)
-
-
-def _fits(use: UseSettings, deployment: Deployment) -> bool:
-    traits = deployment.traits
-    return (
-        (not use.size or traits.size in use.size)
-        and (not use.weights or traits.weights in use.weights)
-        and (not use.locality or traits.locality in use.locality)
-        and (not use.domain or not traits.domain.isdisjoint(use.domain))
-    )
+def _of_quality(context: Context, path: Path, branch: Branch, least: float, deployments: Mapping[str, Deployment]) -> Branch:
+    """The branch without what does not reach a quality."""
+    traits = [deployments[name].traits for name in branch.deployments]
+    for one in traits:
+        if one.quality is None and not one.task_quality:
+            context.doubtful((*path, "at_least"), f"{one.deployment} has no quality: it is never tried here; give its model one")
+    if traits and all(max([one.quality or 0.0, *one.task_quality.values()]) < least for one in traits):
+        context.doubtful((*path, "at_least"), f"no model reaches quality {least:g}: nothing can be served here")
+    reads: SignalName | None = "task" if any(one.task_quality for one in traits) else None
+    return replace(branch, order=at_least(branch.order, least), reads=reads)
 
 
 def fallback_of(given: FallbackSettings) -> Fallback:

@@ -34,15 +34,27 @@ def _spoken(value: Any) -> Any:
 def effective_yaml(settings: Settings, snapshot: Snapshot) -> str:
     """As YAML that can be loaded again, with the deployments and their prices as comments."""
     text = yaml.safe_dump(effective_data(settings), sort_keys=False, allow_unicode=True, width=120)
-    return text + "".join(f"# {line}\n" for line in deployment_lines(snapshot))
+    return text + "".join(f"# {line}\n" for line in (*deployment_lines(snapshot), *selection_lines(snapshot)))
 
 
 def deployment_lines(snapshot: Snapshot) -> Iterator[str]:
     """One line for each deployment: its classes, its limits and its price."""
     for deployment in snapshot.deployments.values():
         traits = deployment.traits
-        classes = ", ".join(filter(None, (traits.size, traits.weights, traits.locality, *sorted(traits.domain))))
+        named = (traits.size, traits.weights, traits.locality, traits.region, *sorted(traits.domain), *sorted(traits.languages))
+        quality = None if traits.quality is None else f"quality {traits.quality:g}"
+        by_task = (f"quality {score:g} at {task}" for task, score in traits.task_quality.items())
+        classes = ", ".join(filter(None, (*named, quality, *by_task)))
         yield f"{deployment.name} ({deployment.model}): {classes or 'no classes'}; {describe(deployment.price)}"
+
+
+def selection_lines(snapshot: Snapshot) -> Iterator[str]:
+    """One line for each rule: the deployments that it leads to."""
+    for route in snapshot.routes.values():
+        if route.aliases_model:
+            continue
+        for branch in (*(rule.branch for rule in route.policy.rules), route.policy.default):
+            yield f"{route.name}, {branch.rule}: {', '.join(branch.deployments) or 'nothing'}"
 
 
 def deployment_data(deployment: Deployment) -> dict[str, Any]:
@@ -55,7 +67,11 @@ def deployment_data(deployment: Deployment) -> dict[str, Any]:
         "size": traits.size,
         "weights": traits.weights,
         "locality": traits.locality,
+        "region": traits.region,
         "domain": sorted(traits.domain),
+        "languages": sorted(traits.languages),
+        "quality": traits.quality,
+        "task_quality": dict(traits.task_quality),
         "context_tokens": traits.context_tokens,
         "max_output_tokens": deployment.max_output_tokens,
         "price": None

@@ -9,20 +9,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from policies.registry import KINDS
 from router.settings.findings import one_of, shown
 from router.settings.model_limits import GuardFields, RateFields
+from router.settings.model_select import AtLeastSettings, Capabilities, Quality, UseEntry
 from router.settings.types import (
     Count,
     DeploymentName,
     Duration,
     Flag,
     Instant,
-    Localities,
     Name,
     Rate,
     Section,
     Share,
-    Sizes,
     Text,
-    WeightsClasses,
     Words,
     all_defaults,
     as_mapping,
@@ -36,7 +34,6 @@ else:
     KindOptions = Union[tuple(kind.options for kind in KINDS.values())]  # noqa: UP007
 
 DEFAULT_KIND: Final = "cost"
-Capability = Literal["chat", "completions", "embeddings", "tools", "json_schema", "stream", "image", "audio", "file", "reasoning"]
 
 
 class ServiceRateSettings(Section):
@@ -176,15 +173,17 @@ class CallSettings(RateFields):
     """Most output tokens that the model accepts as a cap. Default: the price book's, else unknown."""
     default_max_output: Annotated[Count, Field(ge=1)] | None = None
     """Cap on output tokens that is written into a call whose client set none. Default: 4096, or `max_output` if that is less."""
-    capabilities: (
-        Annotated[tuple[Capability, ...], BeforeValidator(one_or_many, json_schema_input_type=Capability | list[Capability])] | None
-    ) = None
+    capabilities: Capabilities | None = None
     """Operations, features and input modalities that it serves. `reasoning`: it may bill output that a stream does not
     show, so that its streams hold their whole cap. Default: the price book's, else all but reasoning."""
     weight: Annotated[Share, Field(ge=0, le=1_000_000)] | None = None
     """Share of traffic relative to others, for `by: weighted` and `by: least_busy`. Default: 1."""
     max_in_flight: Annotated[Count, Field(ge=1)] | None = None
     """Most calls at a time, per worker. Default: no limit."""
+    locality: Literal["cloud", "local", "edge"] | None = None
+    """Class by where it runs, that is, who sees the prompt. Default: the preset's."""
+    region: Text | None = None
+    """Class by where it runs, in words of your own, such as `eu`. Default: none."""
 
 
 class DeploymentSettings(CallSettings):
@@ -207,37 +206,12 @@ class ModelSettings(CallSettings):
     """Class by size."""
     weights: Literal["open", "closed"] | None = None
     """Class by licence of the weights. Default: the preset's, if it is certain."""
-    locality: Literal["cloud", "local", "edge"] | None = None
-    """Class by where it runs. Default: the preset's."""
     domain: Words = ()
-    """What it is good at: free words, such as `code` or `korean`."""
-
-
-class UseSettings(Section):
-    """Which models a rule leads to: names, or classes that must all fit."""
-
-    names: Words = ()
-    """Models or deployments, in order. A text or a list is short for it."""
-    size: Sizes = ()
-    """Any of these sizes."""
-    weights: WeightsClasses = ()
-    """Any of these."""
-    locality: Localities = ()
-    """Any of these."""
-    domain: Words = ()
-    """Any of these."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> UseSettings:
-        classes = bool(self.size or self.weights or self.locality or self.domain)
-        if self.names and classes:
-            raise ValueError("give names or classes, not both")
-        if not self.names and not classes:
-            raise ValueError("selects nothing; name a model, or a class such as {size: small}")
-        return self
-
-
-UseEntry = Annotated[UseSettings, as_mapping("names", str | list[str] | UseSettings)]
+    """What it is good at: free words, such as `code` or `finance`."""
+    languages: Words = ()
+    """Languages that it is strong in, codes of ISO 639-1 such as `ko`."""
+    quality: Quality | None = None
+    """How good its answers are: a score, or scores by task such as `{code: 0.8, default: 0.6}`. Unit: 0 to 1. Default: unknown."""
 
 
 def _by(value: object) -> object:
@@ -271,6 +245,8 @@ class BranchSettings(Section):
     """How they are ordered: a policy kind, or an object with `kind` and its options. Default: `cost`."""
     otherwise: Literal["refuse", "fail"] = "fail"
     """If none of them can serve the request: `refuse` it (403: policy), or `fail` (503: none available). Others are never tried."""
+    at_least: AtLeastSettings | None = None
+    """What each of them must reach to be tried: `{quality: 0.7}`. Default: nothing."""
 
 
 OneOrMore = Annotated[tuple[Text, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
@@ -363,10 +339,14 @@ class RouteSettings(GuardFields):
     """Models to choose from if no rule holds. A name or a list in place of the whole object is short for it."""
     by: ByEntry | None = None
     """How they are ordered. Default: `cost`, the cheapest that can serve the request first."""
+    otherwise: Literal["refuse", "fail"] | None = None
+    """If none of them can serve the request: `refuse` it (403), or `fail` (503). Default: `fail`."""
+    at_least: AtLeastSettings | None = None
+    """What each of them must reach to be tried: `{quality: 0.7}`. Default: nothing."""
     rules: tuple[RuleSettings, ...] = ()
     """Conditions, first match wins."""
     default: Annotated[BranchSettings, as_mapping("use", str | list[str] | BranchSettings)] | None = None
-    """Where requests go for which no rule holds; the long form of `use` and `by`."""
+    """Where requests go for which no rule holds; the long form of `use`, `by`, `otherwise` and `at_least`."""
     fallback: FallbackSettings = all_defaults()
     """When another model is tried."""
     timeout: RouteTimeouts = all_defaults()
@@ -374,7 +354,7 @@ class RouteSettings(GuardFields):
 
     @model_validator(mode="after")
     def _one_default(self) -> RouteSettings:
-        if self.default is not None and (self.use is not None or self.by is not None):
+        if self.default is not None and any(x is not None for x in (self.use, self.by, self.otherwise, self.at_least)):
             raise ValueError("give either default, or use and by")
         if self.use is None and (self.default is None or self.default.use is None):
             raise ValueError("use is missing: which models serve it if no rule holds")
