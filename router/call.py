@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from policies.engine import Branch
-from policies.types import NOTHING, Decision, RequestFacts
+from policies.types import NOTHING, Decision, RequestFacts, Restriction
 from router.domain.budgets import BucketSet, Reservation
 from router.domain.estimate import estimate
 from router.domain.extras import Billed
@@ -109,6 +109,8 @@ class Call:
     """How long the call is held back before it is made: its session runs away."""
     steering: Steering | OnlySmall | None = None
     """What budgets that fill leave out; None while none does."""
+    restrict: Restriction | None = None
+    """What it asks of its own routing, the limits of its route and its key counted in."""
     trace = b""
     """What the decision was made of, as JSON, until the first record of an attempt names it; empty if it is not kept."""
     guarded: tuple[str, str] | None = None

@@ -156,6 +156,8 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
         restrict = _limited(restrict, route.max_cost_nusd)
     if call.principal.max_cost_nusd is not None:
         restrict = _limited(restrict, call.principal.max_cost_nusd)
+    if restrict is not None:
+        call.restrict = restrict
     facts = call.facts = facts_of(call, route)
     branch = call.branch = choose(route.policy, facts)
     call.routed = True

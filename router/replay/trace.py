@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from operator import attrgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 
 import msgspec
 
 from policies.engine import choose, decide
-from policies.types import NOTHING, Candidate, Decision, Rejection, RequestFacts, Restriction
+from policies.types import Candidate, Decision, Rejection, RequestFacts, Restriction
 from router.domain.estimate import worst_case_nusd
 from router.domain.records import SpendRecord
 
@@ -42,9 +42,11 @@ def _twin(name: str, of: type[msgspec.Struct], leave_out: frozenset[str], extra:
     for field in msgspec.structs.fields(of):
         if field.name not in leave_out:
             kind = hints[field.name]
-            # Mappings that never change are no defaults that a copy may share.
-            default = msgspec.field(default_factory=dict) if field.default is NOTHING else field.default
-            fields.append((field.name, dict[str, str] if field.default is NOTHING else kind, default))
+            if isinstance(field.default, MappingProxyType):
+                # Mappings that never change are no defaults that a copy may share.
+                fields.append((field.name, dict.__class_getitem__(get_args(kind)), msgspec.field(default_factory=dict)))
+            else:
+                fields.append((field.name, kind, field.default))
     return msgspec.defstruct(name, extra + fields, omit_defaults=True, gc=False)
 
 
@@ -72,7 +74,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def trace_of(call: Call, fleet: Fleet, draw: float) -> bytes:
     """The trace of a call that was just routed, as JSON. To be called before anything else is routed."""
-    decision, restrict = call.decision, restriction(call)
+    decision, restrict = call.decision, call.restrict
     # Set by routing, or routing has raised.
     assert decision is not None  # noqa: S101
     out = {rejected.deployment for rejected in decision.rejected if rejected.reason in STEERED}
@@ -92,19 +94,6 @@ def trace_of(call: Call, fleet: Fleet, draw: float) -> bytes:
     if restrict is not None:
         told["restrict"] = restrict
     return msgspec.json.encode(told, enc_hook=dict)
-
-
-def restriction(call: Call) -> Restriction | None:
-    """What the request asked of its own routing, the limits of its route and its key counted in."""
-    from router.routing import read_labels
-
-    asked = read_labels(call)
-    limits = [limit for limit in (call.route.max_cost_nusd, call.principal.max_cost_nusd) if limit is not None]
-    if asked is not None and asked.max_cost_nusd is not None:
-        limits.append(asked.max_cost_nusd)
-    if not limits:
-        return asked
-    return msgspec.structs.replace(asked or Restriction(), max_cost_nusd=min(limits))
 
 
 _decoder: Final = msgspec.json.Decoder(Trace)
