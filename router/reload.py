@@ -37,6 +37,8 @@ FIXED: Final = {
     "max_header_bytes": "max_header",
     "max_connections": "max_connections",
     "log_requests": "log_requests",
+    "admin_host": "admin.host",
+    "admin_port": "admin.port",
 }
 """Fields of `ServerSettings` that hold for the life of a process, and how the file names them."""
 

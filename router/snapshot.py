@@ -196,6 +196,17 @@ class KeyEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Administrator:
+    """Somebody who may use the admin API."""
+
+    name: str
+    role: Literal["viewer", "operator", "admin"]
+    """Each may what those before it may."""
+    secret_digest: bytes = field(repr=False)
+    """SHA-256 of what is sent to authenticate; the secret itself is not kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """What is fixed for the life of a process."""
 
@@ -232,6 +243,9 @@ class ServerSettings:
     """Deployment whose price avoided cost is measured against."""
     record_decisions: float = 0.01
     """Share of requests whose records keep what the decision was made of."""
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = None
+    """Where the admin API listens; None: below `/admin` on `port`."""
     budget_status: int = 402
     """Status of a refusal for money; 402 unless a migrating client needs another."""
 
@@ -257,6 +271,8 @@ class Snapshot:
     teams: Mapping[str, Team] = field(default_factory=dict)
     keys: Mapping[str, KeyEntry] = field(default_factory=dict)
     """By key id."""
+    admins: Mapping[str, Administrator] = field(default_factory=dict)
+    """Who may use the admin API, by name. Without any, there is none."""
     receivers: tuple[Receiver, ...] = ()
     """Who is told of alerts. Without any, nothing is looked for."""
     alerts: AlertRules = field(default_factory=AlertRules)

@@ -15,6 +15,7 @@ from router.domain.prices import Price
 from router.domain.store_address import read_store, redis_problem
 from router.settings import env
 from router.settings.compile_access import compile_budgets, compile_keys, compile_teams
+from router.settings.compile_admin import compile_admins
 from router.settings.compile_alerts import compile_alerts
 from router.settings.compile_context import Context, PriceLookup
 from router.settings.compile_limits import compile_limits, compile_runaway, with_guards
@@ -63,6 +64,7 @@ def compile_settings(
     keys = compile_keys(context, askable)
     budgets = compile_budgets(context, askable)
     server = _server(context, deployments, _store(context, folder))
+    admins = compile_admins(context, keys.values())
     receivers, alerts = compile_alerts(context)
     if context.findings:
         raise InvalidSettings(context.findings)
@@ -78,6 +80,7 @@ def compile_settings(
         runaway=compile_runaway(context),
         teams=teams,
         keys=keys,
+        admins=admins,
         receivers=receivers,
         alerts=alerts,
     )
@@ -150,6 +153,8 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         log_requests=given.log_requests,
         record_decisions=given.record_decisions,
         baseline=_baseline(context, deployments),
+        admin_host=given.admin.host,
+        admin_port=given.admin.port,
         budget_status=given.compat.budget_status,
     )
 

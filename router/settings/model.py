@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from router.domain.shortage import DEFAULT as DEFAULT_ON_SHORT
 from router.settings.findings import shown
 from router.settings.model_access import KeySettings, TeamSettings
+from router.settings.model_admin import AdminListenSettings, AdminSettings
 from router.settings.model_alerts import AlertSettings, Receivers
 from router.settings.model_budgets import BudgetEntry
 from router.settings.model_limits import GuardsSection, LimitsSection
@@ -164,6 +165,8 @@ class ServerSection(Section):
     that it can be explained and replayed exactly: `1%`, `100%` for all, `0%` for none."""
     baseline: Text | None = None
     """Model or deployment whose price avoided cost is measured against. Default: none, avoided cost is not counted."""
+    admin: AdminListenSettings = all_defaults()
+    """Where the admin API listens, if `admins` names somebody."""
     compat: CompatSettings = all_defaults()
     """What differs for clients that were written for another gateway."""
 
@@ -233,6 +236,8 @@ class Settings(Section):
     """Groups of keys."""
     keys: dict[Name, KeySettings] = Field(default_factory=dict)
     """Virtual keys. Without any, and without minted ones, requests need no key."""
+    admins: dict[Name, AdminSettings] = Field(default_factory=dict)
+    """Who may use the admin API. Without any, there is none."""
     limits: LimitsSection = all_defaults()
     """Rate limits that every key, team, user or session has for itself."""
     guards: GuardsSection = all_defaults()

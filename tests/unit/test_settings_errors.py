@@ -26,7 +26,7 @@ ONE_MISTAKE = [
     ("version: 1\nrutes: {}", '2:1: rutes: unknown field; did you mean "routes"?'),
     (
         "version: 1\nexperiments: {}",
-        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, limits, guards, "
+        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, admins, limits, guards, "
         "notify, alerts",
     ),
     # The server.
