@@ -16,6 +16,7 @@ from router.adapters.entries import DOUBT_ORPHAN
 from router.adapters.redis.scripts import command
 from router.adapters.redis.wire import Wire, parse_url
 from router.domain.records import SpendRecord
+from router.errors import StoreUnavailable
 from tests.books import typed
 from tests.conftest import RedisServer
 from tests.gateway import Gateway
@@ -199,6 +200,47 @@ async def test_a_redis_that_became_a_replica_is_away_until_it_is_the_master(
         await tell(own_redis, "REPLICAOF", "NO", "ONE")
         await served_again(client)
         await agree(gateway, up)
+
+
+@asynccontextmanager
+async def no_memory(redis: RedisServer) -> AsyncIterator[None]:
+    await tell(redis, "CONFIG", "SET", "maxmemory", 1)
+    yield
+    await tell(redis, "CONFIG", "SET", "maxmemory", 0)
+
+
+@asynccontextmanager
+async def no_disk(redis: RedisServer) -> AsyncIterator[None]:
+    with redis.full_disk():
+        with suppress(StoreUnavailable):
+            while True:
+                await tell(redis, "SET", "x", 1)
+        yield
+
+
+@asynccontextmanager
+async def another_password(redis: RedisServer) -> AsyncIterator[None]:
+    wire = Wire(parse_url(redis.url), timeout_seconds=10)
+    await wire.open()
+    await wire.call(command("CONFIG", "SET", "requirepass", "s3cret"))
+    await wire.call(command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+    yield
+    await wire.call(command("CONFIG", "SET", "requirepass", ""))
+    await wire.close()
+
+
+async def test_a_redis_that_is_full_or_locks_us_out_refuses_calls_in_time_and_loses_none(
+    tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream
+) -> None:
+    """OOM, MISCONF, a changed password: whatever the reason, no call waits long, live streams end well, and all is booked."""
+    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
+        for fault in (no_memory, no_disk, another_password):
+            await served_again(client)
+            async with half_way(up, client, 4), fault(own_redis):
+                await refused_in_time(client, 5)
+            await served_again(client)
+        records = await agree(gateway, up)
+    assert {record.outcome for record in records} == {"ok"}
 
 
 class SlowRoad:
