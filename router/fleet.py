@@ -205,6 +205,8 @@ class Fleet:
         """What answers teach holds."""
         self.offered: dict[int, Any] = {}
         """What `router.offers` has found of the branches of policies."""
+        self.shown: object = None
+        """The configuration whose traits the views have."""
         self._averages: dict[int, float] = {}
         """Moving averages of answer lengths of all deployments, by size of the input."""
         self._learn_at = 0.0

@@ -10,7 +10,7 @@ from policies.filters import required_capabilities
 from router.call import Call
 from router.domain.estimate import expected_nusd
 from router.domain.extras import covers
-from router.fleet import Fleet, FleetView, bound_by, size_class
+from router.fleet import Fleet, FleetView, bound_by
 from router.snapshot import Deployment, Snapshot
 
 MOST_PREPARED: Final = 10_000
@@ -19,15 +19,17 @@ MOST_PREPARED: Final = 10_000
 class Prepared:
     """What of a branch does not change while a configuration is in force."""
 
-    __slots__ = ("branch", "capable", "least_context", "lines", "snapshot", "views")
+    __slots__ = ("bounded", "branch", "capable", "least_context", "lines", "snapshot", "views")
 
     def __init__(self, branch: Branch, snapshot: Snapshot, fleet: Fleet) -> None:
         self.branch = branch
         self.snapshot = snapshot
         states = fleet.look()
-        self.lines: list[tuple[Deployment, FleetView]] = [(snapshot.deployments[name], states[name].view) for name in branch.deployments]
-        self.views = [view for _, view in self.lines]
-        limits = [one.traits.context_tokens for one, _ in self.lines]
+        found = [(snapshot.deployments[name], states[name].view) for name in branch.deployments]
+        self.lines: list[tuple[FleetView, dict[int, int], Deployment]] = [(view, view.lengths, one) for one, view in found]
+        self.views = [view for _, view in found]
+        self.bounded = [(view, one.max_in_flight) for one, view in found if one.max_in_flight is not None]
+        limits = [one.traits.context_tokens for one, _ in found]
         self.least_context = min((limit for limit in limits if limit is not None), default=maxsize)
         self.capable: dict[frozenset[str], bool] = {}
         """Whether all of them can do what is needed."""
@@ -45,30 +47,34 @@ def offers(call: Call, branch: Branch, fleet: Fleet) -> tuple[list[FleetView], b
         prepared = _prepare(call, branch, fleet)
     else:
         fleet.look()
+    if fleet.shown is not call.snapshot:
+        _show(call.snapshot, fleet)
+    for view, most in prepared.bounded:
+        bound_by(view, most)
     likely = request.shape.tokens_likely
-    size = size_class(likely)
+    size = (likely.bit_length() + 1) >> 1  # As `size_class`.
     cap, choices, fit = request.output_cap, request.choices, True
     # Most have a plain price, and answers that end by themselves: what `expected_nusd` answers then, without asking it.
     plain = request.extras is None and request.operation != "embeddings"
-    for deployment, view in prepared.lines:
-        view.traits = deployment.traits
-        if deployment.max_in_flight is not None:
-            bound_by(view, deployment.max_in_flight)
-        length, tariff = view.lengths.get(size) or fleet.usual_length(size), deployment.tariff
+    for view, lengths, deployment in prepared.lines:
+        length, tariff = lengths.get(size) or fleet.usual_length(size), deployment.tariff
         if plain and tariff is not None and length <= (cap or deployment.default_max_output_tokens):
             rate_in, rate_out, _, _, fixed = tariff
             view.expected_nusd = fixed - (-(likely * rate_in + length * choices * rate_out) // 1_000_000)
-            fit = fit and view.health == "up"
         else:
-            view.expected_nusd = expected = expected_nusd(request, deployment, length)
-            fit = fit and view.health == "up" and expected is not None
+            view.expected_nusd = expected_nusd(request, deployment, length)
+            fit = fit and view.expected_nusd is not None
+        if view.health != "up":
+            fit = False
     if request.extras is not None:
         return _covered(call, prepared), False
+    if likely + (cap or 0) > prepared.least_context:
+        fit = False
     needs = required_capabilities(request.operation, request.stream, request.tools, request.json_schema, request.shape.modalities)
     capable = prepared.capable.get(needs)
     if capable is None:
-        capable = prepared.capable[needs] = all(needs <= one.traits.capabilities for one, _ in prepared.lines)
-    return prepared.views, fit and capable and likely + (cap or 0) <= prepared.least_context
+        capable = prepared.capable[needs] = all(needs <= view.traits.capabilities for view in prepared.views)
+    return prepared.views, fit and capable
 
 
 def _prepare(call: Call, branch: Branch, fleet: Fleet) -> Prepared:
@@ -79,11 +85,23 @@ def _prepare(call: Call, branch: Branch, fleet: Fleet) -> Prepared:
     return made
 
 
+def _show(snapshot: Snapshot, fleet: Fleet) -> None:
+    """Let the views show the traits of another configuration: two may be in use until the last call of the old one ends."""
+    states = fleet.look()
+    for name, deployment in snapshot.deployments.items():
+        view = states[name].view
+        view.traits = deployment.traits
+        if view.health == "busy":
+            # By a limit that may be gone; where it stands, it is looked at for every call.
+            view.health = "up"
+    fleet.shown = snapshot
+
+
 def _covered(call: Call, prepared: Prepared) -> list[FleetView]:
     """No price is known where none covers what the request may buy beside tokens."""
     extras = call.request.extras
     if extras is not None and call.snapshot.server.unpriced == "refuse":
-        for deployment, view in prepared.lines:
+        for view, _, deployment in prepared.lines:
             if not covers(deployment.price, extras):
                 view.expected_nusd = None
     return prepared.views

@@ -60,7 +60,7 @@ def estimate(
         cap = deployment.default_max_output_tokens
     held = total = output_bound(request, deployment)
     if habits is not None:
-        return _learned_estimate(request, deployment, server, timeouts, habits, cap, whole=whole)
+        return _learned_estimate(request, deployment, server, timeouts, habits, cap, total, whole=whole)
     if request.stream and total > server.slice_tokens and not whole and not hides_output(request, deployment):
         held = server.slice_tokens
     hold = 0 if deployment.price is None else worst_of(request, deployment, held, timeouts)
@@ -74,12 +74,15 @@ def _learned_estimate(
     timeouts: Timeouts | None,
     habits: Habits,
     cap: int | None,
+    total: int,
     *,
     whole: bool,
 ) -> Estimate:
     """An estimate by what was learned. A cap that was learned is forwarded, so that the hold is a bound all the same."""
-    held = total = output_bound(request, deployment)
-    share, lengths = habits.share(request), habits.lengths(request)
+    held = total
+    share = habits.share(request)
+    # A client that says how long the answer may be, as most do, leaves nothing to be learned of it.
+    lengths = habits.lengths(request) if request.output_cap is None else None
     bound = None if share is None or habits.strict else share.tokens(request.shape.tokens_bound)
     own_cap, size = 0, server.slice_tokens
     written, rate = None, 1.0

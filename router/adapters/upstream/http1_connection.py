@@ -146,8 +146,11 @@ class Http1Response:
 
     def take(self, pieces: list[bytes]) -> None:
         """Keep or hand on what one read of the socket brought of the body; `pieces` is empty afterwards."""
-        part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        part = pieces.pop()
+        if pieces:
+            pieces.append(part)
+            part = b"".join(pieces)
+            pieces.clear()
         if self.sink is None:
             self.parts.append(part)
             self.size += len(part)
@@ -191,6 +194,7 @@ class Connection(asyncio.Protocol):
         self.pooled = False
         """Whether the pool counts it; set when the dial has succeeded as a whole."""
         self.paused = False
+        self._time = loop.time
         self.born_at = self.heard_at = loop.time()
         self._pieces: list[bytes] = []
         """Of the body, from the read that is being parsed."""
@@ -202,6 +206,11 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._complete = False
         self._keep = False
+        self._sent_names: tuple[bytes, ...] = ()
+        self._names: list[bytes] = []
+        """The same in lower case."""
+        self._encoded = False
+        """Whether one says that the body has a content-encoding."""
 
     # What the pool and the response call
 
@@ -270,27 +279,33 @@ class Connection(asyncio.Protocol):
             # Bytes that belong to no request, such as a 408 before an idle connection is closed.
             self._drop()
             return
-        self.heard_at = self.loop.time()
+        self.heard_at = self._time()
         if not self._head_done:
             self._head += data
-        broken: HttpParserError | None = None
         try:
             self._parser.feed_data(data)
         except HttpParserError as exc:
-            broken = exc
+            self._broken(response, exc)
+            return
         if self._pieces:
             response.take(self._pieces)
         if self._complete:
-            # What follows a whole answer does not harm it, but the connection is of no use any more.
-            self._keep = self._keep and broken is None
             self._finish(response)
-        elif broken is not None:
-            self._fail("protocol", f"the answer is not HTTP/1.1: {broken.__context__ or broken}")
         elif self._head_done:
             if response.sink is None:
                 self._deliver(response)
         elif len(self._head) > HEAD_BYTES:
             self._fail("protocol", f"the head of the answer is larger than {HEAD_BYTES} bytes")
+
+    def _broken(self, response: Http1Response, why: HttpParserError) -> None:
+        """What came is not HTTP; what follows a whole answer does not harm it, but the connection is of no use any more."""
+        if self._pieces:
+            response.take(self._pieces)
+        if self._complete:
+            self._keep = False
+            self._finish(response)
+        else:
+            self._fail("protocol", f"the answer is not HTTP/1.1: {why.__context__ or why}")
 
     def eof_received(self) -> None:
         self.owner.closing(self)
@@ -321,18 +336,27 @@ class Connection(asyncio.Protocol):
             self._head = self._head.partition(HEAD_END)[2]
             return
         head, self._head = self._head, b""
-        found = FIELD.findall(head, 0, head.index(HEAD_END) + 1)
-        if len(found) > HEAD_FIELDS:
-            raise ValueError(f"more than {HEAD_FIELDS} header fields")
+        found = FIELD.findall(head, 0, head.find(HEAD_END) + 1)
         self._head_done = True
         self._keep = parser.should_keep_alive()
-        response = cast(Http1Response, self.response)
+        response = self.response
+        if response is None:
+            raise ValueError("an answer to no request")
         if found:
             sent_names, values = zip(*found, strict=True)
-            names = list(map(bytes.lower, sent_names))
-            response.headers = list(zip(names, values, strict=True))
-            response.encoded = b"content-encoding" in names
+            if sent_names != self._sent_names:
+                self._read_names(sent_names)
+            response.headers = list(zip(self._names, values, strict=True))
+            response.encoded = self._encoded
         response.status = status
+
+    def _read_names(self, sent_names: tuple[bytes, ...]) -> None:
+        """The names of a head's fields; a provider mostly sends the same with every answer."""
+        if len(sent_names) > HEAD_FIELDS:
+            raise ValueError(f"more than {HEAD_FIELDS} header fields")
+        self._sent_names = sent_names
+        self._names = list(map(bytes.lower, sent_names))
+        self._encoded = b"content-encoding" in self._names
 
     def on_message_complete(self) -> None:
         # A 1xx message completes too; the real one comes after it.
