@@ -59,6 +59,23 @@ class BudgetStore(Protocol):
         ...
 
 
+class Lending(Protocol):
+    """What a ledger does for a process that goes on while its ledger is away, see `router/escrow.py`."""
+
+    async def lend(self, lender_id: str, *, to: Reservation, total_nusd: int, note: bytes = b"") -> bool:
+        """Hand a part of the hold `lender_id` over to another attempt, until that one has `total_nusd`, in one step.
+
+        Both fall under the same budgets in USD, and the lender was never extended. What is held in all stays the same, so
+        no limit is asked. Less is handed over if the lender has less; nothing if the attempt has ended. A second call does
+        nothing. A lender that was swept hands over its charge: settling the attempt then corrects that.
+        """
+        ...
+
+    def trust(self, attempt_id: str) -> None:
+        """Leave a reserve that has just failed as it is, done or not: it will be settled. Else it is taken back."""
+        ...
+
+
 class Lease(Protocol):
     """Keeps this process's holds alive, and turns those of dead processes into charges."""
 
@@ -201,8 +218,8 @@ class ControlStore(Controls, AuditLog, Protocol):
     """Both, in one store."""
 
 
-class Ledger(BudgetStore, Lease, Books, KeyStore, Protocol):
-    """One store behind all four: SQLite or Redis."""
+class Ledger(BudgetStore, Lending, Lease, Books, KeyStore, Protocol):
+    """One store behind all five: SQLite or Redis."""
 
     def control_store(self) -> ControlStore:
         """What people change, and the audit log, in the same store. Usable while this is open."""

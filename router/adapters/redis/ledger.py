@@ -287,6 +287,18 @@ class RedisLedger:
         # A reply may be anything to the type checker; what it is compared with makes it a bool.
         return answer == 1  # type: ignore[no-any-return]
 
+    async def lend(self, lender_id: str, *, to: Reservation, total_nusd: int, note: bytes = b"") -> bool:
+        """See `Lending.lend`."""
+        start = self.keys.attempts
+        into = [self.keys.open_holds, start + checked_attempt(lender_id), start + checked_attempt(to.attempt_id)]
+        answer = await self._run(script_call("lend", into, [checked_amount(total_nusd), self.replica, note, SWEPT_MS]))
+        return bool(answer == 1)
+
+    def trust(self, attempt_id: str) -> None:
+        """See `Lending.trust`."""
+        if self._doubtful and self._doubtful[-1] == attempt_id:
+            self._doubtful.pop()
+
     async def void(self, held: Reservation) -> bool:
         """See `BudgetStore.void`."""
         return await self._void(held.attempt_id, held.buckets)

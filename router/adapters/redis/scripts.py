@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-NAMES: Final = ("reserve", "settle", "sweep", "heartbeat", "limits", "trim", "audit")
+NAMES: Final = ("reserve", "settle", "sweep", "heartbeat", "limits", "trim", "audit", "lend")
 
 
 _INCLUDE: Final = re.compile(rb"^ *-- @include (\w+)$", re.MULTILINE)

@@ -27,6 +27,7 @@ from router.adapters.entries import (
     split_ids,
 )
 from router.adapters.sqlite.counters import Attempt, Change, Counter, Units, attempt_of, attempt_row, rolling
+from router.adapters.sqlite.lending import lend
 from router.adapters.sqlite.schema import scoped_name
 from router.adapters.sqlite.special import Special
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, Unit, WindowMoved
@@ -299,6 +300,18 @@ class Batch:
         else:
             return False
         self._finish(attempt_id, attempt, "S", TOMBSTONE_MS)
+        return True
+
+    def lend(self, attempt_id: str, lender_id: str, total: int, replica: str, note: bytes) -> bool:
+        """See `Lending.lend`."""
+        if lender_id not in self._attempts:
+            self._loaded.append(lender_id)
+            self._load_attempts([lender_id])
+        borrower = lend(self._attempts[lender_id], self._attempts[attempt_id], total=total, replica=replica, note=note)
+        if borrower is None:
+            return False
+        self._attempts[attempt_id] = borrower
+        self._changed_attempts.update((attempt_id, lender_id))
         return True
 
     def void(self, attempt_id: str) -> bool:

@@ -138,6 +138,14 @@ class SqliteLedger:
         used = None if tokens is None else checked_amount(tokens)
         return await self._submit(Batch.settle, checked_attempt(held.attempt_id), charge_nusd, used, plan(held.buckets), record)
 
+    async def lend(self, lender_id: str, *, to: Reservation, total_nusd: int, note: bytes = b"") -> bool:
+        """See `Lending.lend`."""
+        total = checked_amount(total_nusd)
+        return await self._submit(Batch.lend, checked_attempt(to.attempt_id), checked_attempt(lender_id), total, self._replica, note)
+
+    def trust(self, attempt_id: str) -> None:
+        """See `Lending.trust`: what failed here was undone."""
+
     async def void(self, held: Reservation) -> bool:
         """See `BudgetStore.void`."""
         return await self._submit(Batch.void, checked_attempt(held.attempt_id))
