@@ -13,7 +13,7 @@ from policies.types import NOTHING
 from router.call import Principal
 from router.domain import keys
 from router.edge.headers import API_KEY, AUTHORIZATION, GOOGLE_API_KEY, Headers
-from router.errors import INVALID_API_KEY, KEY_EXPIRED, RouterError
+from router.errors import DRAINING, INVALID_API_KEY, KEY_EXPIRED, RouterError
 from router.ports import KeyStore, StoredKey
 from router.snapshot import KeyEntry, Snapshot, Team
 
@@ -147,6 +147,21 @@ class Admission:
         if len(self._unknown) > MOST_UNKNOWN:
             self._unknown.popitem(last=False)
         return _refused(_UNKNOWN_KEY)
+
+
+class Closed(Admission):
+    """Lets nobody in any more: the service ends."""
+
+    def __init__(self) -> None:
+        """Needs neither keys nor a store."""
+
+    def identify(self, headers: Headers) -> Principal | None:
+        """Raises `RouterError`, 503."""
+        raise RouterError(DRAINING, "The service is shutting down, it begins nothing more; send the request again.", retry_after_seconds=1)
+
+    async def admit(self, headers: Headers) -> Principal:
+        """Raises `RouterError`, 503."""
+        return self.identify(headers) or _ANYONE
 
 
 _ANYONE: Final = Principal()

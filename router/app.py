@@ -23,7 +23,7 @@ from router.adapters.upstream.http1 import Http1Upstream
 from router.admin.front import Front
 from router.admin.pages import Pages
 from router.admin.views import View
-from router.admission import Admission
+from router.admission import Admission, Closed
 from router.call import Attempt
 from router.controls import Desk
 from router.dispatch import AdapterLane, Dispatcher
@@ -206,6 +206,8 @@ class Service:
         self.pipeline = self._make_pipeline(dispatcher)
         self._view.switch(snapshot, admission)
         self.gate.switch(self.pipeline.serve)
+        if self.draining:
+            self.drain()
         self._loaded_at = time.time()
 
     async def _open_ledger(self, lease_seconds: float) -> None:
@@ -289,12 +291,18 @@ class Service:
         if self.reloader is not None:
             self.reloader.soon()
 
+    def drain(self) -> None:
+        """Begin no call any more; those under way go on. Health and metrics are answered to the end."""
+        self.draining = self.gate.draining = True
+        self.pipeline.admission = closed = Closed()
+        self._view.switch(self.snapshot, closed)
+
     # What the gate asks
 
     def refuses_early(self, headers: Headers) -> bool:
-        """Whether the key is certainly wrong."""
+        """Whether the key is certainly wrong, or nobody is let in."""
         try:
-            self.admission.identify(headers)
+            self.pipeline.admission.identify(headers)
         except RouterError:
             return True
         return False
@@ -304,7 +312,7 @@ class Service:
     async def missing(self) -> str:
         """What keeps the service from being ready; empty if nothing does."""
         if self.draining:
-            return "shutting down"
+            return "draining"
         now = time.monotonic()
         if now >= self._ready_until:
             try:

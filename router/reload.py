@@ -33,6 +33,7 @@ FIXED: Final = {
     "lease_seconds": "lease",
     "store_timeout_seconds": "store_timeout",
     "drain_seconds": "drain",
+    "drain_delay_seconds": "drain_delay",
     "max_body_bytes": "max_body",
     "max_header_bytes": "max_header",
     "max_connections": "max_connections",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -29,6 +31,10 @@ SWEEP_SECONDS: Final = 1.0
 FASTEST_RESTART_SECONDS: Final = 1.0
 PARENT_SECONDS: Final = 1.0
 """How often a worker looks whether its supervisor lives."""
+SIBLINGS_SECONDS: Final = 0.2
+"""How long a worker that drains waits for word that all others do, too, before it leaves the port to them."""
+ENDING: Final = "ending"
+"""File in the workers' folder that says that the whole service ends."""
 SPARE_SECONDS: Final = 5.0
 """Beyond the drain time, before a worker that does not end is killed."""
 
@@ -47,6 +53,18 @@ class GateServer(uvicorn.Server):
                 if isinstance(connection, GateProtocol):
                     connection.sweep(now)
         return await super().on_tick(counter)
+
+    def drain(self) -> set[asyncio.Task[None]]:
+        """Close each connection after its next answer. Returns what is under way."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, GateProtocol):
+                connection.drain()
+        return set(self.server_state.tasks)
+
+    def leave_port(self) -> None:
+        """Take no new connection."""
+        for server in self.servers:
+            server.close()
 
 
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:
@@ -93,6 +111,7 @@ class RunningApp:
         self.service.host = self._host
         self._port = snapshot.server.port if port is None else port
         self._shared = shared
+        self._run_folder = run_folder
         self._serving: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
         self._supervisor: int | None = None
@@ -125,16 +144,39 @@ class RunningApp:
         await self.service.stop()
 
     async def drain(self) -> None:
-        """Accept nothing more, let what is under way end within the drain time, then cancel it; its money is settled."""
+        """Begin nothing more, let what is under way end within the drain time, then cancel it; its money is settled.
+
+        The port stays open meanwhile, so that probes and clients are told: unless siblings go on to serve it.
+        """
         if self._serving is None:
             return
-        self.service.draining = True
+        loop, settings = asyncio.get_running_loop(), self.service.snapshot.server
+        began = loop.time()
+        self.service.drain()
+        under_way = self._server.drain()
+        log.info("draining", calls=len(under_way), at_most_seconds=settings.drain_seconds)
+        leaving = asyncio.create_task(self._leave_port_to_siblings(), name="leave-port")
+        if under_way:
+            await asyncio.wait(under_way, timeout=settings.drain_seconds)
+        await asyncio.sleep(max(0.0, began + settings.drain_delay_seconds - loop.time()))
+        leaving.cancel()
+        left = max(0.0, began + settings.drain_seconds - loop.time())
+        self._server.config.timeout_graceful_shutdown = math.ceil(left)
         self._server.should_exit = True
         await self._serving
         self._serving = None
-        left = list(self._server.server_state.tasks)
-        if left:
-            await asyncio.wait(left, timeout=SPARE_SECONDS)
+        open_tasks = list(self._server.server_state.tasks)
+        if open_tasks:
+            await asyncio.wait(open_tasks, timeout=SPARE_SECONDS)
+
+    async def _leave_port_to_siblings(self) -> None:
+        """Take no new connection from the other workers, unless all of them end."""
+        if self._run_folder is None:
+            return
+        await asyncio.sleep(SIBLINGS_SECONDS)
+        if not (Path(self._run_folder) / ENDING).exists():
+            self._server.leave_port()
+            log.info("left the port to the other workers")
 
     def catch_signals(self) -> None:
         """Take SIGTERM and SIGINT for `until_signal`: to be called before the first request can come."""
@@ -166,7 +208,6 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=max(1, round(service.snapshot.server.drain_seconds)),
     )
 
 
@@ -219,6 +260,7 @@ class Supervisor:
             await asyncio.wait((waiting, ending), return_when=asyncio.FIRST_COMPLETED)
             ending.cancel()
             if self._ending.is_set():
+                (Path(folder) / ENDING).touch()
                 return await self._end(process, waiting)
             status = waiting.result()
             if status == EXIT_CONFIG and not replaced:

@@ -220,6 +220,7 @@ class ServerSettings:
     keep_log_seconds: float = 400 * 86_400.0
     """Age at which entries leave the ledger's log."""
     drain_seconds: float = 30.0
+    drain_delay_seconds: float = 0.0
     max_body_bytes: int = 20 * 1024 * 1024
     max_header_bytes: int = 32 * 1024
     max_connections: int = 8192

@@ -32,6 +32,8 @@ class Gate:
     """What every connection needs to know, and an ASGI application for servers other than ours."""
 
     overloaded: ErrorSpec = OVERLOADED
+    draining = False
+    """The service ends: each connection is closed after its next answer."""
 
     def __init__(self, *, call: Serve, refuses_early: Callable[[Headers], bool], asgi: AsgiApp, settings: ServerSettings) -> None:
         """`refuses_early` tells from the headers alone whether a request will certainly be refused."""

@@ -40,7 +40,7 @@ SENT: Final[dict[bytes, str]] = {
     BUDGET_REMAINING_USD: "What was left in the tightest hard budget while this request was held, USD.",
     OVERHEAD_MS: "Milliseconds spent in the proxy itself, the provider's time taken out.",
     CLAMPED: "The cap on output that was forwarded because a budget had no room for a higher one. Only on such answers.",
-    SHOULD_RETRY: "`false` where sending the same request again cannot help. OpenAI's and Anthropic's SDKs obey it.",
+    SHOULD_RETRY: "`false` where sending the same request again cannot help, `true` where a service ends. OpenAI's SDKs obey it.",
     RATE_LIMIT + b"limit-requests": "Most requests in the window of the rate limit with the smallest share left; the same for `tokens`.",
     RATE_LIMIT + b"remaining-requests": "What this request leaves of it; the same for `tokens`.",
     RATE_LIMIT + b"reset-requests": "When all of it is there again if nothing more is sent: `1m0s`; the same for `tokens`.",

@@ -58,6 +58,8 @@ class GateProtocol(asyncio.Protocol):
 
     joined: bytearray
     """What came of the body before `parts`, if they were too many. Set when a request begins."""
+    ending = False
+    """Nothing more is read: the connection closes after what has been taken."""
     last_word: tuple[ErrorSpec, str] | None = None
     """Said once all requests that were taken have their answers."""
     unread_bytes = 0
@@ -76,7 +78,7 @@ class GateProtocol(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.active: WireExchange | None = None
         self.waiting: deque[WireExchange] = deque()
-        self.draining = False
+        self.draining = self.gate.draining
         self.closing = False
         self.paused: asyncio.Future[None] | None = None
         self.phase = "idle"
@@ -139,9 +141,15 @@ class GateProtocol(asyncio.Protocol):
                 self.paused.set_result(None)
             self.paused = None
 
-    def shutdown(self) -> None:
-        """Called by uvicorn at SIGTERM: answer what is under way, accept nothing more."""
+    def drain(self) -> None:
+        """The service ends soon: close after the next answer, and say so in it."""
         self.draining = True
+        if self.active is not None and not self.active.started and not self.waiting:
+            self.active.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Called by uvicorn at the end of the service: answer what is under way, accept nothing more."""
+        self.draining = self.ending = True
         if self.active is None:
             self._follow()
 
@@ -401,15 +409,15 @@ class GateProtocol(asyncio.Protocol):
                 exchange.fail()
         if not exchange.complete or not exchange.keep_alive:
             self.close()
-        elif self.draining or self.waiting or self.closing or self.paused is not None:
+        elif self.ending or self.waiting or self.closing or self.paused is not None:
             self._follow()
         else:
             self.since = self.loop.time()
 
     def _follow(self) -> None:
         """Begin with the next of the requests that came meanwhile, or end the connection if nothing more may come."""
-        if self.draining:
-            if self.waiting and not self.transport.is_closing():
+        if self.ending:
+            if (self.waiting or self.phase != "idle") and not self.transport.is_closing():
                 self._say(DRAINING, "The server is shutting down and has not begun with this request; send it again.")
             self.close()
         elif self.paused is None:

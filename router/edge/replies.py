@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from router.edge.headers import RETRY_AFTER, SHOULD_RETRY
-from router.errors import INTERNAL, RouterError
+from router.errors import DRAINING, INTERNAL, RouterError
 
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 MAX_RETRY_AFTER_SECONDS = 60
@@ -38,11 +38,14 @@ def error_object(error: RouterError) -> dict[str, object]:
 
 
 def error_reply(error: RouterError, *, status: int | None = None) -> Reply:
-    """The answer for an error; `x-should-retry: false` wherever waiting does not help."""
+    """The answer for an error; `x-should-retry` says `false` wherever waiting does not help."""
     headers = [JSON]
     if not error.spec.retryable:
         headers.append((SHOULD_RETRY, b"false"))
     if error.retry_after_seconds is not None and error.spec.retryable:
         seconds = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(error.retry_after_seconds)))
         headers.append((RETRY_AFTER, b"%d" % seconds))
+        if error.spec is DRAINING:
+            # Another process serves it: whoever does not try again on a 503 should here.
+            headers.append((SHOULD_RETRY, b"true"))
     return Reply(status or error.spec.http_status, headers, msgspec.json.encode({"error": error_object(error)}))

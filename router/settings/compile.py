@@ -127,6 +127,8 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         assumed = _renamed(price_of(given.assumed_price))
     if given.unpriced == "assume" and assumed is None:
         context.wrong(("server", "unpriced"), "needs assumed_price, the price to count such deployments at")
+    if given.drain_delay > given.drain:
+        context.wrong(("server", "drain_delay"), "must not be longer than drain, which ends the service")
     if given.unpriced != "assume" and assumed is not None:
         context.wrong(("server", "assumed_price"), "is used with unpriced: assume only", at_key=True)
     return ServerSettings(
@@ -138,6 +140,7 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         store_timeout_seconds=given.store_timeout,
         keep_log_seconds=given.keep_log,
         drain_seconds=given.drain,
+        drain_delay_seconds=given.drain_delay,
         max_body_bytes=given.max_body,
         max_header_bytes=given.max_header,
         max_connections=given.max_connections,

@@ -128,7 +128,10 @@ class ServerSection(Section):
     when_store_is_down: StoreMode = "closed"
     """What happens while the store does not answer. Only `closed` is available: a request that a hard budget covers is refused."""
     drain: Annotated[Duration, Field(ge=0, le=3600)] = 30.0
-    """How long live requests may go on after SIGTERM."""
+    """How long live requests may go on after SIGTERM. New ones are answered 503 meanwhile."""
+    drain_delay: Annotated[Duration, Field(ge=0, le=3600)] = 0.0
+    """Least time from SIGTERM to the end, even if no request is live: until then `/readyz` answers 503, so that a load balancer
+    notices. Default: 0 s, the service ends as soon as nothing is live. Not longer than `drain`."""
     max_body: Annotated[ByteSize, Field(ge=1024, le=2**31 - 1)] = 20 * 1024 * 1024
     """Largest request body."""
     max_header: Annotated[ByteSize, Field(ge=1024, le=2**24)] = 32 * 1024

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2 as httpx
@@ -37,17 +38,30 @@ def config(up: ScriptedUpstream, drain: str = "30s") -> str:
     return CONFIG.replace("UP", up.base_url).replace("DRAIN", drain)
 
 
-async def refused(gateway: Gateway) -> None:
-    """Wait until no new connection is accepted."""
+async def draining(gateway: Gateway) -> None:
+    """Wait until every worker says that it drains: each new connection is dealt to any of them."""
     deadline = time.monotonic() + 20
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        except ConnectionRefusedError:
-            return
-        writer.close()
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    said = 0
+    async with httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        while said < 16:
+            answer = await client.get(f"{gateway.root}/readyz")
+            said = said + 1 if answer.status_code == 503 else 0
+            assert said == 0 or answer.json()["reason"] == "draining"
+            assert time.monotonic() < deadline
+
+
+async def stranger(gateway: Gateway) -> httpx.Response:
+    """A call on a connection of its own, with a body that is only read from clients who are let in."""
+    async with gateway.client() as client:
+        return await client.post("/chat/completions", json=chat(padding="x" * 100_000))
+
+
+async def said(gateway: Gateway, words: str, times: int) -> None:
+    """Wait until the workers have said it."""
+    deadline = time.monotonic() + 30
+    while gateway.errors().count(words) < times:
+        assert time.monotonic() < deadline, gateway.errors()
+        await asyncio.sleep(0.02)
 
 
 async def settled(gateway: Gateway) -> list[SpendRecord]:
@@ -70,13 +84,19 @@ async def test_live_calls_end_before_the_service_does(tmp_path: Path, workers: i
             assert (await idle.get("/models")).status_code == 200
             calls = [asyncio.create_task(client.post("/chat/completions", json=chat(stream=n % 2 == 0))) for n in range(6)]
             await up.until_seen(6)
+            await said(gateway, "Started server process", workers)
             before.open()
             pace.step(5)
             ending = asyncio.create_task(gateway.stop())
-            await refused(gateway)
+            await draining(gateway)
+            for refused in (await idle.get("/models"), await idle.post("/chat/completions", json=chat()), await stranger(gateway)):
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+                assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("1", "true")
+                assert refused.headers["connection"] == "close"
+            assert (await idle.get(f"{gateway.root}/livez")).status_code == 200
+            assert b"faregate_requests_total" in (await idle.get(f"{gateway.root}/metrics")).content
+            assert len(up.requests) == 6
             assert not ending.done()
-            with pytest.raises(httpx.TransportError):
-                await idle.get("/models")
             pace.open()
             answers = await asyncio.gather(*calls)
             assert await ending == 0
@@ -139,7 +159,7 @@ async def test_a_second_signal_does_not_break_the_end(tmp_path: Path) -> None:
             call = asyncio.create_task(client.post("/chat/completions", json=chat(stream=True)))
             await up.until_seen(1)
             ending = asyncio.create_task(gateway.stop())
-            await refused(gateway)
+            await draining(gateway)
             os.kill(gateway.pid, signal.SIGTERM)
             os.kill(gateway.pid, signal.SIGINT)
             pace.open()
@@ -149,14 +169,42 @@ async def test_a_second_signal_does_not_break_the_end(tmp_path: Path) -> None:
     assert record.outcome == "ok"
 
 
-async def test_a_draining_service_is_not_ready(tmp_path: Path) -> None:
-    """Whoever balances load must send nothing more, while what is open goes on."""
+async def test_an_idle_service_stays_as_long_as_its_load_balancer_needs(tmp_path: Path) -> None:
+    """A balancer that never sees the 503 sends calls to nobody."""
     up = ScriptedUpstream(default=Json())
-    async with running(tmp_path, CONFIG.replace("DRAIN", "5s"), up=up) as run:
+    async with running(tmp_path, CONFIG.replace("{drain: DRAIN}", "{drain: 30s, drain_delay: 30s}"), up=up) as run:
         assert (await run.client.get(f"{run.root}/readyz")).status_code == 200
-        run.app.service.draining = True
+        ending = asyncio.create_task(run.app.drain())
+        await asyncio.sleep(0)
         waiting = await run.client.get(f"{run.root}/readyz")
-        assert waiting.status_code == 503
-        assert "shutting down" in waiting.text
+        assert (waiting.status_code, waiting.json()["reason"], waiting.headers["connection"]) == (503, "draining", "close")
         assert (await run.client.get(f"{run.root}/livez")).status_code == 200
-        assert (await run.ask()).status_code == 200
+        assert (await run.ask()).status_code == 503
+        await run.app.service.swap(run.app.service.snapshot)
+        assert (await run.ask()).status_code == 503
+        assert not ending.done()
+        ending.cancel()
+        await asyncio.wait([ending])
+        snapshot = run.app.service.snapshot
+        run.app.service.snapshot = replace(snapshot, server=replace(snapshot.server, drain_delay_seconds=0.0))
+    assert [line["error"] for line in run.log_lines()] == ["shutting_down"] * 2
+
+
+async def test_a_worker_that_ends_alone_leaves_the_port_to_the_others(tmp_path: Path) -> None:
+    """Its calls end; new ones must not be refused while another worker would serve them."""
+    async with ScriptedUpstream() as up:
+        pace = Gate()
+        up.on("m", Stream(tokens=3, pacer=pace))
+        async with Gateway(tmp_path, config(up), workers=2) as gateway, gateway.client() as client:
+            await said(gateway, "Started server process", 2)
+            calls = [asyncio.create_task(client.post("/chat/completions", json=chat(stream=True))) for _ in range(16)]
+            await up.until_seen(16)
+            first = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()[0]
+            os.kill(int(first), signal.SIGTERM)
+            await said(gateway, "left the port to the other workers", 1)
+            async with httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0)) as probe:
+                assert {(await probe.get(f"{gateway.root}/readyz")).status_code for _ in range(16)} == {200}
+            pace.open()
+            assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+            assert await gateway.stop() == 0
+        await settled(gateway)
