@@ -22,6 +22,6 @@ def at_least(order: Order, quality: float) -> Order:
                 known = "is not known" if own is None else f"{own:g}"
                 rejected.append(Rejection(candidate.traits.deployment, "below_quality", f"quality {known}, at least {quality:g}"))
         ranking = order(facts, good, draw)
-        return Ranking(ranking.order, (*rejected, *ranking.rejected), ranking.measure)
+        return Ranking(ranking.order, (*rejected, *ranking.rejected), ranking.measure, ranking.plan)
 
     return narrowed

@@ -69,6 +69,32 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 NO_SIGNALS: Final = Signals()
 
 
+NO_STATES: Final[Mapping[str, bool]] = MappingProxyType({})
+NO_RATES: Final[Mapping[str, float | None]] = MappingProxyType({})
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What rules may know of the time, the budgets and the providers. Filled in only as far as rules of the route read it."""
+
+    hour: int = 0
+    """Of the day, 0 to 23, in the time zone of the route."""
+    weekday: str = ""
+    """`mon` to `sun`."""
+    month: int = 0
+    """1 to 12."""
+    budget_used: float | None = None
+    """Largest used share of the budgets that the request falls under whatever model serves it; 0 if there is none."""
+    budget_left_nusd: int | None = None
+    """Least that is left in such a budget in USD, nano-USD; None if there is none."""
+    up: Mapping[str, bool] = NO_STATES
+    """Whether any deployment can be called, by `provider:<name>` or `model:<name>`."""
+    error_rate: Mapping[str, float | None] = NO_RATES
+    """Share of calls of the last 30 s that failed, by `provider:<name>`; None: there was none."""
+
+
+NO_MOMENT: Final = Moment()
+
+
 class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     """What a policy may know of a request."""
 
@@ -98,6 +124,7 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     signals: Signals = NO_SIGNALS
     live: Mapping[str, float] = NO_NUMBERS
     """What the rule's kind reads of the moment, such as `age/canary`: only what `Branch.live` asks for."""
+    moment: Moment = NO_MOMENT
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
