@@ -108,9 +108,15 @@ class Stream:
     _short_of = ""
     """Why no more could be held, if so."""
     _refused_by = ""
+    """The budget that had no room, if it was one."""
     _spare = 0
     """What the next read may add, where the last of what is held must not be waited for."""
-    """The budget that had no room, if it was one."""
+    _may_extend = False
+    """Whether more may have to be held."""
+    _held_bound = 0
+    """What the meter's bound may reach before more than is held can have come; known where more may have to be held."""
+    _check_at = 0
+    """Where it asks for the next slice; the same."""
 
     def __init__(
         self,
@@ -124,22 +130,21 @@ class Stream:
     ) -> None:
         """`clock` gives monotonic seconds; `extend_short` finds money that the store had no room for."""
         self.attempt = attempt
-        self.meter = meter_of(attempt)
-        self.meter.unread = self._unread
-        self.meter.rate = attempt.estimate.written_rate
+        estimate = attempt.estimate
+        self.meter = meter = meter_of(attempt)
+        meter.unread = self._unread
+        self._rate = meter.rate = estimate.written_rate
         self._response = response
         self._exchange = exchange
         self._write = exchange.write
         self._store = store
         self._clock = clock
         self._extend_short = extend_short
-        estimate = attempt.estimate
         self._held_tokens = estimate.held_output_tokens
-        self._rate = estimate.written_rate
-        self._held_bound = int(self._held_tokens / self._rate)
-        """What the meter's bound may reach before more than is held can have come."""
-        self._check_at = self._extend_at()
-        self._may_extend = self._held_tokens < estimate.output_tokens
+        if self._held_tokens < estimate.output_tokens:
+            self._may_extend = True
+            self._held_bound = int(self._held_tokens / self._rate)
+            self._check_at = self._extend_at()
         self._waiting: list[bytes] = []
         """Events that have come, and are neither counted nor passed on yet."""
 
@@ -269,10 +274,11 @@ class Stream:
         rest = meter.flush()
         if rest:
             await self._send(rest)
-        if meter.error_seen:
+        tail = meter.tail
+        if tail.error:
             await exchange.finish()
             return Answer(metered=meter.finish(complete=False), outcome="upstream_error", error_code="upstream_error_event")
-        if not meter.ended:
+        if not tail.ended and not meter.is_json:
             return await self._lost(UpstreamError("truncated", "the stream ended without a finish reason", sent=True))
         await exchange.finish()
         return Answer(metered=meter.finish(complete=True), outcome="ok")

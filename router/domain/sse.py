@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ PAYLOAD: Final = re.compile(rb"(?:\A|[\r\n])data:(?: [^\r\n]|[^\r\n ])")
 """Found in a piece of a stream that carries more than comments and heartbeats."""
 
 FEW_EVENTS: Final = 4
+MANY: Final = 1_000_000_000
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -61,16 +63,22 @@ def split_events(data: bytes) -> list[bytes]:
     return events
 
 
-def events_around(data: bytes, found: re.Pattern[bytes]) -> Iterator[bytes]:
-    """The events in which a pattern is found, in their order; terminators included if they have come."""
+def events_around(data: bytes, found: re.Pattern[bytes], *, holding: bytes = b"", most: int = MANY) -> list[bytes]:
+    """The first events in which a pattern is found and that hold this, in their order; terminators included if they have come."""
     if b"\r" in data:
-        yield from (event for event in iter_events(data) if found.search(event) is not None)
-        return
+        return list(islice((event for event in iter_events(data) if found.search(event) is not None and holding in event), most))
+    events: list[bytes] = []
     match = found.search(data)
     while match is not None:
-        before, end = data.rfind(b"\n\n", 0, match.start()), data.find(b"\n\n", match.start())
-        yield data[0 if before < 0 else before + 2 : len(data) if end < 0 else end + 2]
-        match = None if end < 0 else found.search(data, end + 2)
+        at = match.start()
+        before, end = data.rfind(b"\n\n", 0, at), data.find(b"\n\n", at)
+        event = data[0 if before < 0 else before + 2 : len(data) if end < 0 else end + 2]
+        if holding in event:
+            events.append(event)
+        if end < 0 or len(events) >= most:
+            break
+        match = found.search(data, end + 2)
+    return events
 
 
 def latest_events(pieces: Sequence[bytes]) -> Iterator[bytes]:

@@ -85,8 +85,8 @@ class StreamMeter:
     _smallest = 0
     """The smallest of their certain envelopes."""
     _envelope_likely = 0
-    _told: tuple[bytes, int] | None = None
-    """The last event with a usage among those that were let go, and the number of events with choices up to it."""
+    _told: tuple[bytes, int, int] | None = None
+    """The last block of events with a usage in it, where to look for it, and the number of events with choices up to its end."""
     _tail: tuple[int, reading.Tail] | None = None
     _metered: Metered | None = None
     rate = 1.0
@@ -156,6 +156,11 @@ class StreamMeter:
         """Events with choices so far, whole ones only."""
         self._fold()
         return self._events
+
+    @property
+    def tail(self) -> reading.Tail:
+        """What its last events say."""
+        return self._read_tail()
 
     @property
     def ended(self) -> bool:
@@ -338,11 +343,13 @@ class StreamMeter:
 
     def _measure(self, piece: bytes) -> None:
         """Measure the envelope on the first events with text, if they are here."""
-        for certain, likely in _envelopes(piece, _MEASURED_EVENTS - self._measured):
-            self._smallest = min(certain, self._smallest) if self._measured else certain
-            self._envelope_likely = min(likely, self._envelope_likely) if self._measured else likely
-            self._measured += 1
+        found = _envelopes(piece, _MEASURED_EVENTS - self._measured)
+        if found:
             self.content_seen = True
+            known, self._measured = self._measured, self._measured + len(found)
+            if known:
+                found.append((self._smallest, self._envelope_likely))
+            self._smallest, self._envelope_likely = map(min, zip(*found, strict=True))
 
     def _without_usage(self, piece: bytes) -> bytes:
         found = _USAGE_OBJECT.search(piece)
@@ -360,21 +367,28 @@ class StreamMeter:
         if new:
             block = new[0] if len(new) == 1 else b"".join(new)
             self._events += block.count(_CHOICES_KEY)
-            told = block.rfind(_USAGE_KEY) if _COUNT_KEY in block else -1
-            if told >= 0:
-                self._remember(block, told)
+            if _COUNT_KEY in block:
+                self._remember(block)
             if len(pieces) > _FOLD_PIECES or self.total_bytes > self._fold_at:
                 pieces[:] = _last_with_payload(pieces)
                 self._fold_at = self.total_bytes + _FOLD_BYTES
             self._counted = len(pieces)
 
-    def _remember(self, block: bytes, told: int) -> None:
-        """Keep the last usage of a block: more events may follow it than are kept."""
-        events = list(events_around(block[max(0, block.rfind(b"\n\n", 0, told)) :], _USAGE_OBJECT))
-        if events:
-            event = events[-1]
-            after = block.count(_CHOICES_KEY, block.rfind(event) + len(event))
-            self._told = (event, self._events - after)
+    def _remember(self, block: bytes) -> None:
+        """Keep the last block with a usage: more events may follow it than are kept."""
+        start = max(0, block.rfind(b"\n\n", 0, block.rfind(_USAGE_KEY)))
+        if _USAGE_OBJECT.search(block, start) is not None:
+            self._told = block, start, self._events
+
+    def _told_before(self, tail: reading.Tail) -> reading.Tail:
+        """The tail with the usage of an event from long before it, if there was one."""
+        events = self.events
+        if self._told is None:
+            return tail
+        block, start, up_to = self._told
+        event = events_around(block[start:], _USAGE_OBJECT)[-1]
+        after = block.count(_CHOICES_KEY, block.rfind(event) + len(event))
+        return reading.with_usage(tail, event, events - up_to + after)
 
     def _recent(self) -> list[bytes]:
         """The last events that carry data."""
@@ -416,10 +430,7 @@ class StreamMeter:
             self._drain()
         tail = self._read_tail()
         if not tail.usages:
-            events = self.events
-            if self._told is not None:
-                event, before = self._told
-                tail = reading.with_usage(tail, event, events - before)
+            tail = self._told_before(tail)
         return self._plainly_told(tail) or self._weighed(tail, complete=complete)
 
     def _plainly_told(self, tail: reading.Tail) -> Metered | None:
@@ -475,9 +486,8 @@ class StreamMeter:
 
 def _envelopes(piece: bytes, most: int) -> list[tuple[int, int]]:
     """(certain, likely) envelope of the first events with text."""
-    with_text = (event for event in events_around(piece, _CONTENT) if _CHOICES_KEY in event)
     # A line end before one may belong to the event before: that depends on the chunking.
-    return [reading.envelope_bytes(event.lstrip(b"\r\n")) for event in islice(with_text, most)]
+    return [reading.envelope_bytes(event.lstrip(b"\r\n")) for event in events_around(piece, _CONTENT, holding=_CHOICES_KEY, most=most)]
 
 
 def _last_with_payload(pieces: list[bytes]) -> list[bytes]:

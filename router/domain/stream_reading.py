@@ -253,12 +253,12 @@ def envelope_bytes(event: bytes) -> tuple[int, int]:
     the certain one counts as text because later events may have a smaller one. Padding (`obfuscation`)
     varies and is in neither.
     """
-    data = event_data(event)
     try:
-        plain = _decode_plain(data)
+        # White space may follow JSON; anything else that is no data is found by who looks closer.
+        plain = _decode_plain(event[6:] if event.startswith(b"data: ") else event_data(event))
     except (ValueError, RecursionError):
-        return _odd_envelope_bytes(event, data)
-    envelope = len(event) + 2 - len(bytes(plain.obfuscation)) - len(bytes(plain.choices[0].delta.content))
+        return _odd_envelope_bytes(event, event_data(event))
+    envelope = len(event) + 2 - len(plain.obfuscation) - len(plain.choices[0].delta.content)
     return envelope, envelope
 
 
