@@ -95,6 +95,16 @@ def latest_events(pieces: Sequence[bytes]) -> Iterator[bytes]:
         yield from reversed(parts)
 
 
+def last_boundary(data: bytearray, start: int) -> int:
+    """Where the last whole event ends, or 0."""
+    if b"\r" not in data:
+        return data.rfind(b"\n\n", start) + 2 if data.find(b"\n\n", start) >= 0 else 0
+    end = 0
+    for boundary in list(BOUNDARY.finditer(data, start)):
+        end = boundary.end()
+    return end
+
+
 def event_data(event: bytes) -> bytes:
     """The payload of one event: its data lines joined, comments and other fields left out. Empty if it has none."""
     line = event.rstrip(b"\r\n")

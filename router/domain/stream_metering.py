@@ -14,7 +14,7 @@ from router.domain.counting import Dialect, Limits, Metered, estimate_tokens, ow
 from router.domain.extras import answered_tier
 from router.domain.json_metering import meter_json
 from router.domain.openai_usage import Counts, Doubt
-from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, events_around, latest_events, split_events
+from router.domain.sse import BOUNDARY, PAYLOAD, StreamHead, events_around, last_boundary, latest_events, split_events
 from router.domain.usage import Evidence
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -312,7 +312,7 @@ class StreamMeter:
             del held[: boundary.end()]
             self._skipping = False
             known = 0
-        end = _last_boundary(held, max(0, known - _UNDECIDED_BYTES))
+        end = last_boundary(held, max(0, known - _UNDECIDED_BYTES))
         if end:
             piece = bytes(held[:end])
             del held[:end]
@@ -493,13 +493,3 @@ def _envelopes(piece: bytes, most: int) -> list[tuple[int, int]]:
 def _last_with_payload(pieces: list[bytes]) -> list[bytes]:
     """The last few that carry more than comments and heartbeats, in their order."""
     return list(islice((piece for piece in reversed(pieces) if PAYLOAD.search(piece) is not None), reading.RECENT_EVENTS))[::-1]
-
-
-def _last_boundary(data: bytearray, start: int) -> int:
-    """Where the last whole event ends, or 0."""
-    if b"\r" not in data:
-        return data.rfind(b"\n\n", start) + 2 if data.find(b"\n\n", start) >= 0 else 0
-    end = 0
-    for boundary in list(BOUNDARY.finditer(data, start)):
-        end = boundary.end()
-    return end
