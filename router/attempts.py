@@ -124,7 +124,7 @@ class Attempts:
             return held
         attempt.held = held
         failure = await self._call(attempt, exchange)
-        self._learn(deployment.name, failure)
+        self._learn(attempt, failure)
         return failure
 
     async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
@@ -147,6 +147,7 @@ class Attempts:
         except UpstreamError as exc:
             return await self._lost(attempt, exc)
         except RouterError:
+            call.tried += ((attempt.deployment, attempt.way),)
             await self._settlements.void(attempt)
             raise
         finally:
@@ -194,12 +195,14 @@ class Attempts:
             attempt.call.winner, attempt.call.usage = attempt, usage
         await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
 
-    def _learn(self, name: str, failure: Failure | None) -> None:
+    def _learn(self, attempt: Attempt, failure: Failure | None) -> None:
         """Remember what the attempt says of its deployment."""
         if failure is None:
             if self._limited:
-                self._limited.pop(name, None)
+                self._limited.pop(attempt.deployment.name, None)
             return
+        name = attempt.deployment.name
+        attempt.call.tried += ((attempt.deployment, attempt.way),)
         if failure.cause == "429" and failure.reply is not None:
             self._limited[name] = failure
         self._fleet.failed(name, cause=failure.cause, retry_after_seconds=failure.retry_after_seconds)
@@ -281,6 +284,7 @@ class Attempts:
         call = attempt.call
         call.outcome, call.error_code = answer.outcome, answer.error_code
         if answer.refused_by:
+            call.refused_by = answer.refused_by
             self._metrics.refused(budget=answer.refused_by, action="cut")
         if answer.outcome in ("ok", "cut"):
             self._won(attempt, answer.metered, self._clock())

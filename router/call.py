@@ -113,6 +113,10 @@ class Call:
     """What it asks of its own routing, the limits of its route and its key counted in."""
     trace = b""
     """What the decision was made of, as JSON, until the first record of an attempt names it; empty if it is not kept."""
+    tried: tuple[tuple[Deployment, Way], ...] = ()
+    """Where attempts went that gave no answer, in order."""
+    refused_by = ""
+    """The budget, limit or guard that had no room for it, or for the rest of a stream."""
     guarded: tuple[str, str] | None = None
     """The guard that it broke, and what was done."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -60,14 +60,18 @@ class RateLimits:
         self.skip(deployment, refusal)
         return "fallback:rate_limited"
 
-    def no_room(self, call: Call, refusals: Sequence[Refusal]) -> RouterError:
-        """The answer if no candidate has room: by the limit that passes soonest, else by the budget that refused the cheapest."""
-        limited = [refusal for refusal in refusals if is_rate_limit(refusal.bucket)]
+    def no_room(self, call: Call, refusals: Mapping[str, Refusal]) -> RouterError:
+        """The answer if no candidate has room: by the limit that passes soonest, else by the budget that refused the cheapest.
+
+        `refusals` are by deployment.
+        """
+        limited = [refusal for refusal in refusals.values() if is_rate_limit(refusal.bucket)]
         if limited:
             return self.refused(call, min(limited, key=lambda refusal: refusal.retry_after_ms or 0))
-        least = min(refusals, key=lambda refusal: (refusal.bucket.unit != "usd", refusal.needed_nusd))
+        cheapest = min(refusals, key=lambda name: (refusals[name].bucket.unit != "usd", refusals[name].needed_nusd))
+        least = refusals[cheapest]
         self._metrics.refused(budget=least.bucket.budget, action="refuse")
-        return budget_error(call, least, among=len(refusals))
+        return budget_error(call, least, deployment=cheapest, among=len(refusals))
 
     def refused(self, call: Call, refusal: Refusal) -> RouterError:
         """The answer to a request that a limit has no room for."""

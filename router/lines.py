@@ -252,20 +252,29 @@ def _rare(attempt: Attempt, usage: Usage | None, overrun_cause: str) -> dict[str
     return fields
 
 
+def _where_it_failed(call: Call) -> bytes:
+    """The members of a log line that say who asked, where it went, and who refused."""
+    tried = [deployment.name for deployment, _ in call.tried]
+    if call.winner is not None:
+        where = call.winner.way.log
+    elif call.tried:
+        where = call.tried[-1][1].log
+    else:
+        principal = call.principal
+        route = call.route.name if call.routed else ""
+        where = _inside({"route": route, "team": principal.team, "key_id": principal.key_id, "operation": call.operation})
+    more: dict[str, Any] = {}
+    if tried:
+        more["tried"] = tried
+    if call.refused_by:
+        more["refused_by"] = call.refused_by
+    return b"%b,%b" % (where, _inside(more)) if more else where
+
+
 def log_line(call: Call, *, at_ms: int, overhead_seconds: float, total_seconds: float) -> bytes:
     """One `router.logs.RequestLine`."""
     attempt, usage = call.winner, call.usage
-    if attempt is None:
-        where = _inside(
-            {
-                "route": call.route.name if call.routed else "",
-                "team": call.principal.team,
-                "key_id": call.principal.key_id,
-                "operation": call.operation,
-            }
-        )
-    else:
-        where = attempt.way.log
+    where = attempt.way.log if attempt is not None and not call.refused_by else _where_it_failed(call)
     return (
         b'{"at_ms":%d,"request_id":"%b",%b,"status":%d,"outcome":"%b","error":"%b","attempts":%d,'
         b'"input_tokens":%b,"output_tokens":%b,"cost_nusd":%d,"overhead_ms":%.3f,"total_ms":%.3f}'

@@ -52,7 +52,11 @@ class RequestLine(msgspec.Struct, kw_only=True):
     outcome: str = ""
     error: str = ""
     """Code of `router.errors`; empty if none."""
+    refused_by: str = ""
+    """Budget, limit or guard that had no room."""
     attempts: int = 0
+    tried: list[str] = []
+    """Deployments that were called without success, in order, each time. Written if there was one."""
     input_tokens: int | None = None
     """None: unknown, or nothing was sent upstream."""
     output_tokens: int | None = None

@@ -21,10 +21,34 @@ _ANSWER: Final = b"%%b%b: %%d\r\n%b: %%.3f\r\n%%b%%b" % (h.ATTEMPTS, h.OVERHEAD_
 
 
 def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes | None = None) -> bytes:
-    """Header lines with the request ids: the client's own first, else the provider's, else ours."""
+    """Header lines of a failure: where it was tried, and the request ids: the client's own first, else the provider's, else ours."""
     if call.rate_lines:
         headers = [pair for pair in headers if not pair[0].startswith(h.RATE_LIMIT)]
-    return h.encode(headers) + call.rate_lines + _id_lines(call, upstream_id)
+    return h.encode(headers) + call.rate_lines + _tried_lines(call) + _id_lines(call, upstream_id)
+
+
+def _tried_lines(call: Call) -> bytes:
+    """The deployments that were called, and their models, each once and in order."""
+    if not call.attempts:
+        return b""
+    tried = [deployment for deployment, _ in call.tried]
+    if call.winner is not None:
+        tried.append(call.winner.deployment)
+    return h.encode(
+        [
+            (h.MODEL, h.clean_value(", ".join(dict.fromkeys(deployment.model for deployment in tried)))),
+            (h.DEPLOYMENT, h.clean_value(", ".join(dict.fromkeys(deployment.name for deployment in tried)))),
+            (h.ROUTE, h.clean_value(call.route.name)),
+            (h.RULE, h.clean_value(call.branch.rule)),
+            (h.ATTEMPTS, b"%d" % call.attempts),
+        ]
+    )
+
+
+def refused_by(error: RouterError) -> str:
+    """The budget, limit or guard that a refusal names."""
+    details = error.details or {}
+    return str(details.get("budget") or details.get("limit_name") or details.get("guard") or "")
 
 
 def _id_lines(call: Call, upstream_id: bytes | None) -> bytes:
@@ -99,10 +123,10 @@ def _crowded_error(call: Call, refusal: Refusal) -> RouterError:
     return RouterError(BUDGET_EXCEEDED, message, details=details)
 
 
-def budget_error(call: Call, refusal: Refusal, *, among: int = 1) -> RouterError:
+def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: int = 1) -> RouterError:
     """The refusal by a budget: which one, its limit, what is spent and held, what was needed, when it resets.
 
-    `among`: how many candidates were refused; this is the one that needs least.
+    `deployment`: what was refused; of so many candidates (`among`), the one that needs least.
     """
     bucket = refusal.bucket
     if refusal.crowded:
@@ -123,7 +147,8 @@ def budget_error(call: Call, refusal: Refusal, *, among: int = 1) -> RouterError
         when = "It does not reset: its owner must raise it"
     changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({amount(bucket.limit_nusd)} in the configuration)"
     held = f" and {amount(refusal.held_nusd)} held by calls under way" if refusal.held_nusd else ""
-    cheapest = f" with the cheapest of {among} candidates" if among > 1 else ""
+    named = f", {deployment}" if deployment else ""
+    cheapest = f" with the cheapest of {among} candidates{named}" if among > 1 else f" with {deployment}" if deployment else ""
     message = (
         f"Budget '{bucket.budget}'{whose} has no room for this request: limit {amount(refusal.limit_nusd)}{changed}, "
         f"spent {amount(refusal.spent_nusd)}{held}, {amount(refusal.left_nusd)} left; "
@@ -136,6 +161,7 @@ def budget_error(call: Call, refusal: Refusal, *, among: int = 1) -> RouterError
         details={
             "budget": bucket.budget,
             "scope": bucket.scope,
+            **({"deployment": deployment} if deployment else {}),
             **_amounts(refusal),
             "retry_after_ms": refusal.retry_after_ms,
             "resets_at": None if resets == "never" else resets,

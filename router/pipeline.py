@@ -18,7 +18,7 @@ from router.errors import CLIENT_CLOSED, DRAINING, NO_DEPLOYMENT, STORE_UNAVAILA
 from router.lines import log_line
 from router.live_controls import refuse_frozen
 from router.metrics_series import RequestSeries
-from router.outcome import with_ids
+from router.outcome import refused_by, with_ids
 from router.relay import break_off
 from router.replay.trace import SPREAD, trace_of
 from router.routing import route_call
@@ -144,7 +144,7 @@ class Pipeline(Attempts):
                     return outcome
                 refusals[name] = outcome
         self.shortages.refused(refusals)
-        raise self._limits.no_room(call, list(refusals.values()))
+        raise self._limits.no_room(call, refusals)
 
     async def _try_again(self, call: Call, exchange: Exchange, deployment: Deployment, failure: Failure) -> Failure | None:
         """Call the last candidate again, after a pause: exponential with full jitter, or what the provider asks."""
@@ -198,6 +198,7 @@ class Pipeline(Attempts):
         self._metrics.rejected_request(code=error.spec.code)
         reply = error_reply(error, status=status)
         call.outcome, call.status, call.error_code = outcome, reply.status, error.spec.code
+        call.refused_by = refused_by(error)
         if not exchange.started:
             await exchange.respond(reply.status, with_ids(call, reply.headers), reply.body)
 

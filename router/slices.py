@@ -49,7 +49,7 @@ class Slices:
         if isinstance(answer, Reservation):
             return None
         self._metrics.refused(budget=answer.bucket.budget, action="cut")
-        return budget_error(attempt.call, answer)
+        return budget_error(attempt.call, answer, deployment=attempt.deployment.name)
 
     def cause(self, attempt: Attempt, metered: Metered) -> str:
         """Why the charge is above its hold, if it is. A deployment that shows that slices cannot work is remembered."""

@@ -30,8 +30,8 @@ RATE_LIMIT: Final = b"x-ratelimit-"
 SENT: Final[dict[bytes, str]] = {
     REQUEST_ID: "The client's own id if it sent one, else the provider's, else ours.",
     OWN_REQUEST_ID: "Our id of the request: the one in logs and spend records.",
-    MODEL: "Name of the model that answered, as in the configuration.",
-    DEPLOYMENT: "Deployment that answered: `provider/id`.",
+    MODEL: "Name of the model that answered, as in the configuration. On a failure: of all that were called, in order.",
+    DEPLOYMENT: "Deployment that answered: `provider/id`. On a failure: all that were called, in order. Missing if none was.",
     ROUTE: "Route that the client asked for.",
     RULE: "Rule of the route that matched; `default` if none did.",
     REASON: "Why this deployment: the policy kind, or `fallback:` and the cause.",
