@@ -37,8 +37,8 @@ MAX_REASON: Final = 500
 MAX_TARGET: Final = 256
 
 How = Literal["raise", "lower", "set"]
-Edit = Callable[[ControlState, int], tuple[ControlState, AuditEntry]]
-"""(what is kept, the store's clock) -> what to keep, and what the audit log says of it."""
+Edit = Callable[[ControlState, int], tuple[ControlState, AuditEntry] | None]
+"""(what is kept, the store's clock) -> what to keep, and what the audit log says of it; None if there is nothing to change."""
 
 
 class ControlError(Exception):
@@ -236,7 +236,10 @@ async def change(store: Controls, edit: Edit, *, limits: bool) -> ControlState:
         if state.version != expected:
             continue
         state, ended = drop_ended(state, now_ms)
-        changed, entry = edit(state, now_ms)
+        edited = edit(state, now_ms)
+        if edited is None:
+            return state
+        changed, entry = edited
         if len(changed.controls) > MOST_CONTROLS:
             raise ControlError(f"{MOST_CONTROLS} changes are in force already; take some back")
         changed = msgspec.structs.replace(changed, version=expected + 1)

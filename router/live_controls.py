@@ -55,15 +55,14 @@ class LiveControls:
         """
         base = base_limits((*snapshot.budgets, *snapshot.limits))
 
-        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
+        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry] | None:
+            if state.version and state.config == snapshot.version and state.base == base:
+                return None
             entry = AuditEntry(who="faregate", via="config", action="config.load", target=snapshot.source, before=state.config)
             return msgspec.structs.replace(state, base=base, config=snapshot.version), _after(entry, snapshot.version)
 
         self._deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}
-        state = decode_state(await self._store.load())
-        if not state.version or state.config != snapshot.version or state.base != base:
-            state = await change(self._store, edit, limits=True)
-        self._take(state)
+        self._take(await change(self._store, edit, limits=True))
         await self.poll()
 
     async def poll(self) -> None:

@@ -29,7 +29,7 @@ from tests.pipeline_fakes import (
 SMALL_SLICES = snapshot(slice_tokens=16)
 PLAIN = snapshot()
 CLAMPS = with_ways("clamp", "refuse")
-WAITS = with_ways("wait", "refuse", wait=0.02)
+WAITS = with_ways("wait", "refuse", wait=0.004)
 LONG = [piece("twenty-six letters of text") for _ in range(8)]
 ERROR_FIRST = Script([event({"error": {"message": "No."}})], headers={b"content-type": b"text/event-stream"})
 

@@ -285,3 +285,13 @@ async def test_a_frozen_request_is_refused_before_anything_is_held() -> None:
     assert error["message"] == "Requests of user u are frozen until 2026-11-18T11:06:40Z: of user=u"
     assert world.ledger.calls == {}
     assert (await world.ask(ask())).status == 200
+
+
+async def test_two_workers_that_start_at_once_load_a_configuration_once() -> None:
+    """The audit log tells of one change, not of one for each process."""
+    config, first, second = snapshot(), MemoryControls(), MemoryControls()
+    worker, late = (LiveControls(store, Fleet(lambda: 0.0), keys_changed=lambda: None) for store in (first, second))
+    await worker.publish(config)
+    second.faster = [first.stored]
+    await late.publish(config)
+    assert (late.state, second.audit) == (worker.state, [])
