@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from policies.engine import Branch
-from policies.types import NOTHING, Decision, RequestFacts, Restriction
+from policies.types import NO_SIGNALS, NOTHING, Decision, RequestFacts, Restriction
 from router.domain.budgets import BucketSet, Reservation
 from router.domain.estimate import estimate
 from router.domain.extras import Billed
 from router.domain.learning import Habits
+from router.domain.prompt_text import Prompt
 from router.domain.request import Operation, ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
@@ -117,6 +118,10 @@ class Call:
     """Where attempts went that gave no answer, in order."""
     refused_by = ""
     """The budget, limit or guard that had no room for it, or for the rest of a stream."""
+    prompt: Prompt | None = None
+    """Its text, once a signal was asked for."""
+    signals = NO_SIGNALS
+    """What is known of its text."""
     guarded: tuple[str, str] | None = None
     """The guard that it broke, and what was done."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from policies.types import Decision, Rejection, RequestFacts
+from policies.types import Decision, MissingSignal, Rejection, RequestFacts, Signals
 from router.call import Call, Principal
 from router.domain.budgets import Unit
 from router.domain.controls import Freezes
@@ -21,6 +21,7 @@ from router.fleet import USUAL_LENGTH, Fleet
 from router.live_controls import refuse_frozen
 from router.routing import route_call
 from router.scopes import dims_of
+from router.signals import PromptSignals
 from router.snapshot import Deployment, Snapshot
 
 NO_HEADERS: Final[Headers] = MappingProxyType({})
@@ -124,7 +125,7 @@ def explain(
         refuse_frozen(call, freezes)
     error = ""
     try:
-        decision = route_call(call, fleet, draw)
+        decision = _decision(call, fleet, draw)
     except RouterError as exc:
         if call.decision is None:
             raise
@@ -140,6 +141,16 @@ def explain(
         candidates=candidates,
         error=error or _too_small(candidates),
     )
+
+
+def _decision(call: Call, fleet: Fleet, draw: float) -> Decision:
+    """As the server decides, with every signal that a rule reads."""
+    signals = PromptSignals(call.snapshot.signals)
+    while True:
+        try:
+            return route_call(call, fleet, draw)
+        except MissingSignal as missing:
+            signals.find_now(call, missing.name)
 
 
 def _too_small(candidates: list[CandidateLine]) -> str:
@@ -270,8 +281,16 @@ def _facts_text(facts: RequestFacts) -> str:
     parts += sorted(facts.modalities - {"text"})
     named = (("team", facts.team), ("key", facts.key_id), ("user", facts.user), ("session", facts.session))
     parts += [f"{word} {value}" for word, value in named if value]
+    parts += _signals_text(facts.signals)
     parts += [f"tag {name}={value}" for name, value in sorted(facts.tags.items())]
     return ", ".join(parts)
+
+
+def _signals_text(signals: Signals) -> list[str]:
+    """Those that were asked for."""
+    found = msgspec.structs.asdict(signals)
+    texts = {name: ", ".join(sorted(value)) or "none" if isinstance(value, frozenset) else value for name, value in found.items()}
+    return [f"{name} {'unknown' if value is None else value}" for name, value in texts.items() if value is not msgspec.UNSET]
 
 
 def _details(line: CandidateLine) -> list[str]:

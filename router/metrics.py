@@ -126,6 +126,9 @@ _TABLE: Final = (
     _counter("faregate_rate_limited_total", "Calls that a rate limit had no room for, by what was done.", "kind", "limit", "action"),
     _counter("faregate_guarded_requests_total", "Requests that asked for more than one request may, by what was done.", "guard", "action"),
     _counter("faregate_runaway_total", "Requests of sessions that ran away, by what said so and what was done.", "signal", "action"),
+    # What was read in prompts, because a rule asked.
+    _counter("faregate_signals_total", "Signals worked out because a rule read them, by what came of it.", "signal", "outcome"),
+    _counter("faregate_signal_seconds_total", "Time that requests waited for signals.", "signal", nano=True),
     # The store of the budgets.
     _histogram("faregate_store_seconds", "Time of a call to the budget store.", _SHORT, "call"),
     _counter("faregate_store_errors_total", "Calls to the budget store that failed.", "call"),
@@ -290,6 +293,12 @@ class Metrics:
     def ran_away(self, *, signal: str, action: str) -> None:
         """Count a request of a session that runs away: what said so, and what was done."""
         self._add("faregate_runaway_total", 1, self._guard.word("signal", signal), self._guard.word("action", action))
+
+    def signal_read(self, *, signal: str, outcome: str, seconds: float) -> None:
+        """Count a signal that was worked out: `ok`, `unknown` (the text does not tell), `timeout`."""
+        name = self._guard.word("signal_name", signal)
+        self._add("faregate_signals_total", 1, name, self._guard.word("signal_outcome", outcome))
+        self._add("faregate_signal_seconds_total", int(seconds * 1e9), name)
 
     def rate_limited(self, *, kind: str, limit: str, action: str) -> None:
         """Count a call that a rate limit had no room for, and what was done: `refuse`, `next`."""

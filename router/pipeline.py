@@ -7,6 +7,7 @@ from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
+from policies.types import MissingSignal
 from router.attempts import Attempts
 from router.call import Call
 from router.dispatch import Failure
@@ -22,6 +23,7 @@ from router.outcome import refused_by, with_ids
 from router.relay import break_off
 from router.replay.trace import SPREAD, trace_of
 from router.routing import route_call
+from router.signals import PromptSignals
 from router.snapshot import Deployment
 from router.unanswered import limited_answer
 
@@ -32,6 +34,9 @@ FIRST_BACKOFF_SECONDS: Final = 0.25
 class Pipeline(Attempts):
     """Serves calls for models under one configuration."""
 
+    _signals: PromptSignals | None = None
+    """Once a rule has asked for one."""
+
     async def serve(self, exchange: Exchange, operation: Operation) -> None:
         """Answer one call. Every failure becomes an answer; the money is settled when this returns."""
         call = Call(request_id=self._new_id(), operation=operation, headers=exchange.headers, snapshot=self.snapshot, began=self._clock())
@@ -39,7 +44,10 @@ class Pipeline(Attempts):
         try:
             known = self.admission.identify(exchange.headers)
             call.principal = known if known is not None else await self.admission.admit(exchange.headers)
-            failure = self._route(call, await exchange.body())
+            try:
+                failure = self._route(call, await exchange.body())
+            except MissingSignal as missing:
+                failure = await self._route_by_signals(call, missing)
             if call.delay_seconds:
                 await asyncio.sleep(call.delay_seconds)
             failure = failure or await self._try_in_order(call, exchange)
@@ -80,6 +88,20 @@ class Pipeline(Attempts):
             call.steering = self.steering
         if self.runaway is not None:
             self.runaway.check(call)
+        return self._decide(call)
+
+    async def _route_by_signals(self, call: Call, missing: MissingSignal) -> Failure | None:
+        """Decide again with the signal that was missing, as often as one is."""
+        if self._signals is None:
+            self._signals = PromptSignals(self.snapshot.signals, self._metrics)
+        while True:
+            await self._signals.find(call, missing.name)
+            try:
+                return self._decide(call)
+            except MissingSignal as another:
+                missing = another
+
+    def _decide(self, call: Call) -> Failure | None:
         before, draw = self._clock(), self._random()
         try:
             decision = route_call(call, self._fleet, draw)

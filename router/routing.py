@@ -119,6 +119,7 @@ def facts_of(call: Call, route: Route) -> RequestFacts:
         request.tools,
         request.json_schema,
         shape.modalities,
+        call.signals,
     )
 
 
@@ -143,6 +144,7 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     """Decide where the call goes.
 
     Raises:
+        MissingSignal: a rule reads what is not in `call.signals` yet; add it and decide again.
         RouterError: 400, 403 or 404 for what the client asked; 402 if every candidate could cost more than the
             request allows; 503 with every reason if nothing can serve it.
     """

@@ -252,6 +252,16 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignalRules:
+    """How signals are worked out, where a rule reads one."""
+
+    timeout_seconds: float = 0.02
+    """For one signal of one request; after that it is unknown."""
+    unread_is_private: bool = True
+    """Whether a text that was not read through counts as holding personal data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything the hot path looks up."""
 
@@ -274,6 +284,7 @@ class Snapshot:
     """By key id."""
     admins: Mapping[str, Administrator] = field(default_factory=dict)
     """Who may use the admin API, by name. Without any, there is none."""
+    signals: SignalRules = field(default_factory=SignalRules)
     receivers: tuple[Receiver, ...] = ()
     """Who is told of alerts. Without any, nothing is looked for."""
     alerts: AlertRules = field(default_factory=AlertRules)

@@ -25,7 +25,7 @@ from router.settings.compile_routes import compile_routes
 from router.settings.findings import Finding, InvalidSettings, described, one_of
 from router.settings.lint import lint
 from router.settings.model import Settings
-from router.snapshot import Deployment, ServerSettings, Snapshot
+from router.snapshot import Deployment, ServerSettings, SignalRules, Snapshot
 
 VERSION_DIGITS: Final = 12
 
@@ -81,6 +81,7 @@ def compile_settings(
         teams=teams,
         keys=keys,
         admins=admins,
+        signals=SignalRules(timeout_seconds=settings.signals.timeout, unread_is_private=settings.signals.unread == "private"),
         receivers=receivers,
         alerts=alerts,
     )

@@ -220,6 +220,16 @@ Providers = Annotated[
 ]
 
 
+class SignalsSection(Section):
+    """Signals: what is found out by reading a prompt. Each is worked out only where a rule reads it."""
+
+    timeout: Annotated[Duration, Field(ge=0.001, le=5)] = 0.02
+    """Longest wait for one signal of one request; after that it is unknown, and no condition on it holds."""
+    unread: Literal["private", "ignore"] = "private"
+    """What is thought of a text that could not be read through in search of personal data (too long, out of time, tokens, files,
+    images): `private` takes it for personal data, of class `unknown`; `ignore` goes by what was read."""
+
+
 class Settings(Section):
     """The configuration file of faregate."""
 
@@ -241,6 +251,8 @@ class Settings(Section):
     """Virtual keys. Without any, and without minted ones, requests need no key."""
     admins: dict[Name, AdminSettings] = Field(default_factory=dict)
     """Who may use the admin API. Without any, there is none."""
+    signals: SignalsSection = all_defaults()
+    """How prompts are read, where a rule asks for it."""
     limits: LimitsSection = all_defaults()
     """Rate limits that every key, team, user or session has for itself."""
     guards: GuardsSection = all_defaults()

@@ -1,0 +1,120 @@
+"""Signals: what is found out by reading a prompt, and only when a rule asks for it.
+
+A rule that reads a signal which is not there yet raises `MissingSignal`. Then the detector runs in a thread, within a time budget,
+the value is added to the facts, and the decision is made again. What cannot be told in time is None, and no condition holds for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from policies.types import SignalName, Signals
+from router.call import Call
+from router.domain.prompt_text import Prompt, prompt_of
+from router.domain.request import INPUTS
+from router.metrics import Metrics
+from router.snapshot import SignalRules
+
+Value = str | float | frozenset[str] | None
+Detector = Callable[[Prompt], Value]
+
+THREADS: Final = 1
+"""Per process: they share one interpreter lock, so that more would only make each other late."""
+UNREAD: Final = frozenset({"unknown"})
+"""Classes of personal data of a text that was not read through."""
+
+
+def _language() -> Detector:
+    from policies.signals.language import language_of
+
+    return lambda prompt: language_of(prompt.asked)
+
+
+def _task() -> Detector:
+    from policies.signals.task import task_of
+
+    return lambda prompt: task_of(prompt.asked)
+
+
+def _pii() -> Detector:
+    from policies.signals.pii import pii_of
+
+    return lambda prompt: pii_of(prompt.whole) if prompt.readable else pii_of(prompt.whole) | UNREAD
+
+
+_DETECTORS: Final[Mapping[SignalName, Callable[[], Detector]]] = MappingProxyType({"language": _language, "task": _task, "pii": _pii})
+"""How to get a detector: loaded when it is first asked for."""
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="signals")
+
+
+class PromptSignals:
+    """Works signals out under one configuration."""
+
+    def __init__(self, rules: SignalRules, metrics: Metrics | None = None, detectors: Mapping[SignalName, Detector] | None = None) -> None:
+        """`detectors`: instead of the ones that the configuration names."""
+        self._rules = rules
+        self._metrics = metrics
+        self._detectors: dict[SignalName, Detector] = dict(detectors or {})
+
+    async def find(self, call: Call, name: SignalName) -> None:
+        """Add a signal to what is known of a call. It is set when this returns, to None if it could not be told."""
+        loop = asyncio.get_running_loop()
+        if name not in self._detectors:
+            # Once per configuration; its time is not the request's fault.
+            self._detectors[name] = await loop.run_in_executor(_threads(), self._load, name)
+        began = time.monotonic()
+        value: Value = None
+        outcome = "ok"
+        try:
+            async with asyncio.timeout(self._rules.timeout_seconds):
+                value = await loop.run_in_executor(_threads(), self._read, call, name)
+        except TimeoutError:
+            outcome = "timeout"
+        self._add(call, name, value, outcome, time.monotonic() - began)
+
+    def find_now(self, call: Call, name: SignalName) -> None:
+        """The same, without a time budget and for one who can wait."""
+        if name not in self._detectors:
+            self._detectors[name] = self._load(name)
+        self._add(call, name, self._read(call, name), "ok", 0.0)
+
+    def _load(self, name: SignalName) -> Detector:
+        return _DETECTORS[name]()
+
+    def _read(self, call: Call, name: SignalName) -> Value:
+        prompt = call.prompt
+        if prompt is None:
+            prompt = call.prompt = prompt_of(call.request.fields[INPUTS[call.operation]], chat=call.operation == "chat")
+        return self._detectors[name](prompt)
+
+    def _add(self, call: Call, name: SignalName, value: Value, outcome: str, seconds: float) -> None:
+        if value is None and outcome == "ok":
+            outcome = "unknown"
+        if name == "pii":
+            value = self._careful(value)
+        call.signals = _with(call.signals, name, value)
+        if self._metrics is not None:
+            self._metrics.signal_read(signal=name, outcome=outcome, seconds=seconds)
+
+    def _careful(self, classes: Value) -> Value:
+        """A text that was not read through counts as the configuration says."""
+        if self._rules.unread_is_private:
+            return UNREAD if classes is None else classes
+        return classes - UNREAD if isinstance(classes, frozenset) else None
+
+
+def _with(signals: Signals, name: SignalName, value: Value) -> Signals:
+    changes: dict[str, Value] = {name: value}
+    return msgspec.structs.replace(signals, **changes)
