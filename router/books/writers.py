@@ -9,11 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+import msgspec
+
 from router.books.columns import FOCUS, focus_row, plain_row, plain_types
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
 
-Format = Literal["csv", "parquet", "focus"]
+Format = Literal["csv", "parquet", "focus", "jsonl"]
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -77,7 +79,17 @@ def write_parquet(path: Path, records: Sequence[SpendRecord]) -> None:
     replace_file(path, lambda part: parquet.write_table(table, part))
 
 
+def write_jsonl(path: Path, records: Sequence[SpendRecord]) -> None:
+    """Records as they are in the log, one a line: what `faregate plan --replay` reads."""
+    lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+
+    def write(part: Path) -> None:
+        part.write_bytes(lines)
+
+    replace_file(path, write)
+
+
 WRITERS: Final[Mapping[str, tuple[str, Callable[[Path, Sequence[SpendRecord]], None]]]] = MappingProxyType(
-    {"csv": ("csv", write_csv), "parquet": ("parquet", write_parquet), "focus": ("focus.csv", write_focus)}
+    {"csv": ("csv", write_csv), "parquet": ("parquet", write_parquet), "focus": ("focus.csv", write_focus), "jsonl": ("jsonl", write_jsonl)}
 )
 """By format: the end of file names, and what writes a file."""

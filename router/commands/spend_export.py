@@ -17,7 +17,13 @@ from router.spend import parse_moment
 
 def command(
     out: Annotated[Path, typer.Option(help="Folder for the files and the cursor; one for each format and ledger.")],
-    form: Annotated[Format, typer.Option("--format", help="csv, parquet (needs the extra `export`), or focus: FOCUS 1.0 as CSV.")] = "csv",
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="csv, parquet (needs the extra `export`), focus: FOCUS 1.0 as CSV, or jsonl: records as `faregate plan` replays them.",
+        ),
+    ] = "csv",
     since: Annotated[str, typer.Option(help="Where the first run begins: 7d, 2026-11-01. Later ones go on.")] = "400d",
     store: Store = None,
     config: Books = None,

@@ -57,9 +57,7 @@ async def prepare(store: Store, ledger: Ledger, act: str, kind: str) -> Reservat
     if act == "sweep":
         dead = await store.replica("dead")
         for n in range(3):
-            await held(
-                dead, 10, KINDS[kind], attempt_id=f"dead-{n}", note=LONG_NOTE
-            )
+            await held(dead, 10, KINDS[kind], attempt_id=f"dead-{n}", note=LONG_NOTE)
         await store.crash("dead")
     return await held(ledger, 100, KINDS[kind], attempt_id="a")
 

@@ -1,0 +1,91 @@
+"""`faregate drill`: what if this vendor is gone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from router.commands.options import Config
+from router.commands.replaying import Replay, Since, Until, read_log
+from router.errors import ConfigError
+from router.replay.drill import Drill, drill, notes_of, tables_of
+from router.replay.observed import Observed
+from router.replay.report import as_markdown, as_text
+from router.replay.simulate import World
+from router.settings import load_snapshot
+from router.settings.units import parse_share
+from router.snapshot import Snapshot
+
+EXIT_BROKEN: Final = 1
+
+
+def command(
+    without: Annotated[list[str], typer.Option(help="Provider, model or deployment that is gone; may be given again.")],
+    config: Config = None,
+    replay: Replay = None,
+    since: Since = "30d",
+    until: Until = None,
+    most: Annotated[
+        list[str] | None, typer.Option(help="provider=60%: exit 1 if it gets more of the spending; may be given again.")
+    ] = None,
+    fail_on_stranded: Annotated[bool, typer.Option("--fail-on-stranded", help="Exit 1 if a request or a rule has nothing left.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")] = False,
+) -> None:
+    """Replay the requests of a log without a vendor: what is left without a deployment, what it costs, which budgets break.
+
+    Without a log, only the configuration is looked at. Nothing is sent and nothing is changed; `faregate drain` does it live.
+    """
+    snapshot = load_snapshot(config)
+    _check(snapshot, without)
+    limits = dict(map(_limit, most or []))
+    try:
+        requests = read_log(snapshot, replay, since, until)
+    except ConfigError as error:
+        if replay is not None or not str(error).startswith("There is no ledger"):
+            raise
+        requests = []
+    observed = Observed(requests)
+    told = drill(snapshot, without, requests, World(snapshot, observed), World(snapshot, observed, without=frozenset(without)))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
+    elif markdown:
+        typer.echo(as_markdown(f"Drill: without {', '.join(without)}", notes_of(told), tables_of(told)))
+    else:
+        typer.echo(as_text(notes_of(told), tables_of(told)))
+    found = _beyond(told, limits, stranded=fail_on_stranded)
+    for line in found:
+        typer.echo(line, err=True)
+    if found:
+        raise typer.Exit(EXIT_BROKEN)
+
+
+def _check(snapshot: Snapshot, without: list[str]) -> None:
+    known = {name for one in snapshot.deployments.values() for name in (one.name, one.model, one.provider.name, one.provider.kind)}
+    for name in without:
+        if name not in known:
+            raise typer.BadParameter(f"there is no {name!r}; known: {', '.join(sorted(known))}", param_hint="--without")
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, sign, share = text.partition("=")
+    try:
+        if not sign:
+            raise ValueError(f"{text!r} is not provider=60%")
+        return name.strip(), parse_share(share.strip())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--most") from None
+
+
+def _beyond(told: Drill, limits: dict[str, float], *, stranded: bool) -> list[str]:
+    shares = {one.provider: one.recorded for one in told.shares}
+    found = [
+        f"{name} gets {share:.1%} of the spending, more than {limit:.0%}"
+        for name, limit in limits.items()
+        if (share := shares.get(name)) is not None and share > limit
+    ]
+    if stranded and (told.stranded or told.dependencies):
+        found.append("requests or rules have nothing left")
+    return found
