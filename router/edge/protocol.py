@@ -207,9 +207,10 @@ class GateProtocol(asyncio.Protocol):
         """Take a request with the known head and no more than one body; False leaves all of it to the parser."""
         start, size = known.find_body(data)
         missing = size - len(data) + start
-        if not start or missing < 0 or size > self.gate.unproven_body_bytes:
+        if not start or missing < 0 or (size > self.gate.unproven_body_bytes and not self._may_send(known.head, size)):
             return False
         if missing:
+            self.joined = bytearray()
             self.phase = "body"
             self.since = self.loop.time()
             self.head = known.head
@@ -219,14 +220,18 @@ class GateProtocol(asyncio.Protocol):
             self._take(WireExchange(self, known.head, data[start:], not self.draining))
         return True
 
+    def _may_send(self, head: RequestHead, size: int) -> bool:
+        """Whether so long a body will be read: its key was good once, and must be still."""
+        return size <= self.gate.max_body_bytes and not self.gate.refuses_early(head.headers)
+
     def _go_on(self, data: bytes) -> None:
         """The body behind a known head goes on."""
         missing = self.missing
-        self.parts.append(data[:missing])
+        self._keep_part(data[:missing])
         self.missing = max(0, missing - len(data))
         if not self.missing:
             self.phase = "idle"
-            self._take(WireExchange(self, self.head, b"".join(self.parts), not self.draining))
+            self._take(WireExchange(self, self.head, b"".join((self.joined, *self.parts)), not self.draining))
             if len(data) > missing:
                 self.data_received(data[missing:])
 
@@ -356,7 +361,10 @@ class GateProtocol(asyncio.Protocol):
         if self.body_bytes > self.gate.max_body_bytes:
             self.refuse(BODY_TOO_LARGE, self._too_large())
             return
-        self.parts.append(body)
+        self._keep_part(body)
+
+    def _keep_part(self, part: bytes) -> None:
+        self.parts.append(part)
         if len(self.parts) > MAX_PARTS:
             self.joined += b"".join(self.parts)
             self.parts.clear()

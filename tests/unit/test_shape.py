@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from router.domain.shape import (
     AUDIO_BYTES_PER_TOKEN_BOUND,
     IMAGE_TOKENS_BOUND,
+    LONGEST_COPIED,
     UNSEEN_TOKENS_BOUND,
     InputShape,
     depth_exceeds,
@@ -64,7 +65,9 @@ def test_depth_of_odd_bodies(body: bytes, exceeds: bool) -> None:
 @given(st.binary(), st.integers(0, 5))
 def test_few_brackets_are_told_from_many(body: bytes, most: int) -> None:
     """The quick look that spares almost every body the careful one."""
-    assert opens_few(body, most) is (body.count(b"{") + body.count(b"[") <= most)
+    few = body.count(b"{") + body.count(b"[") <= most
+    assert opens_few(body, most) is few
+    assert opens_few(body + b" " * LONGEST_COPIED, most) is few
 
 
 def shape_of(raw: bytes) -> InputShape:

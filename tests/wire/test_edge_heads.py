@@ -152,11 +152,25 @@ async def test_heads_that_always_differ_are_not_kept_for_ever() -> None:
     assert talk.protocol.heads_to_know == 0
 
 
-async def test_a_body_above_what_is_taken_unproven_goes_to_the_parser() -> None:
-    """There the key is looked at before the body is read."""
+async def test_a_long_body_is_taken_behind_a_known_head_too_in_however_many_packets() -> None:
+    """Long bodies are the ones that copies cost most of; a packet may have one byte."""
     talk = Talk()
-    await talk.send(call(), call(b"x" * 70_000))
-    assert [len(body) for _, _, body in talk.seen] == [2, 70_000]
+    await talk.send(call())
+    talk.protocol.parser = None  # type: ignore[assignment]
+    sent = call(bytes(range(256)) * 300)
+    await talk.send(sent[:30_000], sent[30_000:74_000], *[sent[at : at + 1] for at in range(74_000, len(sent))])
+    await talk.send(call())
+    assert [body for _, _, body in talk.seen] == [b"{}", bytes(range(256)) * 300, b"{}"]
+
+
+async def test_a_long_body_behind_a_known_head_is_not_read_once_its_key_is_bad() -> None:
+    """Nobody without a key may have memory: it may have been revoked since the connection's first call."""
+    talk = Talk()
+    await talk.send(call())
+    talk.protocol.gate.refuses_early = lambda headers: True
+    await talk.send(call(b"x" * 70_000)[:1000])
+    assert [len(body) for _, _, body in talk.seen] == [2, 0]
+    assert talk.wire.closed
 
 
 async def test_requests_of_the_same_head_in_one_packet_are_answered_in_order() -> None:
