@@ -14,6 +14,7 @@ import typer
 from router.adapters.choose import must_exist, store_of, visiting
 from router.admission import fresh, principal_of_entry
 from router.call import Principal
+from router.commands.explain_past import explain_past
 from router.commands.options import Config, Store
 from router.controls import Desk
 from router.domain.controls import ControlState, Freezes, closed_deployments
@@ -35,6 +36,12 @@ def command(
     key: Annotated[str | None, typer.Option(help="Ask as this key of the configuration, by name or id.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="name=value that the request carries; may be given again.")] = None,
     header: Annotated[list[str] | None, typer.Option(help="name=value of a request header; may be given again.")] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            help="Id of a request of the past, in place of FILE: told from the ledger's log, with what every candidate would have cost."
+        ),
+    ] = None,
     draw: Annotated[float, typer.Option(min=0.0, max=0.999999, help="Number that stands for chance.")] = 0.5,
     store: Store = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines; amounts in nano-USD.")] = False,
@@ -45,6 +52,9 @@ def command(
     Exit 1 if the request would be refused.
     """
     snapshot = load_snapshot(config)
+    if record is not None:
+        explain_past(snapshot, record, store, as_json=as_json)
+        return
     headers = {name.lower().encode(): value.encode() for name, value in map(_pair, header or [])}
     if tag:
         headers[TAGS] = ",".join("=".join(_pair(item)) for item in tag).encode()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 import msgspec
+import pytest
+from typer.testing import CliRunner
 
 from policies.types import RequestFacts
+from router.cli import load
 from router.domain.records import SpendRecord
 from router.replay.trace import SPREAD, facts_of_record, read_trace, recall, states_of
 from tests.books import typed
+from tests.gateway import KEY
 from tests.running import compiled, running
 from tests.scripted_behaviours import Fail, Json, usage
 from tests.scripted_upstream import ScriptedUpstream
@@ -79,6 +85,38 @@ async def test_a_trace_holds_neither_prompt_nor_credential_and_stands_in_one_rec
     assert (bool(first.trace), bool(second.trace)) == (True, False)
     assert b"private" not in msgspec.json.encode(raw)
     assert b"sk-test" not in msgspec.json.encode(raw)
+
+
+async def test_a_request_of_the_past_is_explained_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks why a request was dear has its id: with what was kept, and without."""
+    monkeypatch.setenv("PROVIDER_KEY", "p")
+    monkeypatch.setenv("TEST_KEY", KEY)
+    shown = []
+    for share in ("100%", "0%"):
+        folder = tmp_path / share.rstrip("%")
+        folder.mkdir()
+        async with running(folder, CONFIG.replace("100%", share, 1), up=scripted()) as run:
+            answer = await run.ask("auto", tools=[{"type": "function", "function": {"name": "f"}}])
+            await run.settled()
+            (record,) = await run.records()
+            store, base_url = run.store, run.up.base_url
+        config = folder / "router.yaml"
+        config.write_text(CONFIG.replace("100%", share, 1).replace("UP", base_url).replace("STORE", store))
+        words = ("explain", "--record", answer.headers["x-request-id"], "--config", str(config))
+        told = json.loads(await asyncio.to_thread(said, *words, "--json"))
+        assert [line["cost_nusd"] for line in told["candidates"]] == [140_000, 1_600_000, 1_600_000]
+        assert (told["charge_nusd"], told["attempts"][0]["deployment"]) == (record["charge_nusd"], "one/small")
+        assert (told["kept"], told["again"]) == ((True, True) if share == "100%" else (False, None))
+        shown.append(await asyncio.to_thread(said, *words))
+    assert "the configuration at hand makes the same decision" in shown[0]
+    assert "its decision was not kept" in shown[1]
+    assert "2. one/big (model big)\n   would have cost 0.0016 USD; expected_nusd" in shown[0]
+
+
+def said(*words: str) -> str:
+    result = CliRunner().invoke(load(words[0]), list(words[1:]))
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 async def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path: Path) -> None:
