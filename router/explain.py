@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Final
 
@@ -9,35 +10,23 @@ import msgspec
 
 from policies.types import Decision, MissingSignal, Rejection, RequestFacts, Signals
 from router.call import Call, Principal
-from router.domain.budgets import Unit
 from router.domain.controls import Freezes
 from router.domain.estimate import estimate, expected_nusd, worst_case_nusd
-from router.domain.money import format_amount, format_usd
+from router.domain.money import format_usd
 from router.domain.request import Operation, parse_request
-from router.domain.windows import applies
 from router.edge.headers import Headers
 from router.errors import RouterError
+from router.explain_budgets import BudgetLine, Spent, budget_lines, budget_text, refusal_text
 from router.fleet import USUAL_LENGTH, Fleet
 from router.live_controls import refuse_frozen
+from router.metrics import Metrics
+from router.moments import Moments, now_ms
 from router.routing import route_call
-from router.scopes import dims_of
 from router.signals import PromptSignals
 from router.snapshot import Deployment, Snapshot
+from router.steering import Steering
 
 NO_HEADERS: Final[Headers] = MappingProxyType({})
-
-
-class BudgetLine(msgspec.Struct, kw_only=True):
-    """A budget that an attempt would fall under."""
-
-    name: str
-    limit_nusd: int
-    """In the unit: nano-USD, calls or tokens."""
-    unit: Unit
-    window: str
-    hard: bool
-    shadow: bool
-    each: str | None
 
 
 class CandidateLine(msgspec.Struct, kw_only=True):
@@ -101,6 +90,8 @@ def explain(
     fleet: Fleet,
     freezes: Freezes | None = None,
     draw: float = 0.5,
+    spent: Spent | None = None,
+    clock_ms: Callable[[], int] = now_ms,
 ) -> Explanation:
     """Decide as the server would, and tell why.
 
@@ -113,6 +104,8 @@ def explain(
         fleet: what is known of the deployments; a new one stands for all being up and unseen.
         freezes: who is refused; None: nobody.
         draw: in [0, 1), stands for chance.
+        clock_ms: Unix milliseconds, for rules that read the time.
+        spent: what the ledger holds; None: it was not read, and nothing is taken for spent.
 
     Raises:
         RouterError: the request is refused before a decision: bad body, no such model, not allowed.
@@ -123,6 +116,10 @@ def explain(
     call.request = parse_request(body, operation)
     if freezes:
         refuse_frozen(call, freezes)
+    call.moments = Moments(snapshot, clock_ms)
+    if spent is not None:
+        call.moments.read(spent.states)
+        _steer(call, spent)
     error = ""
     try:
         decision = _decision(call, fleet, draw)
@@ -130,7 +127,7 @@ def explain(
         if call.decision is None:
             raise
         decision, error = call.decision, str(exc)
-    candidates = _candidates(call, decision, fleet)
+    candidates = _candidates(call, decision, fleet, spent)
     return Explanation(
         route=call.route.name,
         rule=decision.rule,
@@ -139,8 +136,16 @@ def explain(
         rules=_rules(call),
         facts=call.facts,
         candidates=candidates,
-        error=error or _too_small(candidates),
+        error=error or refusal_text([(line.deployment, line.budgets) for line in candidates if line.place is not None]),
     )
+
+
+def _steer(call: Call, spent: Spent) -> None:
+    """Let budgets that fill leave out what they would now."""
+    steering = Steering(call.snapshot, Metrics())
+    steering.read(spent.states)
+    if steering.levels:
+        call.steering = steering
 
 
 def _decision(call: Call, fleet: Fleet, draw: float) -> Decision:
@@ -151,25 +156,6 @@ def _decision(call: Call, fleet: Fleet, draw: float) -> Decision:
             return route_call(call, fleet, draw)
         except MissingSignal as missing:
             signals.find_now(call, missing.name)
-
-
-def _too_small(candidates: list[CandidateLine]) -> str:
-    """What refuses the request in any case: a budget that could not hold even one call if nothing were spent yet."""
-    tried = [line for line in candidates if line.place is not None]
-    short = []
-    for line in tried:
-        hard = [budget for budget in line.budgets if budget.unit == "usd" and budget.hard and not budget.shadow]
-        tightest = min(hard, key=lambda budget: budget.limit_nusd, default=None)
-        if tightest is None or tightest.limit_nusd >= line.hold_nusd:
-            return ""
-        short.append((line.hold_nusd, line.deployment, tightest))
-    if not short:
-        return ""
-    needed, name, budget = min(short, key=lambda item: item[0])
-    return (
-        f"402: budget '{budget.name}' allows {format_usd(budget.limit_nusd)} USD, and the cheapest candidate, {name}, "
-        f"needs {format_usd(needed)} USD to be held. A smaller max_tokens needs less."
-    )
 
 
 def _prepared(body: bytes, model: str | None) -> tuple[bytes, Operation]:
@@ -188,22 +174,22 @@ def _prepared(body: bytes, model: str | None) -> tuple[bytes, Operation]:
 def _rules(call: Call) -> list[RuleLine]:
     lines = []
     for rule in call.route.policy.rules:
-        matches = rule.matches(call.facts)
+        matches = bool(rule.matches(call.facts))
         lines.append(RuleLine(name=rule.name, condition=rule.describe, matches=matches))
         if matches:
             break
     return lines
 
 
-def _candidates(call: Call, decision: Decision, fleet: Fleet) -> list[CandidateLine]:
+def _candidates(call: Call, decision: Decision, fleet: Fleet, spent: Spent | None) -> list[CandidateLine]:
     lines = []
     for place, ranked in enumerate(decision.order, start=1):
-        line = _line(call, call.snapshot.deployments[ranked.deployment], fleet)
+        line = _line(call, call.snapshot.deployments[ranked.deployment], fleet, spent)
         line.place, line.score = place, _score(decision.measure, ranked.score)
         lines.append(line)
     others = [Rejection(name, "not_selected", "by this rule") for name in call.route.deployments if name not in call.branch.selected]
     for rejected in (*decision.rejected, *others):
-        line = _line(call, call.snapshot.deployments[rejected.deployment], fleet)
+        line = _line(call, call.snapshot.deployments[rejected.deployment], fleet, spent)
         line.reason, line.detail = rejected.reason, rejected.detail
         lines.append(line)
     return lines
@@ -216,7 +202,7 @@ def _score(measure: str, value: float | None) -> dict[str, float]:
     return {measure.replace("_nusd", "_usd"): value / 1e9} if measure.endswith("_nusd") else {measure: value}
 
 
-def _line(call: Call, deployment: Deployment, fleet: Fleet) -> CandidateLine:
+def _line(call: Call, deployment: Deployment, fleet: Fleet, spent: Spent | None) -> CandidateLine:
     request, timeouts = call.request, call.route.timeouts
     likely = fleet.view(deployment.name, input_tokens=request.shape.tokens_likely).expected_output_tokens
     priced = estimate(request, deployment, call.snapshot.server, timeouts)
@@ -228,25 +214,8 @@ def _line(call: Call, deployment: Deployment, fleet: Fleet) -> CandidateLine:
         worst_case_nusd=worst_case_nusd(request, deployment, timeouts),
         hold_nusd=priced.hold_nusd,
         output_cap=priced.output_cap,
-        budgets=_budgets(call, deployment),
+        budgets=budget_lines(call, deployment, priced, spent),
     )
-
-
-def _budgets(call: Call, deployment: Deployment) -> list[BudgetLine]:
-    dims = dims_of(call, deployment)
-    return [
-        BudgetLine(
-            name=budget.name,
-            limit_nusd=budget.limit_nusd,
-            unit=budget.unit,
-            window=f"last {budget.rolling_ms // 1000} s" if budget.rolling_ms else budget.window,
-            hard=budget.hard,
-            shadow=budget.shadow,
-            each=", ".join(budget.dimensions) or None,
-        )
-        for budget in call.snapshot.budgets
-        if applies(budget, dims=dims, tags=call.tags)
-    ]
 
 
 def as_text(told: Explanation) -> str:
@@ -297,12 +266,7 @@ def _details(line: CandidateLine) -> list[str]:
     lines = [f"   {_money_text(line)}"]
     if line.score:
         lines.append("   score: " + ", ".join(f"{name} {value:g}" for name, value in line.score.items()))
-    return [*lines, f"   budgets: {', '.join(map(_budget_text, line.budgets)) or 'none'}"]
-
-
-def _budget_text(b: BudgetLine) -> str:
-    mode = ", on trial" if b.shadow else "" if b.hard else ", soft"
-    return f"{b.name} ({format_amount(b.limit_nusd, b.unit)} per {b.window}{f' and {b.each}' if b.each else ''}{mode})"
+    return [*lines, f"   budgets: {', '.join(map(budget_text, line.budgets)) or 'none'}"]
 
 
 def _money_text(line: CandidateLine) -> str:

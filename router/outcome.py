@@ -97,8 +97,11 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
 
 
 def _reset_text(ends_ms: int) -> str:
-    if ends_ms >= NEVER_MS:
-        return "never"
+    return "never" if ends_ms >= NEVER_MS else reset_time(ends_ms)
+
+
+def reset_time(ends_ms: int) -> str:
+    """Unix milliseconds as ISO 8601 in UTC."""
     return datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

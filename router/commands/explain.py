@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from router.domain.controls import ControlState, Freezes, closed_deployments
 from router.edge.headers import TAGS
 from router.errors import ConfigError, RouterError
 from router.explain import as_text, explain
+from router.explain_budgets import Spent
 from router.fleet import Fleet
 from router.settings import load_snapshot
 from router.snapshot import KeyEntry, Snapshot
@@ -44,11 +46,13 @@ def command(
     ] = None,
     draw: Annotated[float, typer.Option(min=0.0, max=0.999999, help="Number that stands for chance.")] = 0.5,
     store: Store = None,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Do not look into the ledger.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines; amounts in nano-USD.")] = False,
 ) -> None:
     """Decide on a request as the server would, without sending it, and say why: every candidate, its cost, and its reason.
 
-    What is frozen or drained now is, if there is a ledger. Otherwise all deployments are taken as up, idle and not seen yet.
+    What is spent, and what is frozen or drained now, is read from the ledger if there is one. Otherwise nothing is taken for
+    spent, and all deployments as up, idle and not seen yet.
     Exit 1 if the request would be refused.
     """
     snapshot = load_snapshot(config)
@@ -58,7 +62,8 @@ def command(
     headers = {name.lower().encode(): value.encode() for name, value in map(_pair, header or [])}
     if tag:
         headers[TAGS] = ",".join("=".join(_pair(item)) for item in tag).encode()
-    fleet, freezes = _as_controlled(snapshot, store)
+    now = None if no_store else _now(snapshot, store)
+    fleet, freezes = _as_controlled(snapshot, ControlState() if now is None else now[0])
     body = sys.stdin.buffer.read() if file == "-" else _read(file)
     try:
         told = explain(
@@ -70,6 +75,7 @@ def command(
             fleet=fleet,
             freezes=freezes,
             draw=draw,
+            spent=None if now is None else now[1],
         )
     except RouterError as error:
         typer.echo(f"error {error.spec.http_status} {error.spec.code}: {error}", err=True)
@@ -84,25 +90,32 @@ def command(
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _as_controlled(snapshot: Snapshot, store: str | None) -> tuple[Fleet, Freezes]:
-    """The deployments and who is refused, as people want it now. Without a ledger nothing is out."""
+def _now(snapshot: Snapshot, store: str | None) -> tuple[ControlState, Spent] | None:
+    """What people changed and what is spent; None without a ledger."""
+    # What steers is told with the candidates.
+    logging.getLogger("faregate.steering").setLevel(logging.ERROR)
     try:
-        state = asyncio.run(_state(must_exist(store or store_of(snapshot))))
+        return asyncio.run(_look(must_exist(store or store_of(snapshot))))
     except ConfigError as error:
         if store:
             raise
         if not str(error).startswith("There is no ledger"):
-            typer.echo(f"What is frozen or drained is not known: {error}", err=True)
-        state = ControlState()
+            typer.echo(f"What is spent, frozen or drained is not known: {error}", err=True)
+        return None
+
+
+async def _look(store: str) -> tuple[ControlState, Spent]:
+    async with visiting(store) as ledger:
+        state = await Desk(ledger.control_store(), who="", via="").state()
+        return state, Spent(states=await ledger.bucket_states(), now_ms=time.time_ns() // 1_000_000)
+
+
+def _as_controlled(snapshot: Snapshot, state: ControlState) -> tuple[Fleet, Freezes]:
+    """The deployments and who is refused, as people want it now."""
     fleet = Fleet(time.monotonic)
     deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}
     fleet.close_deployments(closed_deployments(state.controls, deployments))
     return fleet, Freezes(state.controls)
-
-
-async def _state(store: str) -> ControlState:
-    async with visiting(store) as ledger:
-        return await Desk(ledger.control_store(), who="", via="").state()
 
 
 def _read(file: str) -> bytes:

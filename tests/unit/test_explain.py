@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from router.adapters.choose import visiting
 from router.cli import load
+from router.domain.budgets import Budget, Reservation
+from router.domain.windows import bucket_set
 
 CONFIG = """
 version: 1
@@ -234,3 +239,62 @@ def asked(folder: Path, text: str, *options: str) -> Result:
     config.write_text(text)
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "Hello"}]})
     return CliRunner().invoke(load("explain"), ["-", "--config", str(config), *options], input=body)
+
+
+SPENT = CONFIG.replace(
+    "homely: {limit: $1/day, when: {model: small}, mode: soft, each: team}",
+    """
+  teams: {limit: $1/month, each: team, on_short: [cheaper, ON_SHORT]}
+  trial: {limit: 2 requests/month, mode: shadow}
+  words: {limit: 5000 tokens/hour, when: {model: large}}""",
+)
+
+
+async def spend(store: str, budget: Budget, dims: dict[str, str], *, spent_nusd: int, held_nusd: int) -> None:
+    """Charge and hold so much in one budget."""
+    buckets = bucket_set([budget], dims=dims, tags={}, now_ms=time.time_ns() // 1_000_000)
+    async with visiting(store) as ledger:
+        await ledger.publish_limits({budget.name: budget.limit_nusd}, version="1")
+        for attempt, amount in (("spent", spent_nusd), ("held", held_nusd)):
+            held = await ledger.reserve(attempt_id=f"{attempt}{time.monotonic_ns()}", amount_nusd=amount, buckets=buckets)
+            assert isinstance(held, Reservation)
+            if attempt == "spent":
+                await ledger.settle(held, charge_nusd=amount, record=b'{"charge_nusd":%d}' % amount)
+
+
+@pytest.mark.parametrize("where", ["sqlite", "redis"])
+def test_what_is_spent_is_told_and_counts(tmp_path: Path, redis_url: str, where: str) -> None:
+    """An operator asks why a request was refused: the answer is what is left, and for whom."""
+    store = redis_url if where == "redis" else str(tmp_path / "ledger.sqlite")
+    teams = Budget(name="teams", limit_nusd=10**9, window="month", each="team")
+    asyncio.run(spend(store, teams, {"team": "search"}, spent_nusd=700_000_000, held_nusd=299_999_000))
+    text = SPENT.replace("ON_SHORT", "refuse")
+    result = asked(tmp_path, text, "--store", store, "--team", "search")
+    assert result.exit_code == 1
+    # Held by a command that has ended: nobody else releases it here.
+    state = "teams (1.00 USD per month and team; spent 0.70, held 0.299999, left 0.000001 USD, resets 20"
+    assert result.stdout.count(state) == 2
+    assert "Z, needs 0." in result.stdout
+    assert "company (50.00 USD per month; spent 0.00, held 0.00, left 50.00 USD" in result.stdout
+    assert "words (5,000 tokens per hour; spent 0, held 0, left 5,000 tokens" in result.stdout
+    refusal = (
+        "error: 402: budget 'teams' (team=search) has 0.000001 USD left of 1.00 USD (spent 0.70 USD, held 0.299999 USD), and the cheapest"
+    )
+    assert f"{refusal} candidate, home/small-edge, needs 0." in result.stdout
+    for others in ((), ("--team", "search", "--no-store")):
+        assert asked(tmp_path, text, "--store", store, *others).exit_code == 0
+    assert "left" not in asked(tmp_path, text, "--store", store, "--no-store").stdout
+    # What calls under way hold may be free soon; a smaller cap would not do.
+    assert asked(tmp_path, SPENT.replace("ON_SHORT", "wait"), "--store", store, "--team", "search").exit_code == 0
+    assert asked(tmp_path, SPENT.replace("ON_SHORT", "clamp"), "--store", store, "--team", "search").exit_code == 1
+
+
+def test_a_budget_that_fills_steers_here_too(tmp_path: Path) -> None:
+    """The server leaves large models out from its step on."""
+    store = str(tmp_path / "ledger.sqlite")
+    company = Budget(name="company", limit_nusd=50 * 10**9, window="month")
+    asyncio.run(spend(store, company, {}, spent_nusd=45 * 10**9, held_nusd=1))
+    text = CONFIG.replace("company: $50/month", "company: {limit: $50/month, at: {80%: downgrade}}")
+    result = asked(tmp_path, text, "--store", store)
+    assert "cloud/frontier-closed (model large): budget_downgrade" in result.stdout
+    assert "step" not in result.stderr
