@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import itertools
 import os
 import random
@@ -11,14 +10,13 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from router.adapters.choose import file_of, open_ledger, state_folder, store_of
+from router.adapters.choose import file_of, open_ledger, outbox_path, store_of
 from router.adapters.upstream.http1 import Http1Upstream
 from router.admin.front import Front
 from router.admin.pages import Pages
@@ -28,8 +26,6 @@ from router.call import Attempt
 from router.controls import Desk
 from router.dispatch import AdapterLane, Dispatcher
 from router.domain.budgets import BucketState
-from router.domain.estimate import likely_price
-from router.domain.pricing import expected
 from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import ConfigError, RouterError, StoreUnavailable
@@ -45,7 +41,7 @@ from router.outbox import Outbox
 from router.pipeline import Pipeline
 from router.ports import Drift, Ledger, Upstream
 from router.reload import Reloader, keep_fixed
-from router.reservation import Reservations
+from router.reservation import Reservations, burnt_nusd
 from router.settlement import Settlements
 from router.siblings import Siblings
 from router.snapshot import Snapshot
@@ -54,6 +50,7 @@ from router.tasks import Background
 
 if TYPE_CHECKING:
     from router.alerts.watch import Alerts
+    from router.escrow import Escrow
     from router.sim.server import Simulator
 
 log = structlog.get_logger("faregate.app")
@@ -145,8 +142,9 @@ class Service:
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
         await self._take_control(snapshot)
-        self.metered = MeteredStore(self.ledger, self.metrics, clock=time.monotonic)
-        self.outbox = Outbox(_outbox_path(store, self.worker), self.metered)
+        self.escrow = self._make_escrow(snapshot)
+        self.metered = MeteredStore(self.escrow or self.ledger, self.metrics, clock=time.monotonic)
+        self.outbox = Outbox(outbox_path(store, self.worker), self.metered)
         await self.outbox.start()
         self._stack.push_async_callback(self.outbox.close)
         self._pepper = await self.ledger.pepper()
@@ -164,6 +162,23 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+
+    def _make_escrow(self, snapshot: Snapshot) -> Escrow | None:
+        """What goes on while the store is away, if the configuration wants anything to."""
+        if snapshot.server.when_store_is_down == "closed" and all(budget.when_down == "closed" for budget in snapshot.budgets):
+            return None
+        from router.escrow import Escrow
+
+        self._store_watch.meanwhile = "calls are served as `when_store_is_down` says"
+        return Escrow(
+            self.ledger,
+            snapshot=snapshot,
+            replica=self.boot,
+            states=lambda: self._budget_states,
+            metrics=self.metrics,
+            clock=time.monotonic,
+            clock_ms=wall_clock_ms,
+        )
 
     async def _take_control(self, snapshot: Snapshot) -> None:
         """See what people changed, and publish the limits with that on top."""
@@ -203,6 +218,8 @@ class Service:
         # From here on nothing can fail, and nobody else runs in between.
         self.snapshot, self.admission = snapshot, admission
         self.metrics.configure(snapshot)
+        if self.escrow is not None:
+            self.escrow.configure(snapshot)
         self.pipeline = self._make_pipeline(dispatcher)
         self._view.switch(snapshot, admission)
         self.gate.switch(self.pipeline.serve)
@@ -319,7 +336,9 @@ class Service:
                 await self.ledger.ping()
             except StoreUnavailable as exc:
                 self._store_watch.away(str(exc))
-                return f"the budget store does not answer: {exc}"
+                if self.escrow is None or not self.escrow.serves:
+                    return f"the budget store does not answer: {exc}"
+                return ""
             self._store_watch.back()
             self._ready_until = now + READY_SECONDS
         return ""
@@ -344,6 +363,8 @@ class Service:
                 set_drift(scrape, snapshot.budgets, self._drifts)
             scrape.set("faregate_store_up", float(self._store_watch.is_up))
             scrape.set("faregate_outbox_entries", self.outbox.depth)
+            if self.escrow is not None:
+                self.escrow.show(scrape)
             scrape.set("faregate_holds_open", len(self.live))
             if self._request_log is not None:
                 scrape.set("faregate_log_lines_dropped_total", self._request_log.dropped_lines)
@@ -360,6 +381,9 @@ class Service:
         every = self._background.every
         every(lease_seconds / 3, self._beat, name="heartbeat")
         every(lease_seconds / 2, self._sweep, name="sweep")
+        if self.escrow is not None:
+            self.escrow.attach(self.outbox)
+            every(self.escrow.pause_seconds, self.escrow.refresh, name="escrow")
         every(KEYS_SECONDS, self.admission.refresh, name="keys")
         every(WATCH_SECONDS, self._look_for_store, name="store")
         if self.reloader is not None:
@@ -375,7 +399,7 @@ class Service:
             every(PRICES_SECONDS, self._reprice, name="prices")
 
     async def _beat(self) -> None:
-        await self.ledger.heartbeat({attempt_id: _progress(attempt) for attempt_id, attempt in self.live.items()})
+        await self.ledger.heartbeat({attempt_id: burnt_nusd(attempt) for attempt_id, attempt in self.live.items()})
         if self.ledger.resets != self._resets:
             await self._after_reset()
 
@@ -454,6 +478,8 @@ class Service:
         with suppress(StoreUnavailable, AttributeError):
             await self.ledger.release()
         await self._stack.aclose()
+            if self.escrow is not None:
+                await self.escrow.close()
         gc.unfreeze()
 
     async def __aenter__(self) -> Self:
@@ -472,25 +498,3 @@ def _ids(prefix: str) -> Callable[[], str]:
     """What gives each request of this process an id of its own."""
     counter = itertools.count(1)
     return lambda: f"{prefix}{next(counter):x}"
-
-
-def _progress(attempt: Attempt) -> int:
-    """What an attempt has certainly burnt so far, nano-USD; not above its hold."""
-    price = likely_price(attempt.call.request, attempt.deployment)
-    if price is None:
-        return 0
-    output = attempt.meter.output_tokens_likely if attempt.meter is not None else 0
-    burnt = expected(price, input_tokens=attempt.call.request.shape.tokens_likely, output_tokens=output)
-    return min(burnt, attempt.held.amount_nusd)
-
-
-def _outbox_path(store: str, worker: int) -> str:
-    """The outbox lies beside the ledger's file, or in the state folder if the ledger is on a server: one for each server,
-    so that no settlement is delivered to another one's books. A changed password does not change the name.
-    """
-    path = file_of(store)
-    if path is not None:
-        ledger = Path(path)
-        return str(ledger.with_name(f"{ledger.name}.outbox-{worker}.log"))
-    server = hashlib.sha256(store.rpartition("://")[2].rpartition("@")[2].encode()).hexdigest()[:8]
-    return str(state_folder() / f"outbox-{server}-{worker}.log")

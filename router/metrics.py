@@ -143,6 +143,9 @@ _TABLE: Final = (
     _min("faregate_config_last_reload_successful", "1 if the configuration could be loaded the last time that was tried."),
     _max("faregate_config_last_reload_success_timestamp_seconds", "When a configuration was last loaded, Unix time."),
     _max("faregate_config_info", "1 for the configuration in force.", "version"),
+    _counter("faregate_store_away_calls_total", "Attempts while the budget store was away, by what paid for them, or refused.", "mode"),
+    _sum("faregate_store_advances_usd", "Set aside for calls while the budget store is away, and not taken yet, in USD."),
+    _sum("faregate_store_open_usd", "Let through unguarded while the budget store is away, of the fullest budget, in USD."),
     _max("faregate_build_info", "1 for the release that runs.", "version", "python"),
     _sum("faregate_workers", "Worker processes that answered this scrape."),
     # OpenTelemetry's names, so that dashboards for them work. One observation per attempt.
@@ -367,6 +370,10 @@ class Metrics:
         """All series of this process now. Use or encode it before anything else counts."""
         self.fold()
         scrape = Scrape(FAMILIES)
+    def served_alone(self, *, mode: str) -> None:
+        """Count an attempt while the store was away: `lease`, `open`, `free`, or `refused`."""
+        self._add("faregate_store_away_calls_total", 1, self._guard.word("mode", mode))
+
         scrape.set("faregate_workers", 1)
         for callback in self._callbacks:
             callback(scrape)

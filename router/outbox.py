@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import re
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Final, cast
 import msgspec
 
 from router.adapters.entries import machine_clock_ms
+from router.domain.advances import MARK as ADVANCE
 from router.domain.budgets import Bucket, BucketSet, Reservation
 from router.errors import StoreUnavailable
 from router.metrics_ledger import MeteredStore
@@ -57,16 +59,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the call took in and gave out; None: unknown, or no bucket counts it."""
     buckets: tuple[Bucket, ...] = ()
     record: bytes = b""
+    lender: str = ""
+    """The advance that paid for the call, see `router/escrow.py`."""
 
     def reservation(self) -> Reservation:
         """The hold that it ends."""
-        return _reservation(self.attempt_id, self.held_nusd, self.held_tokens, self.buckets)
-
-
-def _reservation(attempt_id: str, amount_nusd: int, tokens: int, buckets: tuple[Bucket, ...]) -> Reservation:
-    ends_ms = min((b.ends_ms for b in buckets), default=0)
-    where = BucketSet(buckets=buckets, valid_until_ms=ends_ms)
-    return Reservation(attempt_id=attempt_id, amount_nusd=amount_nusd, tokens=tokens, buckets=where)
+        where = BucketSet(buckets=self.buckets, valid_until_ms=min((b.ends_ms for b in self.buckets), default=0))
+        return Reservation(
+            attempt_id=self.attempt_id, amount_nusd=self.held_nusd, tokens=self.held_tokens, buckets=where, lender=self.lender
+        )
 
 
 class Outbox:
@@ -89,6 +90,10 @@ class Outbox:
         self._fd = -1
         self._seq = 0
         self._waiting: deque[Entry] = deque()
+        self._parked: dict[str, Entry] = {}
+        """Holds that whoever takes the file over gives back; by attempt id."""
+        self._parking = threading.Lock()
+        """Nobody empties the file while a line about a parked hold is written."""
         self._unwritten: list[Entry] = []
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -195,6 +200,24 @@ class Outbox:
         except StoreUnavailable:
             await self._keep(held, None, b"")
 
+    async def void_later(self, held: Reservation) -> None:
+        """Give the hold back once all that is to be delivered already was."""
+        await self._keep(held, None, b"")
+
+    def park(self, held: Reservation) -> None:
+        """Give the hold back if this process does not come back: whoever takes the file over does it. Blocks for an fsync."""
+        with self._parking:
+            entry = self._parked[held.attempt_id] = self._entry(held, None, b"", None)
+            self._append([entry])
+
+    def unpark(self, attempt_id: str) -> None:
+        """The hold is not given back by others. Blocks for an fsync."""
+        with self._parking:
+            entry = self._parked.pop(attempt_id, None)
+            if entry is not None:
+                self._append([Entry(seq=entry.seq, done=True)])
+                os.fsync(self._fd)
+
     def _age(self) -> None:
         """Forget settlements that a server certainly has on disk by now."""
         now = self._store.clock()
@@ -202,8 +225,15 @@ class Outbox:
             self._older, self._recent, self._aged_at = self._recent, [], now
 
     async def _keep(self, held: Reservation, charge_nusd: int | None, record: bytes, tokens: int | None = None) -> None:
+        entry = self._entry(held, charge_nusd, record, tokens)
+        self._waiting.append(entry)
+        self._unwritten.append(entry)
+        self._wake.set()
+        await self._written()
+
+    def _entry(self, held: Reservation, charge_nusd: int | None, record: bytes, tokens: int | None) -> Entry:
         self._seq += 1
-        entry = Entry(
+        return Entry(
             seq=self._seq,
             attempt_id=held.attempt_id,
             at_ms=self._clock_ms(),
@@ -213,11 +243,8 @@ class Outbox:
             tokens=tokens,
             buckets=held.buckets.buckets,
             record=record,
+            lender=held.lender,
         )
-        self._waiting.append(entry)
-        self._unwritten.append(entry)
-        self._wake.set()
-        await self._written()
 
     async def _written(self) -> None:
         """Wait until everything that was handed in is on disk. All who wait together share one fsync."""
@@ -250,7 +277,10 @@ class Outbox:
     def _clear(self, batch: list[Entry]) -> None:
         """Nothing waits any more: empty the file instead of striking out its last lines."""
         try:
-            os.ftruncate(self._fd, 0)
+            with self._parking:
+                os.ftruncate(self._fd, 0)
+                if self._parked:
+                    self._append(list(self._parked.values()))
         except OSError as error:
             # Delivered twice, an entry does nothing.
             log.error("the outbox %s cannot be emptied of %d lines: %s", self._wanted_path, len(batch), error)
@@ -303,11 +333,17 @@ class Outbox:
         return not failed
 
     async def _deliver_one(self, entry: Entry) -> bool:
+        held, charge_nusd = entry.reservation(), entry.charge_nusd
         try:
-            if entry.charge_nusd is None:
-                await self._store.void(entry.reservation())
+            if charge_nusd is None:
+                # An advance is given back after all calls that it pays for are booked.
+                if ADVANCE in entry.attempt_id and any(other.lender == entry.attempt_id for other in self._waiting):
+                    return False
+                await self._store.void(held)
             elif not await self._booked_long_ago(entry):
-                await self._store.settle(entry.reservation(), charge_nusd=entry.charge_nusd, record=entry.record, tokens=entry.tokens)
+                if held.lender:
+                    await self._store.lend(held.lender, to=held, total_nusd=min(charge_nusd, held.amount_nusd))
+                await self._store.settle(held, charge_nusd=charge_nusd, record=entry.record, tokens=entry.tokens)
         except StoreUnavailable:
             return False
         return True

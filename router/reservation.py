@@ -8,6 +8,8 @@ from typing import Final
 
 from router.call import Attempt
 from router.domain.budgets import BucketSet, Refusal, Reservation, WindowMoved
+from router.domain.estimate import likely_price
+from router.domain.pricing import expected
 from router.domain.windows import bucket_set
 from router.errors import StoreUnavailable
 from router.lines import note
@@ -115,3 +117,13 @@ def _most_tokens(attempt: Attempt) -> int:
 def buckets_hold(buckets: BucketSet, now_ms: int) -> bool:
     """Whether all windows of the set include this moment."""
     return now_ms < buckets.valid_until_ms and (not buckets.buckets or now_ms >= buckets.latest_start_ms)
+
+
+def burnt_nusd(attempt: Attempt) -> int:
+    """What an attempt has certainly burnt so far, nano-USD; not above its hold."""
+    price = likely_price(attempt.call.request, attempt.deployment)
+    if price is None:
+        return 0
+    output = attempt.meter.output_tokens_likely if attempt.meter is not None else 0
+    burnt = expected(price, input_tokens=attempt.call.request.shape.tokens_likely, output_tokens=output)
+    return min(burnt, attempt.held.amount_nusd)

@@ -12,6 +12,7 @@ from policies.engine import RoutePolicy
 from policies.types import Traits
 from router.alerts.config import AlertRules, Receiver
 from router.domain.budgets import Budget
+from router.domain.advances import WhenDown
 from router.domain.prices import Price, price_at
 from router.domain.pricing import Tariff, tariff_of
 from router.domain.runaway import RunawayRules
@@ -231,6 +232,11 @@ class ServerSettings:
     strict: bool = False
     """Inputs are held at their certain bound, never at a lower one that was learned."""
     learn_lengths: bool = True
+    when_store_is_down: WhenDown = "closed"
+    """For budgets that say nothing themselves."""
+    lease_ppm: int = 20_000
+    """Most of what is left of a budget that is held as advances, in millionths."""
+    open_up_to_nusd: int = 1_000_000_000
     """Caps of answers that are not streamed, and first slices of streams, go by the lengths of earlier answers."""
     least_output_tokens: int = 256
     """Smallest cap that a call is clamped to near the end of a budget."""

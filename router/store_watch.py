@@ -19,6 +19,8 @@ class StoreWatch:
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` gives seconds from any origin and never goes back."""
         self._clock = clock
+        self.meanwhile = "what a hard budget covers is refused until it is back"
+        """What happens while it is away."""
         self._left_at: float | None = None
         self._said_at = 0.0
 
@@ -32,7 +34,7 @@ class StoreWatch:
         now = self._clock()
         if self._left_at is None:
             self._left_at = self._said_at = now
-            log.warning("the budget store is away: what a hard budget covers is refused until it is back", reason=reason)
+            log.warning(f"the budget store is away: {self.meanwhile}", reason=reason)
         elif now - self._said_at >= REPEAT_SECONDS:
             self._said_at = now
             log.warning("the budget store is still away", away_seconds=round(now - self._left_at), reason=reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import sys
@@ -114,6 +115,18 @@ def open_ledger(store: str, *, timeout_seconds: float | None = None) -> Ledger:
     from router.adapters.sqlite.ledger import SqliteLedger
 
     return SqliteLedger(path) if timeout_seconds is None else SqliteLedger(path, timeout_seconds=timeout_seconds)
+
+
+def outbox_path(store: str, worker: int) -> str:
+    """Where settlements wait: beside the ledger's file, or in the state folder if the ledger is on a server, one for each
+    server, so that no settlement is delivered to another one's books. A changed password does not change the name.
+    """
+    path = file_of(store)
+    if path is not None:
+        ledger = Path(path)
+        return str(ledger.with_name(f"{ledger.name}.outbox-{worker}.log"))
+    server = hashlib.sha256(store.rpartition("://")[2].rpartition("@")[2].encode()).hexdigest()[:8]
+    return str(state_folder() / f"outbox-{server}-{worker}.log")
 
 
 def must_exist(store: str) -> str:

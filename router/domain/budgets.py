@@ -54,6 +54,8 @@ class Budget:
     """What a value beyond `max_scopes` meets: a refusal, or the one scope `other` for all of them."""
     strict: bool = False
     """Inputs are held at their certain bound, never at a lower one that was learned."""
+    when_down: Literal["closed", "lease", "open"] = "closed"
+    """What happens to calls that it covers while the store is away; see `router/domain/advances.py`."""
     on_short: tuple[OnShort, ...] = DEFAULT
     """What is done when it has too little room for a call, in this order."""
     alert_at: tuple[float, ...] = TOLD_AT
@@ -132,6 +134,8 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A bucket on trial that would have refused this."""
 
 
+    lender: str = ""
+    """The advance that paid for what the store does not know of this hold; see `router/escrow.py`."""
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nothing was held, because one bucket is too full."""
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from router.domain.budgets import Budget
-from router.domain.shortage import OnShort
 from router.settings.compile_context import Context
 from router.settings.compile_limits import guards_of
 from router.settings.findings import Path, did_you_mean, one_of
+from router.settings.model import ServerSection
 from router.settings.model_access import KeySettings, is_minted_id
 from router.settings.model_budgets import DIMENSIONS, BudgetScope, BudgetSettings, SpendLimit
 from router.settings.units import ROLLING
@@ -98,18 +98,18 @@ def _allowed(context: Context, path: Path, names: tuple[str, ...] | None, askabl
 def compile_budgets(context: Context, askable: Collection[str]) -> tuple[Budget, ...]:
     """All budgets: those of their own, then those of teams and keys."""
     settings = context.settings
-    on_short = settings.server.on_short
-    budgets = [_budget(name, given, tuple(_scope(context, name, given, askable)), on_short) for name, given in settings.budgets.items()]
+    server = settings.server
+    budgets = [_budget(name, given, tuple(_scope(context, name, given, askable)), server) for name, given in settings.budgets.items()]
     for name, team in settings.teams.items():
         if team.budget is not None:
-            budgets.append(_budget(f"team/{name}", team.budget, (("team", frozenset({name})),), on_short))
+            budgets.append(_budget(f"team/{name}", team.budget, (("team", frozenset({name})),), server))
     for name, key in settings.keys.items():
         if key.budget is not None:
-            budgets.append(_budget(f"key/{name}", key.budget, (("key", frozenset({key.id or name})),), on_short))
+            budgets.append(_budget(f"key/{name}", key.budget, (("key", frozenset({key.id or name})),), server))
     return tuple(budgets)
 
 
-def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]], ...], on_short: tuple[OnShort, ...]) -> Budget:
+def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]], ...], server: ServerSection) -> Budget:
     window: Any = given.resolved_window
     per_session = window == "session"
     rolling_ms = 0
@@ -133,7 +133,8 @@ def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]]
         beyond=given.over_max_scopes,
         when=when,
         strict=given.strict,
-        on_short=given.on_short or on_short,
+        on_short=given.on_short or server.on_short,
+        when_down=given.when_store_is_down or server.when_store_is_down,
         alert_at=given.at,
         steps=getattr(given.at, "steps", ()),
     )

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from router.domain.advances import WhenDown
 from router.domain.shortage import DEFAULT as DEFAULT_ON_SHORT
 from router.settings.findings import shown
 from router.settings.model_access import KeySettings, TeamSettings
@@ -33,6 +34,7 @@ from router.settings.types import (
     Section,
     Share,
     Text,
+    Usd,
     all_defaults,
     as_mapping,
     hide_password,
@@ -80,14 +82,6 @@ def _proxy_url(value: str) -> str:
     return value
 
 
-def _store_mode(value: object) -> object:
-    if value in ("lease", "open"):
-        raise ValueError(f'"{value}" is not available; write "closed": while the store is away, what hard budgets cover is refused')
-    if value != "closed":
-        raise ValueError(f'{shown(value)} is not known here; write "closed"')
-    return value
-
-
 def _budget_status(value: int) -> int:
     if value not in BUDGET_STATUSES:
         raise ValueError(f"{value} is not one of {', '.join(map(str, BUDGET_STATUSES))}")
@@ -96,7 +90,6 @@ def _budget_status(value: int) -> int:
 
 Url = Annotated[Text, AfterValidator(_url)]
 ProxyUrl = Annotated[Text, AfterValidator(_proxy_url), PlainSerializer(hide_password, when_used="json")]
-StoreMode = Annotated[Literal["closed"], BeforeValidator(_store_mode)]
 
 
 class CompatSettings(Section):
@@ -125,8 +118,14 @@ class ServerSection(Section):
     """Longest wait for an answer of the store."""
     keep_log: Annotated[Duration, Field(ge=86_400, le=3_660 * 86_400)] = 400 * 86_400.0
     """How long the ledger keeps a spend record. What older ones add up to is kept as long as their budget's counter."""
-    when_store_is_down: StoreMode = "closed"
-    """What happens while the store does not answer. Only `closed` is available: a request that a hard budget covers is refused."""
+    when_store_is_down: WhenDown = "closed"
+    """What happens to requests while the store does not answer, for hard budgets that say nothing themselves: `closed` refuses them,
+    `lease` pays for them from an advance that was held before, `open` lets them through up to `open_up_to`."""
+    lease_share: Annotated[Share, Field(gt=0, le=0.5)] = 0.02
+    """Most of what is left of a budget that a process holds as advances, with `when_store_is_down: lease`."""
+    open_up_to: Annotated[Usd, Field(ge=0)] = 1_000_000_000
+    """Most that a process lets through for a budget while the store is away, with `when_store_is_down: open`: so much, times the
+    number of processes, a limit can be exceeded by. Default: $1."""
     drain: Annotated[Duration, Field(ge=0, le=3600)] = 30.0
     """How long live requests may go on after SIGTERM. New ones are answered 503 meanwhile."""
     drain_delay: Annotated[Duration, Field(ge=0, le=3600)] = 0.0

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from router.domain.advances import WhenDown
 
 from router.domain.budgets import TOLD_AT
 from router.settings.findings import one_of, shown
@@ -142,6 +143,9 @@ class SpendLimit(Section):
     """`hard` refuses what could exceed the limit, before money is spent; `soft` only counts and alerts; `shadow` tries a hard
     limit out: what it would refuse is counted (`faregate_budget_refusals_total`, action `shadow`), not refused."""
     carry_over: CarryOver = 0.0
+    when_store_is_down: WhenDown | None = None
+    """What happens to requests that it covers while the store does not answer: `closed`, `lease`, `open`; if budgets differ, the
+    strictest decides. Default: `server.when_store_is_down`."""
     """What was left of the window directly before is added to this one, up to this share of the limit: `true` (all of it), `20%`.
     Only for windows of the calendar. Default: nothing."""
     max_scopes: Annotated[Count, Field(ge=1)] = 100_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router import app as application
+from router.adapters.choose import outbox_path
 from router.adapters.sqlite.ledger import SqliteLedger
 from router.app import Service
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet
@@ -180,9 +180,8 @@ async def test_large_bodies_are_not_read_for_wrong_keys(tmp_path: Path) -> None:
 def test_the_outbox_is_beside_the_books(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """For a server: in the user's state folder, a file for each, so that no charge gets into another one's books."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    path = application._outbox_path
-    assert path("sqlite:///data/l.sqlite", 0) == path("/data/l.sqlite", 0) == "/data/l.sqlite.outbox-0.log"
-    assert Path(path("redis://one:6379/0", 2)).parent == tmp_path / "faregate"
-    assert path("redis://one:6379/0", 2).endswith("-2.log")
-    assert path("redis://one:6379/0", 0) != path("redis://two:6379/0", 0)
-    assert path("redis://:old@one:6379/0", 0) == path("redis://:new@one:6379/0", 0) == path("redis://one:6379/0", 0)
+    assert outbox_path("sqlite:///data/l.sqlite", 0) == outbox_path("/data/l.sqlite", 0) == "/data/l.sqlite.outbox-0.log"
+    assert Path(outbox_path("redis://one:6379/0", 2)).parent == tmp_path / "faregate"
+    assert outbox_path("redis://one:6379/0", 2).endswith("-2.log")
+    assert outbox_path("redis://one:6379/0", 0) != outbox_path("redis://two:6379/0", 0)
+    assert outbox_path("redis://:old@one:6379/0", 0) == outbox_path("redis://:new@one:6379/0", 0) == outbox_path("redis://one:6379/0", 0)

@@ -42,11 +42,10 @@ ONE_MISTAKE = [
     ("version: 1\nserver: {max_body: 20XB}", '2:20: server.max_body: "20XB" is not a size; write 20MB or 20MiB'),
     ("version: 1\nserver: {log_requests: on}", '2:24: server.log_requests: "on" is neither true nor false'),
     (
-        "version: 1\nserver: {when_store_is_down: lease}",
-        '2:30: server.when_store_is_down: "lease" is not available; write "closed": while the store is away,'
-        " what hard budgets cover is refused",
+        "version: 1\nserver: {when_store_is_down: shut}",
+        '2:30: server.when_store_is_down: "shut" is not known here; known: closed, lease, open',
     ),
-    ("version: 1\nserver: {when_store_is_down: shut}", '2:30: server.when_store_is_down: "shut" is not known here; write "closed"'),
+    ("version: 1\nserver: {lease_share: 80%}", "2:23: server.lease_share: must be at most 0.5"),
     ("version: 1\nserver: {unpriced: refsue}", '2:20: server.unpriced: "refsue" is not known here; did you mean "refuse"?'),
     ("version: 1\nserver: {unpriced: assume}", "2:20: server.unpriced: needs assumed_price, the price to count such deployments at"),
     ("version: 1\nserver: {assumed_price: {input: 1, output: 1}}", "2:10: server.assumed_price: is used with unpriced: assume only"),
