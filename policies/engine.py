@@ -45,9 +45,12 @@ class Rule:
     """A condition and where it leads."""
 
     name: str
-    matches: Callable[[RequestFacts], bool]
+    matches: Callable[[RequestFacts], bool | None]
+    """None, it cannot be told: then it does not hold."""
     branch: Branch
     reads_headers: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset()
+    """What must be filled in in `RequestFacts.moment` before it is asked: `time`, `budget`, `provider:openai`, `model:large`."""
     describe: str = ""
     """The condition in words."""
 

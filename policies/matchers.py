@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
+from policies.expressions.compiled import Expression, compile_expression
+from policies.expressions.tree import ExpressionError
+from policies.fact_matchers import READS, SIGNALS, UNSURE, compile_fact
 from policies.types import RequestFacts
 
-Check = Callable[[RequestFacts], bool]
+Check = Callable[[RequestFacts], bool | None]
+"""None: it cannot be told, because what it reads is not known. Then it does not hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,15 +25,21 @@ class Matcher:
     """Request headers that it reads, in lower case."""
     describe: str
     """The condition in words: `team is search and input_tokens > 4000`."""
+    reads: frozenset[str] = frozenset()
+    """What must be filled in before it is asked: `time`, `budget`, `provider:openai`, `model:large`."""
+    expression: Expression | None = None
+    """Its expression, if it has one."""
 
 
 class MatcherError(ValueError):
     """A condition that cannot be compiled. The message says what is wrong and what may stand there."""
 
-    def __init__(self, path: tuple[str, ...], message: str) -> None:
+    def __init__(self, path: tuple[str, ...], message: str, at: int = 0) -> None:
         super().__init__(message)
         self.path = path
         """Where in the condition: `("tags", "kind")`; empty for the whole."""
+        self.at = at
+        """Characters of an expression before the place."""
 
 
 OPERATIONS: Final = ("chat", "completions", "embeddings")
@@ -38,7 +48,9 @@ MODALITIES: Final = ("text", "image", "audio", "file", "video")
 _TEXT_FIELDS: Final = {"route": "route", "team": "team", "key": "key_id", "user": "user", "session": "session"}
 _FLAGS: Final = ("tools", "stream", "json_schema")
 _MAPS: Final = {"tags": "tags", "header": "headers"}
-FIELDS: Final = ("operation", *_FLAGS, "input_tokens", "modality", *_TEXT_FIELDS, *_MAPS)
+_EXPRESSION: Final = "cel"
+_WATCHED: Final = tuple(READS)
+FIELDS: Final = ("operation", *_FLAGS, "input_tokens", "modality", *_TEXT_FIELDS, *_MAPS, *_WATCHED, _EXPRESSION, *SIGNALS)
 """Every field of a condition, the cheap ones to check first."""
 
 
@@ -53,6 +65,13 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
     | `modality` | `text`, `image`, `audio`, `file`, `video`: the input contains it |
     | `route`, `team`, `key`, `user`, `session` | text; `*` stands for any characters |
     | `tags`, `header` | name: values, as text with `*`; names of headers in any case |
+    | `hour`, `weekday` | `9..17`, `mon..fri`, in the time zone of the route |
+    | `budget_used`, `budget_left` | `>0.9`, `<$5`: of the budgets that the request falls under |
+    | `cel` | an expression |
+    | `language` | codes such as `ko` |
+    | `pii` | true, false or classes of personal data |
+    | `task` | `code`, `math`, ... |
+    | `difficulty` | `<0.4` |
 
     A text pattern never matches what is absent: `user: "*"` means that there is a user. An empty condition
     always holds.
@@ -65,18 +84,61 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
             raise MatcherError((name,), f"unknown condition {name!r}{_did_you_mean(name, FIELDS)}")
     checks: list[Check] = []
     words: list[str] = []
+    expression: Expression | None = None
     for name in FIELDS:
         if name not in spec:
             continue
         value = spec[name]
         if name in _MAPS:
             _compile_map(name, value, checks, words)
+        elif name == _EXPRESSION:
+            expression = _compiled_expression(value)
+            checks.append(expression.matches)
+            words.append(str(value).strip())
         else:
             values = _values((name,), value)
             checks.append(_compile_field(name, values))
             words.append(f"{name} {_phrase(values)}")
     headers = frozenset(str(name).lower() for name in _mapping("header", spec.get("header", {})))
-    return Matcher(matches=_all(checks), headers=headers, describe=" and ".join(words) or "always")
+    reads = frozenset(READS[name] for name in spec if name in READS)
+    if expression is not None:
+        headers, reads = headers | expression.headers, reads | expression.reads
+    sure = expression is None and UNSURE.isdisjoint(spec)
+    return Matcher(
+        matches=_all(checks) if sure else _all_told(checks),
+        headers=headers,
+        describe=" and ".join(words) or "always",
+        reads=reads,
+        expression=expression,
+    )
+
+
+def _compiled_expression(value: object) -> Expression:
+    if not isinstance(value, str):
+        raise MatcherError((_EXPRESSION,), f"{_EXPRESSION} takes an expression, as in 'tokens.input > 4000'")
+    try:
+        return compile_expression(value)
+    except ExpressionError as error:
+        raise MatcherError((_EXPRESSION,), str(error), error.at) from None
+
+
+def _all_told(checks: list[Check]) -> Check:
+    """As `_all`, of conditions some of which may not be told: then neither is the whole, unless another one does not hold."""
+    if len(checks) == 1:
+        return checks[0]
+    every = tuple(checks)
+
+    def match(facts: RequestFacts) -> bool | None:
+        told = True
+        for check in every:
+            holds = check(facts)
+            if holds is None:
+                told = False
+            elif not holds:
+                return False
+        return True if told else None
+
+    return match
 
 
 def _all(checks: list[Check]) -> Check:
@@ -109,6 +171,11 @@ def _compile_field(name: str, values: tuple[object, ...]) -> Check:
         return lambda facts: not wanted.isdisjoint(facts.modalities)
     if name == "input_tokens":
         return _input_tokens(values)
+    if name in READS or name in SIGNALS:
+        try:
+            return compile_fact(name, values)
+        except ValueError as error:
+            raise MatcherError((name,), str(error)) from None
     return _text_check(attrgetter(_TEXT_FIELDS[name]), tuple(_text(value) for value in values))
 
 

@@ -69,10 +69,6 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 NO_SIGNALS: Final = Signals()
 
 
-NO_STATES: Final[Mapping[str, bool]] = MappingProxyType({})
-NO_RATES: Final[Mapping[str, float | None]] = MappingProxyType({})
-
-
 class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What rules may know of the time, the budgets and the providers. Filled in only as far as rules of the route read it."""
 
@@ -86,9 +82,9 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Largest used share of the budgets that the request falls under whatever model serves it; 0 if there is none."""
     budget_left_nusd: int | None = None
     """Least that is left in such a budget in USD, nano-USD; None if there is none."""
-    up: Mapping[str, bool] = NO_STATES
+    up: Mapping[str, bool] = msgspec.field(default_factory=dict)
     """Whether any deployment can be called, by `provider:<name>` or `model:<name>`."""
-    error_rate: Mapping[str, float | None] = NO_RATES
+    error_rate: Mapping[str, float | None] = msgspec.field(default_factory=dict)
     """Share of calls of the last 30 s that failed, by `provider:<name>`; None: there was none."""
 
 

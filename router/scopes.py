@@ -12,6 +12,19 @@ NO_TEAM: Final = "default"
 NO_KEY: Final = "anonymous"
 
 
+def dims_of_caller(call: Call) -> dict[str, str]:
+    """The value of each dimension that does not depend on who serves a call. Empty: there is none."""
+    principal = call.principal
+    return {
+        "org": principal.org,
+        "team": principal.team or NO_TEAM,
+        "key": principal.key_id or NO_KEY,
+        "user": call.user,
+        "session": call.session,
+        "route": call.route.name,
+    }
+
+
 def dims_of(call: Call, deployment: Deployment) -> dict[str, str]:
     """The value of each dimension but tags, for a call of this deployment. Empty: there is none."""
     principal = call.principal

@@ -62,6 +62,8 @@ class Budget:
     """Shares of the limit whose crossing people are told of, in rising order."""
     steps: tuple[tuple[float, StepAction], ...] = ()
     """Shares of the limit from which on less is let through."""
+    watched: bool = False
+    """Whether rules read how full it is."""
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -97,7 +99,7 @@ class Bucket:
     shares_rest: bool = False
     """Beyond that, all others are counted in one scope, `REST`; else they are refused."""
     steers: bool = False
-    """What is left in it is told with every hold: it has steps."""
+    """What is left in it is told with every hold: it has steps, or rules read it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -132,10 +134,10 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was left after this hold in each bucket that is not a plain one in USD, in its unit; negative if it is exceeded."""
     shadowed: Bucket | None = None
     """A bucket on trial that would have refused this."""
-
-
     lender: str = ""
     """The advance that paid for what the store does not know of this hold; see `router/escrow.py`."""
+
+
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nothing was held, because one bucket is too full."""
 

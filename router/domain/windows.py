@@ -175,7 +175,7 @@ def bucket_at(budget: Budget, scope: str, now_ms: int) -> Bucket:
         carry_ppm=budget.carry_ppm,
         max_scopes=budget.max_scopes if any(is_invented(f"{name}=") for name in budget.dimensions) else 0,
         shares_rest=budget.beyond == "other",
-        steers=bool(budget.steps),
+        steers=bool(budget.steps) or budget.watched,
     )
 
 

@@ -31,6 +31,8 @@ class Finding:
     message: str
     at_key: bool = False
     """True: the field's name is meant, not its value."""
+    before: str = ""
+    """What stands in the value before the place that is meant."""
 
 
 class InvalidSettings(Exception):

@@ -28,6 +28,7 @@ _INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
 """Without leading zeros: `0042` is the number of a cost centre, so it stays text."""
 _BASED: Final = re.compile(r"0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,4})?")
+_QUOTES: Final = {None: "", "": "", "'": "'", '"': '"'}
 _PLAIN_TAGS: Final = frozenset({None, "!", "tag:yaml.org,2002:str"})
 
 
@@ -37,6 +38,15 @@ class Mark:
 
     line: int
     column: int
+    quote: str | None = field(default=None, compare=False)
+    """What the text of a value on one line stands in, empty if in nothing; None: it is no such text."""
+
+    def after(self, text: str) -> Mark:
+        """The place after some of the value's text, as far as that can be told."""
+        if not text or self.quote is None or "\n" in text:
+            return self
+        escaped = text.count(self.quote) + (text.count("\\") if self.quote == '"' else 0) if self.quote else 0
+        return Mark(self.line, self.column + len(self.quote) + len(text) + escaped)
 
 
 class WrittenFloat(float):
@@ -87,11 +97,14 @@ class Document:
 
     def describe(self, finding: Finding) -> str:
         """`file:line:column: field: what is wrong`."""
-        return self._line(self.mark(finding.path, at_key=finding.at_key), finding)
+        return self._line(self._place(finding), finding)
+
+    def _place(self, finding: Finding) -> Mark:
+        return self.mark(finding.path, at_key=finding.at_key).after(finding.before)
 
     def report(self, findings: list[Finding]) -> str:
         """All findings, those of the document first found too, in the order of the file; one a line."""
-        placed = [*self.findings, *((self.mark(f.path, at_key=f.at_key), f) for f in findings)]
+        placed = [*self.findings, *((self._place(f), f) for f in findings)]
         placed.sort(key=lambda pair: (pair[0].line, pair[0].column))
         lines = list(dict.fromkeys(self._line(mark, finding) for mark, finding in placed))
         if len(lines) > MAX_FINDINGS:
@@ -223,6 +236,8 @@ class _Tree:
 
     def _filled(self, event: Any, mark: Mark, depth: int) -> _Node:
         if isinstance(event, yaml.ScalarEvent):
+            if event.style in _QUOTES and _mark(event.end_mark).line == mark.line:
+                mark = Mark(mark.line, mark.column, _QUOTES[event.style])
             return _Node(mark, scalar=event.value, plain=event.implicit[0] and event.tag is None)
         if isinstance(event, yaml.SequenceStartEvent):
             items: list[_Node] = []

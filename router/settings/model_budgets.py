@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
+
 from router.domain.advances import WhenDown
-
 from router.domain.budgets import TOLD_AT
 from router.settings.findings import one_of, shown
 from router.settings.model_alerts import Thresholds
-from router.settings.types import Count, Flag, OnShortWays, Section, Text, Words, all_defaults, as_mapping, format_money
+from router.settings.types import Count, Flag, OnShortWays, Section, Timezone, Words, all_defaults, as_mapping, format_money
 from router.settings.units import ROLLING, MoneyPer, parse_money_per, parse_share, parse_window, write_window
 
 DIMENSIONS: Final = ("key", "team", "org", "user", "session", "route", "model", "provider")
@@ -59,14 +58,6 @@ CarryOver = Annotated[
     PlainSerializer(lambda share: share == 1 or (f"{share * 100:g}%" if share else False), when_used="json"),
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string"}, {"type": "number"}], "examples": [True, "20%"]}),
 ]
-
-
-def _timezone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (OSError, ValueError, KeyError):
-        raise ValueError(f"{shown(value)} is not an IANA time zone; write Asia/Seoul") from None
-    return value
 
 
 def _limit(value: object) -> MoneyPer:
@@ -137,15 +128,12 @@ class SpendLimit(Section):
     each: Each | None = None
     """Split: every `org`, `team`, `key`, `user`, `session`, `route`, `model`, `provider` or `tag:<name>` has the whole limit for
     itself; of several (`[team, model]`), every combination. Default: one limit for all together."""
-    timezone: Annotated[Text, AfterValidator(_timezone)] = "UTC"
+    timezone: Timezone = "UTC"
     """IANA time zone in which windows begin."""
     mode: Literal["hard", "soft", "shadow"] = "hard"
     """`hard` refuses what could exceed the limit, before money is spent; `soft` only counts and alerts; `shadow` tries a hard
     limit out: what it would refuse is counted (`faregate_budget_refusals_total`, action `shadow`), not refused."""
     carry_over: CarryOver = 0.0
-    when_store_is_down: WhenDown | None = None
-    """What happens to requests that it covers while the store does not answer: `closed`, `lease`, `open`; if budgets differ, the
-    strictest decides. Default: `server.when_store_is_down`."""
     """What was left of the window directly before is added to this one, up to this share of the limit: `true` (all of it), `20%`.
     Only for windows of the calendar. Default: nothing."""
     max_scopes: Annotated[Count, Field(ge=1)] = 100_000
@@ -155,6 +143,9 @@ class SpendLimit(Section):
     on_short: OnShortWays | None = None
     """What is done, in this order, if it has too little room for a call: `cheaper`, `wait`, `clamp`, `refuse`.
     Default: `server.on_short`."""
+    when_store_is_down: WhenDown | None = None
+    """What happens to requests that it covers while the store does not answer: `closed`, `lease`, `open`; if budgets differ, the
+    strictest decides. Default: `server.when_store_is_down`."""
     strict: Flag = False
     """Hold inputs at their certain bound, as `server.strict` does for all budgets."""
     at: Thresholds = TOLD_AT

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from policies.registry import KINDS
 from router.settings.findings import one_of, shown
+from router.settings.model_conditions import WhenEntry
 from router.settings.model_limits import GuardFields, RateFields
 from router.settings.model_select import AtLeastSettings, Capabilities, Quality, UseEntry
 from router.settings.types import (
@@ -21,6 +22,7 @@ from router.settings.types import (
     Section,
     Share,
     Text,
+    Timezone,
     Words,
     all_defaults,
     as_mapping,
@@ -249,51 +251,13 @@ class BranchSettings(Section):
     """What each of them must reach to be tried: `{quality: 0.7}`. Default: nothing."""
 
 
-OneOrMore = Annotated[tuple[Text, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
-
-
-class WhenSettings(Section):
-    """Conditions of a rule. All must hold; of several values for a field, any. `*` in a text stands for any characters."""
-
-    route: OneOrMore | None = None
-    """Name that the client asked for."""
-    operation: OneOrMore | None = None
-    """`chat`, `completions` or `embeddings`."""
-    team: OneOrMore | None = None
-    """Team of the key."""
-    key: OneOrMore | None = None
-    """Id of the key."""
-    user: OneOrMore | None = None
-    """User that the request names."""
-    session: OneOrMore | None = None
-    """Session that the request names."""
-    tags: dict[str, OneOrMore] | None = None
-    """Tags of the key or the request: `{kind: agent}`."""
-    header: dict[str, OneOrMore] | None = None
-    """Headers of the request: `{x-tier: gold}`."""
-    input_tokens: OneOrMore | None = None
-    """Likely number of input tokens: `"<4000"`, `"<= 4000"`, `">4000"`, `">= 4000"` or `"1000..4000"`. Unit: tokens."""
-    tools: Flag | None = None
-    """Whether the request offers tools."""
-    stream: Flag | None = None
-    """Whether the answer is to be streamed."""
-    json_schema: Flag | None = None
-    """Whether the answer must follow a JSON schema."""
-    modality: OneOrMore | None = None
-    """Kinds of input that the request contains: `text`, `image`, `audio`, `file`, `video`."""
-
-    def spec(self) -> dict[str, object]:
-        """As the matcher takes it."""
-        return self.model_dump(exclude_none=True)
-
-
 class RuleSettings(BranchSettings):
     """A condition, and where a request goes for which it holds. The first rule that holds wins."""
 
     name: Name | None = None
     """Name in logs, metrics and headers. Default: `rule-1`, `rule-2`, ..."""
-    when: WhenSettings = all_defaults()
-    """Conditions; none: the rule always holds."""
+    when: WhenEntry = all_defaults()
+    """Conditions, or an expression in CEL; none: the rule always holds."""
 
 
 StatusWord = Literal["timeout", "context_length", "4xx", "5xx"]
@@ -345,6 +309,8 @@ class RouteSettings(GuardFields):
     """What each of them must reach to be tried: `{quality: 0.7}`. Default: nothing."""
     rules: tuple[RuleSettings, ...] = ()
     """Conditions, first match wins."""
+    timezone: Timezone = "UTC"
+    """IANA time zone of conditions on the time: `Asia/Seoul`."""
     default: Annotated[BranchSettings, as_mapping("use", str | list[str] | BranchSettings)] | None = None
     """Where requests go for which no rule holds; the long form of `use`, `by`, `otherwise` and `at_least`."""
     fallback: FallbackSettings = all_defaults()

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -146,6 +147,14 @@ def _deployment(value: str) -> str:
     return value
 
 
+def _timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{shown(value)} is not an IANA time zone; write Asia/Seoul") from None
+    return value
+
+
 def _ways(value: tuple[str, ...]) -> tuple[str, ...]:
     twice = {way for way in value if value.count(way) > 1}
     if twice:
@@ -185,6 +194,7 @@ Usd = Annotated[int, BeforeValidator(parse_usd), PlainSerializer(format_money, w
 Rate = Annotated[int, BeforeValidator(_price_rate), PlainSerializer(format_money, when_used="json"), _schema("USD", "number", "string")]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Text = Annotated[str, BeforeValidator(_text)]
+Timezone = Annotated[Text, AfterValidator(_timezone)]
 Address = Annotated[str, BeforeValidator(_text), PlainSerializer(hide_password, when_used="json")]
 Name = Annotated[str, BeforeValidator(_text), AfterValidator(_name)]
 ModelName = Annotated[str, BeforeValidator(_text), AfterValidator(_model_name)]

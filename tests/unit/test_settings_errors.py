@@ -196,7 +196,11 @@ ROUTE_MISTAKES = [
     ("{use: [big, other]}", '8:18: routes.r.use[1]: there is no model "other"; known: big, tiny, home'),
     ("{use: r}", '8:12: routes.r.use: there is no model "r"; it is a route, and routes cannot lead to routes'),
     ("{use: big, by: cots}", '8:21: routes.r.by: "cots" is not a policy kind; did you mean "cost"?'),
-    ("{use: big, by: 5}", "8:21: routes.r.by: 5 is not a policy kind; known: fixed, weighted, cost, latency, least_busy"),
+    (
+        "{use: big, by: 5}",
+        "8:21: routes.r.by: 5 is not a policy kind; known: "
+        "fixed, weighted, cost, latency, least_busy, quality, split, canary, cascade, hedge, shadow, bandit, pace",
+    ),
     ("{use: big, by: {}}", "8:21: routes.r.by: kind is missing"),
     ("{use: big, by: {kind: cost, weights: {}}}", "8:34: routes.r.by.weights: unknown field; known: kind, max_request_usd"),
     (
@@ -221,7 +225,21 @@ ROUTE_MISTAKES = [
         '8:85: routes.r.rules[1].name: "a" is the name of an earlier rule',
     ),
     ("{use: big, rules: [{use: big, when: {taem: a}}]}", '8:43: routes.r.rules[0].when.taem: unknown field; did you mean "team"?'),
-    ("{use: big, rules: [{use: big, when: 'pii.found'}]}", '8:42: routes.r.rules[0].when: "pii.found" is not a mapping'),
+    (
+        "{use: big, rules: [{use: big, when: 'pii.fuond'}]}",
+        '8:42: routes.r.rules[0].when: there is no "pii.fuond"; did you mean "pii.found"?',
+    ),
+    ("{use: big, rules: [{use: big, when: tools && teem}]}", '8:51: routes.r.rules[0].when: there is no "teem"; did you mean "team"?'),
+    (
+        """{use: big, rules: [{use: big, when: {cel: "team == \\"a\\" && tols"}}]}""",
+        '8:66: routes.r.rules[0].when.cel: there is no "tols"; did you mean "tools"?',
+    ),
+    (
+        "{use: big, rules: [{use: big, when: 'provider(\"openia\").up'}]}",
+        '8:42: routes.r.rules[0].when: there is no provider "openia"; did you mean "openai"?',
+    ),
+    ("{use: big, rules: [{use: big, when: [tools]}]}", "8:42: routes.r.rules[0].when: a list is not a mapping"),
+    ("{use: big, timezone: Seoul}", '8:27: routes.r.timezone: "Seoul" is not an IANA time zone; write Asia/Seoul'),
     ("{use: big, rules: [{use: big, when: {tools: 5}}]}", "8:50: routes.r.rules[0].when.tools: 5 is neither true nor false"),
     (
         "{use: big, rules: [{use: big, otherwise: refsue}]}",

@@ -1,0 +1,166 @@
+"""The names that an expression can use: what each means, its type, and what it costs to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from policies.expressions.tree import Call, ExpressionError, Ident, Literal, Node, Select
+from policies.signals.names import PII_CLASSES, TASKS
+from policies.types import MissingSignal, RequestFacts, SignalName
+
+Getter = Callable[[RequestFacts], Any]
+
+CHEAP: Final = 0
+ENGINE: Final = 10
+"""What the expression engine must be called for."""
+SIGNAL_COSTS: Final[Mapping[SignalName, int]] = MappingProxyType({"language": 100, "pii": 200, "task": 300, "difficulty": 400})
+"""Rough order of what signals cost; the cheaper is looked at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that is known of a request, or can be found out."""
+
+    type: str
+    get: Getter
+    """Gives None for what cannot be told. Raises MissingSignal for a signal that has not been worked out yet."""
+    sure: bool = True
+    """Whether it is never None."""
+    cost: int = CHEAP
+    reads: str = ""
+    """What must be filled in before the rule is looked at: `time`, `budget`, `provider:openai`, `model:large`."""
+    header: str = ""
+    """The request header that it is."""
+    signal: SignalName | None = None
+
+
+def read_signal(name: SignalName) -> Getter:
+    """What gives the value of a signal."""
+    get = attrgetter(name)
+
+    def read(facts: RequestFacts) -> Any:
+        value = get(facts.signals)
+        if value is UNSET:
+            raise MissingSignal(name)
+        return value
+
+    return read
+
+
+def _signal(name: SignalName, type_: str, shape: Callable[[Any], Any] | None = None) -> Fact:
+    plain = read_signal(name)
+    if shape is None:
+        get = plain
+    else:
+
+        def get(facts: RequestFacts) -> Any:
+            value = plain(facts)
+            return None if value is None else shape(value)
+
+    return Fact(type_, get, sure=False, cost=SIGNAL_COSTS[name], signal=name)
+
+
+def _budget_left_usd(facts: RequestFacts) -> float | None:
+    left = facts.moment.budget_left_nusd
+    return None if left is None else left / 1_000_000_000
+
+
+NAMES: Final[Mapping[str, Fact]] = MappingProxyType(
+    {
+        "route": Fact("string", attrgetter("route")),
+        "team": Fact("string", attrgetter("team")),
+        "key": Fact("string", attrgetter("key_id")),
+        "user": Fact("string", attrgetter("user")),
+        "session": Fact("string", attrgetter("session")),
+        "operation": Fact("string", attrgetter("operation")),
+        "tokens.input": Fact("int", attrgetter("input_tokens")),
+        "tokens.output_cap": Fact("int", attrgetter("output_cap"), sure=False),
+        "tools": Fact("bool", attrgetter("tools")),
+        "stream": Fact("bool", attrgetter("stream")),
+        "json_schema": Fact("bool", attrgetter("json_schema")),
+        "modality": Fact("list<string>", lambda facts: sorted(facts.modalities)),
+        "language": _signal("language", "string"),
+        "task.domain": _signal("task", "string"),
+        "task.difficulty": _signal("difficulty", "double"),
+        "pii.found": _signal("pii", "bool", bool),
+        "pii.classes": _signal("pii", "list<string>", sorted),
+        "time.hour": Fact("int", attrgetter("moment.hour"), reads="time"),
+        "time.weekday": Fact("string", attrgetter("moment.weekday"), reads="time"),
+        "time.month": Fact("int", attrgetter("moment.month"), reads="time"),
+        "budget.used": Fact("double", attrgetter("moment.budget_used"), sure=False, reads="budget"),
+        "budget.left_usd": Fact("double", _budget_left_usd, sure=False, reads="budget"),
+    }
+)
+
+LOOKUPS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "tag": "takes the name of a tag",
+        "header": "takes the name of a header",
+        "provider": "takes the name of a provider, and is followed by .up or .error_rate",
+        "model": "takes the name of a model, and is followed by .up",
+    }
+)
+"""Functions of one text that stands in the expression, and how they are used."""
+_FIELDS: Final = {"provider": ("up", "error_rate"), "model": ("up",)}
+WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+KNOWN_WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "time.weekday": WEEKDAYS,
+        "operation": ("chat", "completions", "embeddings"),
+        "modality": ("text", "image", "audio", "file", "video"),
+        "task.domain": TASKS,
+        "pii.classes": PII_CLASSES,
+    }
+)
+"""Texts that a name can be. Another one compared with it is a mistake."""
+
+
+def _tag(name: str) -> Fact:
+    return Fact("string", lambda facts: facts.tags.get(name, ""))
+
+
+def _header(name: str) -> Fact:
+    lower = name.lower()
+    return Fact("string", lambda facts: facts.headers.get(lower, ""), header=lower)
+
+
+def _up(reads: str) -> Fact:
+    return Fact("bool", lambda facts: facts.moment.up.get(reads), sure=False, reads=reads)
+
+
+def _error_rate(reads: str) -> Fact:
+    return Fact("double", lambda facts: facts.moment.error_rate.get(reads), sure=False, reads=reads)
+
+
+def fact_of(node: Node) -> Fact | None:
+    """The fact that a part of an expression names; None if it is something else.
+
+    Raises:
+        ExpressionError: it is a look-up that is used in a wrong way.
+    """
+    match node:
+        case Ident(name=name):
+            return NAMES.get(name)
+        case Call(name="tag" | "header" as name, target=None):
+            return (_tag if name == "tag" else _header)(_only_text(node))
+        case Select(base=Call(name="provider" | "model" as name, target=None) as call, field=field):
+            if field not in _FIELDS[name]:
+                raise ExpressionError(f'{name}() has no "{field}"; known: {", ".join(_FIELDS[name])}', node.at)
+            reads = f"{name}:{_only_text(call)}"
+            return _up(reads) if field == "up" else _error_rate(reads)
+        case _:
+            return None
+
+
+def _only_text(call: Call) -> str:
+    match call.args:
+        case (Literal(value=str() as text),) if text:
+            return text
+        case _:
+            raise ExpressionError(f'{call.name}() {LOOKUPS[call.name]}, as in {call.name}("x")', call.at)

@@ -1,0 +1,145 @@
+"""The conditions of a rule on what is worked out or watched: language, task, difficulty, personal data, time, budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from policies.expressions.vocabulary import WEEKDAYS, read_signal
+from policies.ranges import Range, RangeError, read_count, read_range, read_share, read_usd
+from policies.signals.names import PII_CLASSES, TASKS
+from policies.types import RequestFacts
+from policies.words import did_you_mean
+
+Check = Callable[[RequestFacts], bool | None]
+
+READS: Final = {"hour": "time", "weekday": "time", "budget_used": "budget", "budget_left": "budget"}
+"""What must be filled in before the rule is looked at, by field."""
+SIGNALS: Final = {"language": "language", "pii": "pii", "task": "task", "difficulty": "difficulty"}
+"""The signal that a field reads, the cheap ones first."""
+UNSURE: Final = frozenset({"budget_used", "budget_left", *SIGNALS})
+"""Fields whose condition may be neither true nor false, because what it reads cannot be told."""
+RANGES: Final[dict[str, tuple[Callable[[str], float], str]]] = {
+    "difficulty": (read_share, "'<0.4' or '0.4..0.7'"),
+    "budget_used": (read_share, "'>0.9' or '>90%'"),
+    "budget_left": (read_usd, "'<$5'"),
+}
+"""Fields that take ranges, how their numbers are read, and an example."""
+
+
+def compile_fact(name: str, values: tuple[object, ...]) -> Check:
+    """The check of one field.
+
+    Raises:
+        ValueError: a value that the field cannot have. The message says what may stand there.
+    """
+    if name in RANGES:
+        return _in_ranges(_number(name), ranges_of(name, values))
+    if name == "hour":
+        return _hours(values)
+    if name == "weekday":
+        return _weekdays(values)
+    if name == "pii":
+        return _pii(values)
+    texts = tuple(str(value) for value in values)
+    for text in texts:
+        if name == "task":
+            _known("task", text, TASKS)
+        elif not (text.isascii() and text.isalpha() and text.islower() and 2 <= len(text) <= 3):
+            raise ValueError(f"unknown language {text!r}: write its code of ISO 639-1, such as 'ko'")
+    return _one_of(read_signal("task" if name == "task" else "language"), frozenset(texts))
+
+
+def ranges_of(name: str, values: tuple[object, ...]) -> tuple[Range, ...]:
+    """The ranges of a field that takes some."""
+    read, example = RANGES[name]
+    try:
+        return tuple(read_range(str(value), read) for value in values)
+    except RangeError as error:
+        raise ValueError(f"{name} cannot be {values[0]!r}: it {error}; write {example}") from None
+
+
+def _number(name: str) -> Callable[[RequestFacts], float | None]:
+    if name == "difficulty":
+        return read_signal("difficulty")
+    if name == "budget_used":
+        return lambda facts: facts.moment.budget_used
+
+    def left(facts: RequestFacts) -> float | None:
+        nusd = facts.moment.budget_left_nusd
+        return None if nusd is None else nusd / 1_000_000_000
+
+    return left
+
+
+def _in_ranges(get: Callable[[RequestFacts], float | None], ranges: tuple[Range, ...]) -> Check:
+    def check(facts: RequestFacts) -> bool | None:
+        value = get(facts)
+        return None if value is None else any(one.holds(value) for one in ranges)
+
+    return check
+
+
+def _one_of(get: Callable[[RequestFacts], Any], known: frozenset[str]) -> Check:
+    def check(facts: RequestFacts) -> bool | None:
+        value = get(facts)
+        return None if value is None else value in known
+
+    return check
+
+
+def _known(name: str, text: str, known: tuple[str, ...]) -> None:
+    if text not in known:
+        raise ValueError(f"unknown {name} {text!r}{did_you_mean(text, known)}".replace('"', "'"))
+
+
+def _pii(values: tuple[object, ...]) -> Check:
+    get = read_signal("pii")
+    if any(isinstance(value, bool) for value in values):
+        if len(values) > 1:
+            raise ValueError("pii is true, false, or a list of classes")
+        wanted = bool(values[0])
+
+        def found(facts: RequestFacts) -> bool | None:
+            classes = get(facts)
+            return None if classes is None else bool(classes) is wanted
+
+        return found
+    for value in values:
+        _known("class of personal data", str(value), PII_CLASSES)
+    named = frozenset(str(value) for value in values)
+
+    def found_of(facts: RequestFacts) -> bool | None:
+        classes = get(facts)
+        return None if classes is None else not named.isdisjoint(classes)
+
+    return found_of
+
+
+def _hours(values: tuple[object, ...]) -> Check:
+    hours: set[int] = set()
+    for value in values:
+        try:
+            hours |= _hour_span(str(value))
+        except RangeError:
+            raise ValueError(f"hour cannot be {value!r}: write '9..17' for 9:00 to 17:59, or '22..5' over midnight") from None
+    return lambda facts: facts.moment.hour in hours
+
+
+def _hour_span(text: str) -> set[int]:
+    first, dots, last = text.replace(" ", "").partition("..")
+    low, high = int(read_count(first)), int(read_count(last if dots else first))
+    if low > 23 or high > 23:
+        raise RangeError("is no hour of the day")
+    return set(range(low, high + 1)) if low <= high else {*range(low, 24), *range(high + 1)}
+
+
+def _weekdays(values: tuple[object, ...]) -> Check:
+    days: set[str] = set()
+    for value in values:
+        first, dots, last = str(value).replace(" ", "").lower().partition("..")
+        for day in (first, last) if dots else (first,):
+            _known("weekday", day, WEEKDAYS)
+        low, high = WEEKDAYS.index(first), WEEKDAYS.index(last if dots else first)
+        days.update(WEEKDAYS[low : high + 1] if low <= high else (*WEEKDAYS[low:], *WEEKDAYS[: high + 1]))
+    return lambda facts: facts.moment.weekday in days

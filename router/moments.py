@@ -1,0 +1,102 @@
+"""The moment: what rules may know of the time, the budgets and the providers. From memory: no request waits for the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+from policies.expressions.vocabulary import WEEKDAYS
+from policies.types import Moment
+from router.call import Call
+from router.domain.budgets import BucketState, Budget, Reservation
+from router.domain.windows import scope_of
+from router.fleet import Fleet
+from router.scopes import dims_of_caller
+from router.snapshot import Snapshot, Watch
+
+MOST_REMEMBERED: Final = 100_000
+"""Instances of budgets that are remembered; beyond, the oldest is forgotten until the store is read again."""
+_OF_CANDIDATES: Final = frozenset({"model", "provider", "deployment"})
+_CLOSED: Final = frozenset({"cooldown", "drained", "frozen"})
+
+
+def now_ms() -> int:
+    """Unix milliseconds by this machine."""
+    return time.time_ns() // 1_000_000
+
+
+class Moments:
+    """How full the budgets are, as far as this process knows: by what holds leave, and by what the store says every few seconds."""
+
+    def __init__(self, snapshot: Snapshot, clock_ms: Callable[[], int]) -> None:
+        """`clock_ms` gives Unix milliseconds."""
+        self._clock_ms = clock_ms
+        self._budgets: Final[Mapping[str, Budget]] = {
+            one.name: one for one in snapshot.budgets if _OF_CANDIDATES.isdisjoint(_looked_at(one))
+        }
+        self._used: dict[tuple[str, str], tuple[int, int]] = {}
+        """What is spent and held, and the limit, by budget and scope."""
+        self._limits: dict[str, int] = {}
+        """The store's own limits, where they differ from the configuration's."""
+
+    def note(self, held: Reservation) -> None:
+        """Learn from what a hold leaves."""
+        for bucket, left in held.left:
+            budget = self._budgets.get(bucket.budget)
+            if budget is not None and bucket.unit == budget.unit:
+                limit = self._limits.get(budget.name, budget.limit_nusd)
+                self._set((budget.name, bucket.scope), limit - left, limit)
+
+    def read(self, states: Iterable[BucketState]) -> None:
+        """Learn from the counters of the current windows: what is not there has not been used."""
+        self._used.clear()
+        for state in states:
+            budget = self._budgets.get(state.budget)
+            if budget is not None:
+                limit = budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
+                self._limits[budget.name] = limit
+                self._set((budget.name, state.scope), state.spent_nusd + state.held_nusd, limit)
+
+    def _set(self, key: tuple[str, str], used: int, limit: int) -> None:
+        if len(self._used) >= MOST_REMEMBERED and key not in self._used:
+            del self._used[next(iter(self._used))]
+        self._used[key] = (used, limit)
+
+    def at(self, call: Call, watch: Watch, fleet: Fleet) -> Moment:
+        """What the rules of a route read of this moment."""
+        hour, weekday, month = 0, "", 0
+        if watch.timezone is not None:
+            local = datetime.fromtimestamp(self._clock_ms() / 1000, watch.timezone)
+            hour, weekday, month = local.hour, WEEKDAYS[local.weekday()], local.month
+        used, left = self._budgets_of(call) if watch.budgets else (None, None)
+        up: dict[str, bool] = {}
+        error_rate: dict[str, float | None] = {}
+        if watch.states:
+            states = fleet.look()
+            for key, names in watch.states.items():
+                up[key] = any(states[name].view.health not in _CLOSED for name in names)
+                error_rate[key] = fleet.error_rate(names)
+        return Moment(hour=hour, weekday=weekday, month=month, budget_used=used, budget_left_nusd=left, up=up, error_rate=error_rate)
+
+    def _budgets_of(self, call: Call) -> tuple[float, int | None]:
+        """Largest used share, and the least that is left of those in USD."""
+        dims = dims_of_caller(call)
+        largest = 0.0
+        least: int | None = None
+        for budget in self._budgets.values():
+            scope = scope_of(budget, dims=dims, tags=call.tags)
+            if scope is None:
+                continue
+            used, limit = self._used.get((budget.name, scope), (0, self._limits.get(budget.name, budget.limit_nusd)))
+            share = used / limit if limit > 0 else 1.0
+            largest = max(largest, share)
+            if budget.unit == "usd" and (least is None or limit - used < least):
+                least = max(0, limit - used)
+        return largest, least
+
+
+def _looked_at(budget: Budget) -> frozenset[str]:
+    """What a budget looks at of a call."""
+    return frozenset((*budget.dimensions, *(name for name, _ in budget.when)))
