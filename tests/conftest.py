@@ -7,6 +7,7 @@ import contextlib
 import gc
 import hashlib
 import io
+import os
 import resource
 import select
 import shutil
@@ -61,13 +62,17 @@ def pytest_runtest_call() -> Generator[None, None, None]:
 class RedisServer:
     """A redis-server of a test's own, which it may stop, kill and start again."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    def __init__(self, folder: Path, *options: str, config: Path | None = None) -> None:
+        binary = os.environ.get("FAREGATE_TEST_REDIS") or shutil.which("redis-server") or shutil.which("valkey-server")
         if binary is None:
             pytest.fail("redis-server is not installed: the ledger must be tested against it (apt-get install redis-server)")
         self.port = free_port()
         self._folder = folder
-        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *options]
+        given = [] if config is None else [str(config)]
+        common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        # A Sentinel saves nothing.
+        saving = ["--save", ""] if config is None else []
+        self._command = [binary, *given, *common, *saving, *options]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-SERVERS: Final = ("redis", "rediss", "unix")
+SERVERS: Final = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "unix")
 FILES: Final = ("sqlite", "file")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _HOST_AND_PORT: Final = re.compile(r"[^/\s]*:\d{1,5}(/\d*)?")

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from router.adapters.entries import machine_clock_ms
+from router.adapters.redis.address import parse_url
 from router.adapters.redis.keys import counter_fields, lease_field
 from router.adapters.redis.ledger import RedisLedger
 from router.adapters.redis.scripts import command
-from router.adapters.redis.wire import Wire, parse_url
+from router.adapters.redis.wire import Wire
 from router.adapters.sqlite.ledger import SqliteLedger
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Reservation, Unit
 from router.domain.windows import SLOTS, rolling_of, slot_ms

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from router.adapters.redis.address import parse_url
 from router.adapters.redis.ledger import RedisLedger
 from router.adapters.redis.scripts import command
-from router.adapters.redis.wire import Wire, parse_url
+from router.adapters.redis.wire import Wire
 from router.domain.budgets import Refusal, Reservation
 from router.errors import ConfigError, StoreUnavailable
 from tests.conftest import RedisServer

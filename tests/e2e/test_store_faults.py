@@ -13,8 +13,9 @@ import httpx2 as httpx
 import pytest
 
 from router.adapters.entries import DOUBT_ORPHAN
+from router.adapters.redis.address import parse_url
 from router.adapters.redis.scripts import command
-from router.adapters.redis.wire import Wire, parse_url
+from router.adapters.redis.wire import Wire
 from router.domain.records import SpendRecord
 from router.errors import StoreUnavailable
 from tests.books import typed

@@ -6,8 +6,9 @@ import asyncio
 import time
 from pathlib import Path
 
+from router.adapters.redis.address import parse_url
 from router.adapters.redis.scripts import command
-from router.adapters.redis.wire import Wire, parse_url
+from router.adapters.redis.wire import Wire
 from tests.conftest import RedisServer
 from tests.gateway import Gateway
 from tests.running import chat

@@ -31,13 +31,14 @@ from router.adapters.entries import (
     share_rest,
 )
 from router.adapters.redis import reads
+from router.adapters.redis.address import parse_url
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
 from router.adapters.redis.controls import RedisControls
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
 from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
-from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire, parse_url
+from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
 from router.domain.money import MAX_NUSD
 from router.domain.windows import bucket_id, escape_scope
@@ -126,8 +127,10 @@ class RedisLedger:
         self.replica = replica_id
         self.lease_ms = round(lease_seconds * 1000)
         self._encoded_name = f"redis:{self.keys.prefix}:{replica_id}:{self.lease_ms}"
-        self._wire = Wire(self._address, timeout_seconds=self._timeout_seconds, on_connect=self._on_connect)
-        self._reads = Wire(self._address, timeout_seconds=max(READ_TIMEOUT_SECONDS, self._timeout_seconds), patient=True)
+        probe = command("GET", self.keys.ledger_id)
+        self._wire = Wire(self._address, timeout_seconds=self._timeout_seconds, probe=probe, on_connect=self._on_connect)
+        reading = max(READ_TIMEOUT_SECONDS, self._timeout_seconds)
+        self._reads = Wire(self._address, timeout_seconds=reading, patient=True, probe=probe)
         try:
             await self._wire.open()
             await self._reads.open()

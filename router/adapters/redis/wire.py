@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, cast
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
+from router.adapters.redis.address import Address, Place, find_master, moved_to
 from router.adapters.redis.scripts import command
 from router.errors import ConfigError, StoreUnavailable
 
 FIRST_BACKOFF_SECONDS: Final = 0.05
+MOST_MOVES: Final = 3
+"""Nodes of a cluster that are asked, one after the other, before it is given up."""
 MAX_BACKOFF_SECONDS: Final = 2.0
 _JITTER: Final = random.SystemRandom()
 _WAIT: Final = 0.85
 """Share of the timeout after which an unanswered write is late ..."""
 _STEP: Final = 0.15
 """... and share between two looks at it: together they make the timeout."""
-_UNAVAILABLE: Final = ("LOADING", "READONLY", "MASTERDOWN", "OOM", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
+_UNAVAILABLE: Final = (
+    *("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS"),
+    *("OOM", "MISCONF", "BUSY", "UNKILLABLE"),
+)
 _LOGIN_NEEDED: Final = ("NOAUTH", "WRONGPASS")
 _ELSEWHERE: Final = ("READONLY", "MASTERDOWN", "CLUSTERDOWN")
 """Errors of a server that is not the master any more: connect anew, the name may lead to another one."""
@@ -40,64 +43,6 @@ _NOTHING: Final = object()
 
 class NotSent(StoreUnavailable):
     """There was no connection: the command never left."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where a Redis is and how to get in. Never log it: it holds a password."""
-
-    host: str = "localhost"
-    port: int = 6379
-    path: str | None = None
-    """Unix socket."""
-    tls: ssl.SSLContext | None = None
-    username: str | None = None
-    password: str | None = None
-    db: int = 0
-    shown: str = ""
-    """For messages: without credentials."""
-
-
-def parse_url(url: str) -> Address:
-    """Read `redis://[user[:password]@]host[:port][/db]`, `rediss://...` or `unix:///path[?db=n]`.
-
-    `rediss` takes `ssl_ca_certs=FILE` and `ssl_cert_reqs=none`.
-
-    Raises:
-        ConfigError: not such an address.
-    """
-    try:
-        split = urlsplit(url)
-        query = {name: values[-1] for name, values in parse_qs(split.query).items()}
-        path = unquote(split.path) if split.scheme == "unix" else None
-        db = int(query.get("db") or ("" if path else split.path.strip("/")) or 0)
-        port = split.port or 6379
-        host = split.hostname or "localhost"
-    except ValueError as error:
-        raise ConfigError("store: this is not the address of a Redis: expected redis://host:port/db") from error
-    if split.scheme not in ("redis", "rediss", "unix"):
-        raise ConfigError(f"store: {split.scheme!r} is not a scheme of Redis: expected redis, rediss or unix")
-    return Address(
-        host=host,
-        port=port,
-        path=path,
-        tls=_tls(query) if split.scheme == "rediss" else None,
-        username=unquote(split.username) if split.username else None,
-        password=unquote(split.password) if split.password else None,
-        db=db,
-        shown=path or f"{host}:{port}",
-    )
-
-
-def _tls(query: dict[str, str]) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"store: ssl_ca_certs={query.get('ssl_ca_certs')} cannot be read: {error}") from error
-    if query.get("ssl_cert_reqs") == "none":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def parse_info(text: bytes) -> dict[str, str]:
@@ -210,10 +155,26 @@ class Wire:
     """A connection that comes back by itself."""
 
     def __init__(
-        self, address: Address, *, timeout_seconds: float, patient: bool = False, on_connect: Callable[[str], None] | None = None
+        self,
+        address: Address,
+        *,
+        timeout_seconds: float,
+        patient: bool = False,
+        probe: bytes = b"",
+        on_connect: Callable[[str], None] | None = None,
     ) -> None:
-        """`patient`: a call without a connection waits for one, up to the timeout; for people, not for requests."""
+        """`patient`: a call without a connection waits for one, up to the timeout; for people, not for requests.
+
+        `probe`: a command about a key, whose answer tells which node of a cluster has it.
+        """
         self._address = address
+        self._probe = probe
+        self._turn = 0
+        """Which of several hosts is tried next."""
+        self._place: Place | None = None
+        """Where we are connected, or were last."""
+        self._moved: Place | None = None
+        """Where a cluster says that our keys are."""
         self._timeout_seconds = timeout_seconds
         self._patient = patient
         self._on_connect = on_connect
@@ -241,6 +202,10 @@ class Wire:
             StoreUnavailable: nobody answers.
             ConfigError: the server refuses our credentials.
         """
+        for _ in self._address.hosts[1:]:
+            with suppress(StoreUnavailable):
+                self._use(await self._connect())
+                return
         self._use(await self._connect())
 
     def _use(self, protocol: _Protocol | None) -> None:
@@ -285,6 +250,9 @@ class Wire:
         kind = str(reply).split(" ", 1)[0].lstrip("-")
         if kind in _ELSEWHERE:
             protocol.drop("Redis is not the master")
+        if kind == "MOVED":
+            self._moved = moved_to(str(reply), self._place)
+            protocol.drop("the ledger is at another node of the cluster")
         if kind in _UNAVAILABLE:
             raise StoreUnavailable(f"Redis cannot serve: {reply}")
         raise reply
@@ -303,8 +271,14 @@ class Wire:
     async def _connect(self) -> _Protocol:
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await self._handshake(await self._dial())
+                for _ in range(MOST_MOVES):
+                    protocol = await self._handshake(await self._dial())
+                    if protocol is not None:
+                        return protocol
+                raise StoreUnavailable("its cluster sends from one node to the other")
         except (OSError, TimeoutError, StoreUnavailable) as error:
+            self._moved = None
+            self._turn += 1
             raise StoreUnavailable(f"Redis at {self._address.shown} cannot be reached: {error or 'no answer in time'}") from error
 
     async def _dial(self) -> _Protocol:
@@ -315,16 +289,20 @@ class Wire:
 
         if address.path is not None:
             return (await self._loop.create_unix_connection(make, address.path))[1]
-        return (await self._loop.create_connection(make, address.host, address.port, ssl=address.tls))[1]
+        if self._moved is not None:
+            self._place = self._moved
+        elif address.master:
+            self._place = await find_master(address)
+        else:
+            self._place = address.hosts[self._turn % len(address.hosts)]
+        return (await self._loop.create_connection(make, *self._place, ssl=address.tls))[1]
 
-    async def _handshake(self, protocol: _Protocol) -> _Protocol:
+    async def _handshake(self, protocol: _Protocol) -> _Protocol | None:
+        """Log in. None: our keys are at another node."""
         address = self._address
-        commands = []
-        if address.password is not None:
-            login = (address.username, address.password) if address.username else (address.password,)
-            commands.append(command("AUTH", *login))
-        if address.db:
-            commands.append(command("SELECT", address.db))
+        commands = address.greeting()
+        if self._probe:
+            commands.append(self._probe)
         commands.append(command("INFO", "server"))
         try:
             replies = await asyncio.gather(*[protocol.send(c) for c in commands])
@@ -332,6 +310,7 @@ class Wire:
             protocol.drop("Redis did not answer in time")
             raise
         info = replies.pop()
+        probed = replies.pop() if self._probe else None
         if isinstance(info, hiredis.ReplyError) and str(info).startswith(_LOGIN_NEEDED):
             replies.append(info)
         for reply in replies:
@@ -341,6 +320,10 @@ class Wire:
         if isinstance(info, hiredis.ReplyError):
             # It may be forbidden to us. What it says of loading is said again by the first script.
             info = b""
+        if isinstance(probed, hiredis.ReplyError) and str(probed).startswith("MOVED"):
+            self._moved = moved_to(str(probed), self._place)
+            protocol.drop("the ledger is at another node of the cluster")
+            return None
         self.info = parse_info(info)
         if self._on_connect is not None:
             self._on_connect(self.info.get("run_id", ""))
