@@ -110,8 +110,8 @@ class ServerSection(Section):
     workers: Annotated[Count, Field(ge=1, le=256)] = 1
     """Processes that share the port, one per core at most."""
     store: Address | None = Field(default=None, repr=False)
-    """Where budgets are kept: `redis://...`, `rediss://...`, `unix://...` or the path of an SQLite file. Default: `REDIS_URL`,
-    else `FAREGATE_STORE`, else a file in the user's state folder."""
+    """Where budgets are kept: `redis://...`, `rediss://...`, `redis+sentinel://...`, `unix://...` or the path of an SQLite file.
+    Default: `REDIS_URL`, else `FAREGATE_STORE`, else a file in the user's state folder."""
     lease: Annotated[Duration, Field(ge=2, le=3600)] = 20.0
     """How long the holds of a process that died stay open before they are charged."""
     store_timeout: Annotated[Duration, Field(ge=0.01, le=10)] = 0.25
