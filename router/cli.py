@@ -56,6 +56,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
             _verb("audit", "Show who changed what, when and why."),
             _verb("alerts", "Show who is told of alerts, and send a test."),
             _verb("prices", "Show the price of a model, its source and its date."),
+            _verb("router", "Train, calibrate and evaluate a learned router on labels of your own."),
             _verb("demo", "Watch simulated teams, providers and budgets; needs no key."),
             _verb("sim", "Serve the simulated providers on a port of their own."),
             _verb("version", "Print the versions of the program and of what it runs on."),

@@ -12,45 +12,79 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from policies.learned.thresholds import Thresholds
 from policies.types import SignalName, Signals
 from router.call import Call
+from router.domain.estimate import expected_nusd
 from router.domain.prompt_text import Prompt, prompt_of
 from router.domain.request import INPUTS
+from router.fleet import USUAL_LENGTH
 from router.metrics import Metrics
 from router.snapshot import SignalRules
 
+if TYPE_CHECKING:
+    from policies.learned.model import Scores
+
+
+class Hardness(msgspec.Struct, frozen=True, gc=False):
+    """What the learned router says of a prompt, before a target is looked at."""
+
+    scores: Scores
+    language: str
+
+
+Found = str | float | frozenset[str] | Hardness | None
 Value = str | float | frozenset[str] | None
-Detector = Callable[[Prompt], Value]
+Detector = Callable[[Prompt], Found]
 
 THREADS: Final = 1
 """Per process: they share one interpreter lock, so that more would only make each other late."""
 UNREAD: Final = frozenset({"unknown"})
 """Classes of personal data of a text that was not read through."""
+NO_LANGUAGE: Final = "none"
 
 
-def _language() -> Detector:
+def _language(rules: SignalRules) -> Detector:
     from policies.signals.language import language_of
 
     return lambda prompt: language_of(prompt.asked)
 
 
-def _task() -> Detector:
+def _task(rules: SignalRules) -> Detector:
     from policies.signals.task import task_of
 
     return lambda prompt: task_of(prompt.asked)
 
 
-def _pii() -> Detector:
+def _pii(rules: SignalRules) -> Detector:
     from policies.signals.pii import pii_of
 
     return lambda prompt: pii_of(prompt.whole) if prompt.readable else pii_of(prompt.whole) | UNREAD
 
 
-_DETECTORS: Final[Mapping[SignalName, Callable[[], Detector]]] = MappingProxyType({"language": _language, "task": _task, "pii": _pii})
+def _difficulty(rules: SignalRules) -> Detector:
+    from policies.signals.language import language_of
+    from router.learned.files import BUILTIN, load_model
+
+    model = rules.difficulty.model or load_model(BUILTIN)[0]
+    targeted = rules.difficulty.target is not None
+
+    def detect(prompt: Prompt) -> Found:
+        if not prompt.asked.strip():
+            return None
+        scores = model.scores(prompt.asked)
+        return Hardness(scores, language_of(prompt.asked) or NO_LANGUAGE) if targeted else scores.difficulty
+
+    return detect
+
+
+_DETECTORS: Final[Mapping[SignalName, Callable[[SignalRules], Detector]]] = MappingProxyType(
+    {"language": _language, "task": _task, "pii": _pii, "difficulty": _difficulty}
+)
 """How to get a detector: loaded when it is first asked for."""
 
 
@@ -67,6 +101,8 @@ class PromptSignals:
         self._rules = rules
         self._metrics = metrics
         self._detectors: dict[SignalName, Detector] = dict(detectors or {})
+        target = rules.difficulty.target
+        self._thresholds = None if target is None else Thresholds(target, size=rules.difficulty.window)
 
     async def find(self, call: Call, name: SignalName) -> None:
         """Add a signal to what is known of a call. It is set when this returns, to None if it could not be told."""
@@ -75,14 +111,14 @@ class PromptSignals:
             # Once per configuration; its time is not the request's fault.
             self._detectors[name] = await loop.run_in_executor(_threads(), self._load, name)
         began = time.monotonic()
-        value: Value = None
+        found: Found = None
         outcome = "ok"
         try:
             async with asyncio.timeout(self._rules.timeout_seconds):
-                value = await loop.run_in_executor(_threads(), self._read, call, name)
+                found = await loop.run_in_executor(_threads(), self._read, call, name)
         except TimeoutError:
             outcome = "timeout"
-        self._add(call, name, value, outcome, time.monotonic() - began)
+        self._add(call, name, found, outcome, time.monotonic() - began)
 
     def find_now(self, call: Call, name: SignalName) -> None:
         """The same, without a time budget and for one who can wait."""
@@ -91,17 +127,18 @@ class PromptSignals:
         self._add(call, name, self._read(call, name), "ok", 0.0)
 
     def _load(self, name: SignalName) -> Detector:
-        return _DETECTORS[name]()
+        return _DETECTORS[name](self._rules)
 
-    def _read(self, call: Call, name: SignalName) -> Value:
+    def _read(self, call: Call, name: SignalName) -> Found:
         prompt = call.prompt
         if prompt is None:
             prompt = call.prompt = prompt_of(call.request.fields[INPUTS[call.operation]], chat=call.operation == "chat")
         return self._detectors[name](prompt)
 
-    def _add(self, call: Call, name: SignalName, value: Value, outcome: str, seconds: float) -> None:
-        if value is None and outcome == "ok":
+    def _add(self, call: Call, name: SignalName, found: Found, outcome: str, seconds: float) -> None:
+        if found is None and outcome == "ok":
             outcome = "unknown"
+        value = self._targeted(call, found) if isinstance(found, Hardness) else found
         if name == "pii":
             value = self._careful(value)
         call.signals = _with(call.signals, name, value)
@@ -113,6 +150,19 @@ class PromptSignals:
         if self._rules.unread_is_private:
             return UNREAD if classes is None else classes
         return classes - UNREAD if isinstance(classes, frozenset) else None
+
+    def _targeted(self, call: Call, found: Hardness) -> float:
+        """The difficulty whose middle holds the target."""
+        # Only where there is a target does a detector leave it to this.
+        assert self._thresholds is not None  # noqa: S101
+        small, large = (self._usd(call, name) for name in (self._rules.difficulty.small, self._rules.difficulty.large))
+        return self._thresholds.difficulty(found.language, found.scores, small_usd=small, large_usd=large)
+
+    def _usd(self, call: Call, deployment: str) -> float:
+        """What the call will likely cost there, at a usual length of answers; 0 if no price is known."""
+        if not deployment:
+            return 0.0
+        return (expected_nusd(call.request, call.snapshot.deployments[deployment], USUAL_LENGTH) or 0) / 1e9
 
 
 def _with(signals: Signals, name: SignalName, value: Value) -> Signals:

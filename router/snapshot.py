@@ -9,6 +9,8 @@ from typing import Literal
 import msgspec
 
 from policies.engine import RoutePolicy
+from policies.learned.model import Model
+from policies.learned.thresholds import Target
 from policies.types import Traits
 from router.alerts.config import AlertRules, Receiver
 from router.domain.budgets import Budget
@@ -258,6 +260,21 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DifficultyRules:
+    """How difficult a prompt is."""
+
+    model: Model | None = field(default=None, repr=False, compare=False)
+    """Learned router; None: the built-in one, read when a rule first asks."""
+    target: Target | None = None
+    """What 0.5 is to hold; None: difficulty is what the learned router says."""
+    window: int = 500
+    """Requests of a language that the target is held by."""
+    small: str = ""
+    large: str = ""
+    """Deployments whose prices count for a target in money; empty: none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignalRules:
     """How signals are worked out, where a rule reads one."""
 
@@ -265,6 +282,7 @@ class SignalRules:
     """For one signal of one request; after that it is unknown."""
     unread_is_private: bool = True
     """Whether a text that was not read through counts as holding personal data."""
+    difficulty: DifficultyRules = field(default_factory=DifficultyRules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,11 @@ from router.settings.compile_limits import compile_limits, compile_runaway, with
 from router.settings.compile_models import compile_models, price_of
 from router.settings.compile_providers import compile_providers
 from router.settings.compile_routes import compile_routes
+from router.settings.compile_signals import compile_signals
 from router.settings.findings import Finding, InvalidSettings, described, one_of
 from router.settings.lint import lint
 from router.settings.model import Settings
-from router.snapshot import Deployment, ServerSettings, SignalRules, Snapshot
+from router.snapshot import Deployment, ServerSettings, Snapshot
 
 VERSION_DIGITS: Final = 12
 
@@ -66,6 +67,7 @@ def compile_settings(
     server = _server(context, deployments, _store(context, folder))
     admins = compile_admins(context, keys.values())
     receivers, alerts = compile_alerts(context)
+    signals = compile_signals(context, deployments, folder)
     if context.findings:
         raise InvalidSettings(context.findings)
     snapshot = Snapshot(
@@ -81,7 +83,7 @@ def compile_settings(
         teams=teams,
         keys=keys,
         admins=admins,
-        signals=SignalRules(timeout_seconds=settings.signals.timeout, unread_is_private=settings.signals.unread == "private"),
+        signals=signals,
         receivers=receivers,
         alerts=alerts,
     )

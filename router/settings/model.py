@@ -20,6 +20,7 @@ from router.settings.model_alerts import AlertSettings, Receivers
 from router.settings.model_budgets import BudgetEntry
 from router.settings.model_limits import GuardsSection, LimitsSection
 from router.settings.model_routing import ModelEntry, PriceEntry, RouteEntry
+from router.settings.model_signals import SignalsSection
 from router.settings.types import (
     Address,
     ByteSize,
@@ -217,16 +218,6 @@ Providers = Annotated[
     dict[Name, Annotated[ProviderSettings, as_mapping("kind", ProviderSettings | None)]],
     BeforeValidator(_listed, json_schema_input_type=list[str] | dict[str, ProviderSettings | None]),
 ]
-
-
-class SignalsSection(Section):
-    """Signals: what is found out by reading a prompt. Each is worked out only where a rule reads it."""
-
-    timeout: Annotated[Duration, Field(ge=0.001, le=5)] = 0.02
-    """Longest wait for one signal of one request; after that it is unknown, and no condition on it holds."""
-    unread: Literal["private", "ignore"] = "private"
-    """What is thought of a text that could not be read through in search of personal data (too long, out of time, tokens, files,
-    images): `private` takes it for personal data, of class `unknown`; `ignore` goes by what was read."""
 
 
 class Settings(Section):

@@ -1,0 +1,1 @@
+"""The learned router's files, and how they are made: loading, training, calibration, evaluation."""

@@ -1,0 +1,65 @@
+"""How prompts are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from policies.learned.model import Model
+from policies.learned.thresholds import Target
+from router.errors import ConfigError
+from router.learned.files import BUILTIN, load_model
+from router.settings.compile_context import Context
+from router.settings.findings import one_of
+from router.settings.model_signals import DifficultySettings, TargetSettings
+from router.snapshot import Deployment, DifficultyRules, SignalRules
+
+_NUSD: Final = 1_000_000_000
+
+
+def compile_signals(context: Context, deployments: Mapping[str, Deployment], folder: Path | None) -> SignalRules:
+    """The rules for signals; a model of one's own is read, so that its errors are found now."""
+    given = context.settings.signals
+    difficulty = DifficultyRules(
+        model=_model(context, given.difficulty, folder),
+        target=None if given.difficulty.target is None else _target(given.difficulty.target),
+        window=given.difficulty.window,
+        small=_deployment(context, given.difficulty, "small", deployments),
+        large=_deployment(context, given.difficulty, "large", deployments),
+    )
+    return SignalRules(timeout_seconds=given.timeout, unread_is_private=given.unread == "private", difficulty=difficulty)
+
+
+def _model(context: Context, given: DifficultySettings, folder: Path | None) -> Model | None:
+    if given.model == BUILTIN:
+        return None
+    try:
+        return load_model(given.model, folder)[0]
+    except ConfigError as error:
+        context.wrong(("signals", "difficulty", "model"), str(error))
+        return None
+
+
+def _target(given: TargetSettings) -> Target:
+    if given.share is not None:
+        return Target(kind="share", value=given.share)
+    if given.quality is not None:
+        return Target(kind="quality", value=given.quality)
+    # Of three that are left, the settings see to it that one is given.
+    return Target(kind="price", value=(given.price_per_1000 or 0) / 1_000 / _NUSD)
+
+
+def _deployment(context: Context, given: DifficultySettings, side: str, deployments: Mapping[str, Deployment]) -> str:
+    """The deployment of a name: itself, or the first of a model; empty if none is named."""
+    name = "" if given.between is None else getattr(given.between, side)
+    if not name or name in deployments:
+        return str(name)
+    for deployment in deployments.values():
+        if deployment.model == name:
+            return deployment.name
+    models = context.settings.models
+    if name not in models and not context.is_broken("models", name):
+        path = ("signals", "difficulty", "between", side)
+        context.wrong(path, f'there is no model or deployment "{name}"{one_of(name, context.names("models", models))}')
+    return ""
