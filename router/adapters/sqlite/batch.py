@@ -26,9 +26,9 @@ from router.adapters.entries import (
     crowded,
     split_ids,
 )
-from router.adapters.sqlite.counters import Attempt, Change, Counter, Units, attempt_of, attempt_row, rolling
+from router.adapters.sqlite.counters import Attempt, Change, Counter, Units, attempt_of, attempt_row, counter_row, rolling
 from router.adapters.sqlite.lending import lend
-from router.adapters.sqlite.schema import scoped_name
+from router.adapters.sqlite.schema import APPEND_TO_LOG, FIND_ATTEMPTS, KEEP_ATTEMPT, KEEP_COUNTER, scoped_name
 from router.adapters.sqlite.special import Special
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Refusal, Reservation, Unit, WindowMoved
 from router.domain.windows import bucket_id, budget_of, ends_unused, rolling_of, unit_of, window_of
@@ -53,7 +53,11 @@ class Batch:
         self._has_scoped = False
         """Whether an instance of a budget has a limit for itself."""
         self._leases: dict[str, int] | None = None
-        self._changed_counters: set[str] = set()
+        self._sets: dict[str, list[Counter]] = {}
+        """The counters of buckets that were named together, by their ids."""
+        self._hard: dict[int, tuple[Plan, list[tuple[int, Bucket, int]]]] = {}
+        """Of plans: their hard plain buckets with their places and limits."""
+        self._changed_counters: set[Counter] = set()
         self._changed_attempts: set[str] = set()
         self._scopes: dict[tuple[str, str], int] = {}
         """How many scopes of a budget there are in a window, where that is bounded."""
@@ -65,7 +69,7 @@ class Batch:
         """Start a batch: forget what another process may have changed, load the attempts it is about."""
         self.now_ms = now_ms
         version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._data_version or len(self._counters) > 50_000:
+        if version != self._data_version or len(self._counters) > 50_000 or len(self._hard) > 50_000:
             self.forget()
             self._data_version = version
         self._loaded = [i for i in attempt_ids if i not in self._attempts]
@@ -75,29 +79,14 @@ class Batch:
     def write(self) -> None:
         """Write everything that changed. The caller commits."""
         if self._changed_counters:
-            rows = []
-            for name in self._changed_counters:
-                c = self._counters[name]
-                kept = None if c.rolling is None else c.rolling.encode()
-                ends_ms = c.ends_ms if c.rolling is None else c.rolling.ends_ms
-                rows.append((name, budget_of(name), name.split("|")[1], window_of(name), ends_ms, c.spent, c.held, c.debt, c.more, kept))
-                c.exists = True
-            self._db.executemany(
-                "INSERT INTO bucket VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET spent=excluded.spent, held=excluded.held,"
-                " debt=excluded.debt, ends_ms=excluded.ends_ms, more=excluded.more, rolling=excluded.rolling",
-                rows,
-            )
+            for counter in self._changed_counters:
+                counter.exists = True
+            self._db.executemany(KEEP_COUNTER, map(counter_row, self._changed_counters))
         if self._changed_attempts:
             changed = [(i, self._attempts[i]) for i in self._changed_attempts]
-            self._db.executemany(
-                "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?,?,?,?,?,?,?)", [attempt_row(i, a) for i, a in changed if a]
-            )
+            self._db.executemany(KEEP_ATTEMPT, [attempt_row(i, a) for i, a in changed if a])
         if self._log:
-            self._db.executemany(
-                "INSERT INTO log (at_ms, attempt_id, outcome, spent, debt, held, buckets, record, tokens, tokens_debt, calls, calls_debt)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                self._log,
-            )
+            self._db.executemany(APPEND_TO_LOG, self._log)
 
     def end(self) -> None:
         """After the commit: keep open holds and counters in memory, drop the rest."""
@@ -114,6 +103,8 @@ class Batch:
         """Drop everything in memory: the file may say otherwise by now."""
         self._data_version = -1
         self._counters.clear()
+        self._sets.clear()
+        self._hard.clear()
         self._scopes.clear()
         self._attempts.clear()
         self._limits = None
@@ -127,23 +118,34 @@ class Batch:
     def _load_attempts(self, wanted: list[str]) -> None:
         attempts = self._attempts
         attempts.update(dict.fromkeys(wanted))
-        found = self._db.execute(
-            "SELECT id, state, amount, held, charged, debt, replica, buckets, note, done_ms, units FROM attempt"
-            " WHERE id IN (SELECT value FROM json_each(?))",
-            (msgspec.json.encode(wanted).decode(),),
-        )
-        for row in found:
+        for row in self._db.execute(FIND_ATTEMPTS, (msgspec.json.encode(wanted).decode(),)):
             attempts[row[0]] = attempt_of(row)
 
     def _counter(self, name: str, ends_ms: int = NEVER_MS) -> Counter:
         counter = self._counters.get(name)
         if counter is None:
             row = self._db.execute("SELECT spent, held, debt, ends_ms, more, rolling FROM bucket WHERE id=?", (name,)).fetchone()
-            counter = self._counters[name] = Counter(*row[:4], more=row[4], exists=True) if row else Counter(0, 0, 0, ends_ms)
+            known = name, budget_of(name), name.split("|")[1], window_of(name)
+            counter = self._counters[name] = Counter(known, *row[:5], exists=True) if row else Counter(known, 0, 0, 0, ends_ms)
             length_ms = rolling_of(name)
             if length_ms:
                 counter.rolling = rolling(length_ms, row[5] if row else None)
         return counter
+
+    def _counters_of(self, plan: Plan) -> list[Counter]:
+        found = self._sets.get(plan.joined)
+        if found is None:
+            found = [self._counter(name, bucket.ends_ms) for name, bucket in zip(plan.ids, plan.buckets, strict=True)]
+            self._sets[plan.joined] = found
+        return found
+
+    def _hard_of(self, plan: Plan) -> list[tuple[int, Bucket, int]]:
+        known = self._hard.get(id(plan))
+        if known is None:
+            plain = enumerate(plan.buckets[: plan.plain])
+            # With the plan, so that no other one can have its number.
+            known = self._hard[id(plan)] = plan, [(i, bucket, self._limit(bucket)) for i, bucket in plain if bucket.hard]
+        return known[1]
 
     def _limit(self, bucket: Bucket) -> int:
         if self._limits is None:
@@ -215,8 +217,8 @@ class Batch:
     ) -> Reservation | Refusal:
         """Add to `held` in all buckets, or in none. `add`: nano-USD, tokens, calls."""
         by = add[0]
-        counters = [self._counter(name, bucket.ends_ms) for name, bucket in zip(plan.ids, plan.buckets, strict=True)]
-        begun = [i for i in plan.bounded if not counters[i].exists]
+        counters = self._counters_of(plan)
+        begun = [i for i in plan.bounded if not counters[i].exists] if plan.bounded else ()
         for i in begun:
             if self._scopes_of(plan.buckets[i]) >= plan.buckets[i].max_scopes:
                 return crowded(plan.buckets[i])
@@ -251,11 +253,9 @@ class Batch:
     def _tightest(self, plan: Plan, counters: Sequence[Counter], found: tuple[Bucket | None, int, int]) -> tuple[Bucket | None, int, int]:
         """The hard bucket in USD with the least left, that, and its place; `found` among those that are not plain."""
         tightest, least, at = found
-        for i in range(plan.plain):
-            bucket = plan.buckets[i]
-            if not bucket.hard:
-                continue
-            left = self._limit(bucket) - counters[i].spent - counters[i].held
+        for i, bucket, limit in self._hard_of(plan):
+            counter = counters[i]
+            left = limit - counter.spent - counter.held
             if tightest is None or left < least:
                 tightest, least, at = bucket, left, i
         return tightest, least, at
@@ -270,7 +270,7 @@ class Batch:
             self._scopes[plan.buckets[i].budget, plan.buckets[i].window] += 1
         for i in plan.idle:
             counters[i].ends_ms = self.now_ms + IDLE_MS
-        self._changed_counters.update(plan.ids)
+        self._changed_counters.update(counters)
 
     def _scopes_of(self, bucket: Bucket) -> int:
         found = self._scopes.get((bucket.budget, bucket.window))
@@ -287,8 +287,7 @@ class Batch:
         """See `BudgetStore.settle`. A hold that the store does not know is charged all the same, as debt."""
         attempt = self._attempts[attempt_id]
         if attempt is None:
-            for name, bucket in zip(plan.ids, plan.buckets, strict=True):
-                self._counter(name, bucket.ends_ms)
+            self._counters_of(plan)
             units = None if plan.plain == len(plan.ids) else Units(0, 0, 0, "n", [(self.now_ms, 0)])
             attempt = self._attempts[attempt_id] = Attempt("H", 0, 0, 0, 0, "", plan.joined, b"", units)
             self._book(attempt_id, attempt, charge, record, "orphan", tokens)
@@ -354,10 +353,9 @@ class Batch:
         self._log.append((self.now_ms, attempt_id, outcome, spent, debt, held, attempt.buckets, record, *added))
 
     def _change(self, attempt: Attempt, changes: Mapping[Unit, Change]) -> None:
-        names = split_ids(attempt.buckets)
-        for name in names:
-            counter = self._counter(name)
-            spent, held, debt, pieces = changes[unit_of(name)]
+        counters = self._named(attempt.buckets)
+        for counter in counters:
+            spent, held, debt, pieces = changes[unit_of(counter.name[0])]
             counter.spent += spent
             counter.held += held
             counter.debt += debt
@@ -366,18 +364,24 @@ class Batch:
                     counter.rolling.roll(self.now_ms)
                 for at_ms, amount in pieces:
                     counter.rolling.add(at_ms, amount)
-        self._changed_counters.update(names)
+        self._changed_counters.update(counters)
 
     def _move(self, attempt: Attempt, spent: int, held: int, debt: int) -> None:
-        if not attempt.buckets:
-            return
-        names = attempt.buckets.split(SEPARATOR)
-        for name in names:
-            counter = self._counter(name)
+        counters = self._named(attempt.buckets)
+        for counter in counters:
             counter.spent += spent
             counter.held += held
-            counter.debt += debt
-        self._changed_counters.update(names)
+        if debt:
+            for counter in counters:
+                counter.debt += debt
+        self._changed_counters.update(counters)
+
+    def _named(self, joined: str) -> list[Counter]:
+        """The counters of buckets with these ids."""
+        found = self._sets.get(joined)
+        if found is None:
+            found = self._sets[joined] = [self._counter(name) for name in split_ids(joined)]
+        return found
 
     def _finish(self, attempt_id: str, attempt: Attempt, state: str, keep_ms: int) -> None:
         attempt.state = state
@@ -434,6 +438,7 @@ class Batch:
             (now - KEEP_MS, now - KEEP_INVENTED_MS),
         ).fetchall()
         self._scopes.clear()
+        self._sets.clear()
         for name, spent, debt in old:
             self._counters.pop(name, None)
             # An id that may be used again leaves a line in the log that takes back what its others say.
@@ -479,6 +484,7 @@ class Batch:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('limits_version', ?)", (version,))
         self._limits = dict(limits)
         self._has_scoped = False
+        self._hard.clear()
 
     def pepper(self, fresh: bytes) -> bytes:
         """The pepper; `fresh` becomes it at first use."""

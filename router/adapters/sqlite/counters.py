@@ -77,9 +77,21 @@ def rolling(rolling_ms: int, kept: bytes | None) -> Rolling:
 class Counter:
     """A bucket's counters, in its unit."""
 
-    __slots__ = ("debt", "ends_ms", "exists", "held", "more", "rolling", "spent")
+    __slots__ = ("debt", "ends_ms", "exists", "held", "more", "name", "rolling", "spent")
 
-    def __init__(self, spent: int, held: int, debt: int, ends_ms: int, *, more: int | None = None, exists: bool = False) -> None:
+    def __init__(
+        self,
+        name: tuple[str, str, str, str],
+        spent: int,
+        held: int,
+        debt: int,
+        ends_ms: int,
+        more: int | None = None,
+        *,
+        exists: bool = False,
+    ) -> None:
+        self.name = name
+        """Its id, budget, scope and window: what of its row never changes."""
         self.spent = spent
         self.held = held
         self.debt = debt
@@ -94,6 +106,13 @@ class Counter:
         """What is left of a limit; negative if more is used."""
         more = self.rolling.gone if self.rolling is not None else self.more or 0
         return limit + more - self.spent - self.held
+
+
+def counter_row(c: Counter) -> tuple[Any, ...]:
+    """A counter as it is kept."""
+    if c.rolling is None:
+        return *c.name, c.ends_ms, c.spent, c.held, c.debt, c.more, None
+    return *c.name, c.rolling.ends_ms, c.spent, c.held, c.debt, c.more, c.rolling.encode()
 
 
 class Units(msgspec.Struct, array_like=True):

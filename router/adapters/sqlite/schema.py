@@ -35,6 +35,21 @@ CREATE TABLE IF NOT EXISTS virtual_key (key_id TEXT PRIMARY KEY, stored BLOB NOT
 """
 
 
+KEEP_COUNTER: Final = """
+INSERT INTO bucket VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET spent=excluded.spent, held=excluded.held,
+    debt=excluded.debt, ends_ms=excluded.ends_ms, more=excluded.more, rolling=excluded.rolling
+"""
+KEEP_ATTEMPT: Final = "INSERT OR REPLACE INTO attempt VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+FIND_ATTEMPTS: Final = """
+SELECT id, state, amount, held, charged, debt, replica, buckets, note, done_ms, units FROM attempt
+    WHERE id IN (SELECT value FROM json_each(?))
+"""
+APPEND_TO_LOG: Final = """
+INSERT INTO log (at_ms, attempt_id, outcome, spent, debt, held, buckets, record, tokens, tokens_debt, calls, calls_debt)
+    VALUES (?,?,?,?,?,?,?,?,?,?,?,?)
+"""
+
+
 def scoped_name(budget: str, scope: str) -> str:
     """Name in table `budget` of the limit that one instance of a budget has for itself."""
     return f"{budget}\t{scope}"
