@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import chain
+from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
@@ -44,6 +45,8 @@ OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 CHUNK_MARK_BYTES: Final = 16
 """Most bytes of framing per byte of a chunked body: a chunk of one byte has six, and somebody may write zeros before."""
 VERSIONS: Final = frozenset({"1.1", "1.0"})
+RESET_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 1.0)
+"""Pauses between looks for a reset; the last one again and again."""
 HIGH_WATER: Final = 256 * 1024
 MAX_HEADS_KNOWN: Final = 8
 """Different heads of one connection that are made known, one after the other: a proxy before us may mix many clients."""
@@ -122,8 +125,27 @@ class GateProtocol(asyncio.Protocol):
                 exchange.leave()
         self.waiting.clear()
 
-    def eof_received(self) -> None:
-        return None
+    def eof_received(self) -> bool:
+        """The client sends nothing more. True: the connection stays until its requests are answered.
+
+        Whoever closes a connection and whoever only ends its own side send the same. A byte sent to the first is answered by a
+        reset, which ends the call; the second waits for the answer.
+        """
+        active = self.active
+        if active is None or self.phase != "idle" or (active.complete and not self.waiting) or not active.probe():
+            return False
+        (self.waiting[-1] if self.waiting else active).keep_alive = False
+        self._look_for_reset(0)
+        return True
+
+    def _look_for_reset(self, looks: int) -> None:
+        """Hang up if the client of a call has left. Nothing is read any more, so that nobody else tells."""
+        if self.active is None or self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(SOL_SOCKET, SO_ERROR):
+            self.transport.abort()
+        else:
+            self.loop.call_later(RESET_SECONDS[min(looks, len(RESET_SECONDS) - 1)], self._look_for_reset, looks + 1)
 
     def pause_writing(self) -> None:
         if self.paused is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from router.edge.exchange import STATUS_LINES
 from router.edge.headers import Headers, encode
@@ -14,6 +14,25 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from router.edge.protocol import GateProtocol
+
+
+PROBE: Final = b"H"
+"""What every status line begins with."""
+
+
+class _Rest:
+    """Stands for the transport until an answer is written whose first byte has been sent."""
+
+    def __init__(self, exchange: WireExchange, transport: asyncio.Transport) -> None:
+        self._exchange = exchange
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        self._exchange._transport = self._transport
+        self._transport.write(data[len(PROBE) :])
+
+    def abort(self) -> None:
+        self._transport.abort()
 
 
 class WireExchange:
@@ -45,6 +64,20 @@ class WireExchange:
 
     async def body(self) -> bytes:
         return self._body
+
+    def probe(self) -> bool:
+        """Send a byte of the answer that says nothing yet: whoever has left answers it with a reset. False: there is none.
+
+        The first one of the status line, or a zero before the size of the next chunk.
+        """
+        if not self.started:
+            transport = self._transport
+            transport.write(PROBE)
+            # Duck typing for the one write that follows; everything else goes to the transport.
+            self._transport = _Rest(self, transport)  # type: ignore[assignment]
+        elif self.chunked and not self.complete:
+            self._transport.write(b"0")
+        return self.complete or self.chunked or not self.started
 
     def leave(self) -> None:
         """The client has closed the connection."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httptools
 import pytest
 
 from router.domain.records import SpendRecord
@@ -244,3 +245,73 @@ async def test_a_provider_that_hangs_up_on_a_client_that_left_is_settled_once(tm
             await client.leave(reset=True)
         records = await all_quiet(run)
     assert len({record.attempt_id for record in records}) == len(records)
+
+
+class Whole:
+    """The answers of a connection, parsed as strictly as by a client."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.ended = 0
+        self.headers: list[dict[bytes, bytes]] = []
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_message_begin(self) -> None:
+        self.bodies.append(b"")
+        self.headers.append({})
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[-1][name] = value
+
+    def on_body(self, body: bytes) -> None:
+        self.bodies[-1] += body
+
+    def on_message_complete(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("when", ["before the head", "in the stream"])
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
+async def test_a_client_that_only_ends_its_own_side_gets_its_answer(tmp_path: Path, stream: bool, when: str) -> None:
+    """`nc -N` and some proxies do, and it looks like leaving. Nothing of the answer may be changed by finding out."""
+    up, before, pace = ScriptedUpstream(), Gate(), Gate()
+    up.on("m", Stream(tokens=4, before=before, pacer=pace))
+    async with running(tmp_path, CONFIG, up=up) as run:
+        client = await Client.of(run)
+        client.send(run, encoded())
+        client.send(run, encoded(stream=stream))
+        answers = Whole()
+        before.step()
+        await up.until_seen(2)
+        if when == "in the stream":
+            before.open()
+            pace.step(2)
+            while stream and (len(answers.bodies) < 2 or answers.bodies[-1].count(b" word") < 2):
+                answers.parser.feed_data(await client.reader.read(65536))
+        client.writer.write_eof()
+        # Longer than it takes to find out that a client has left.
+        first = await client.reader.read(1) if when == "before the head" or stream else b""
+        before.open()
+        pace.open()
+        answers.parser.feed_data(first + await client.reader.read(-1))
+        client.writer.close()
+        await run.settled()
+        records = typed(await run.records())
+    assert answers.ended == len(answers.bodies) == 2
+    assert [record.outcome for record in records] == ["ok", "ok"]
+    assert json.loads(answers.bodies[0])["choices"][0]["message"]["content"]
+    if stream:
+        assert answers.bodies[1].count(b" word") == 4
+        assert answers.bodies[1].endswith(b"data: [DONE]\n\n")
+    else:
+        assert answers.headers[1][b"connection"] == b"close"
+
+
+async def test_a_page_is_shown_to_a_client_that_only_ends_its_own_side(tmp_path: Path) -> None:
+    """The simplest probe there is: `printf 'GET /livez ...' | nc`."""
+    async with running(tmp_path, CONFIG) as run:
+        reader, writer = await asyncio.open_connection("127.0.0.1", run.port)
+        writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+        writer.write_eof()
+        assert (await reader.read(-1)).endswith(b'\r\n\r\n{"status":"ok"}')
+        writer.close()
