@@ -121,6 +121,14 @@ class Live(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     what: Literal["experiment", "bandit", "cascade", "hedge", "cache", "pace"]
     name: str = ""
+    since: float | None = None
+    """When it began, Unix seconds; None: when it was first read."""
+    number: float = 0.0
+    """Of a bandit: how many answers count; of a hedge: the most second calls, as a share."""
+    version: str = ""
+    """Tells it from an earlier one of the same name."""
+    quantile: float | None = None
+    """Of a hedge: of the time to the first token, after which there is a second call."""
 
 
 EMPTY = Plan()

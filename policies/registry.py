@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from policies.engine import Order
-from policies.kinds import cost, fixed, latency, least_busy, weighted
+from policies.kinds import bandit, cascade, cost, fixed, hedge, latency, least_busy, pace, quality, shadow, split, weighted
+from policies.kinds.fields import Problem, inside
+from policies.plans import Live
+from policies.types import Traits
 
 
 def _no_names(options: BaseModel) -> frozenset[str]:
@@ -19,6 +22,14 @@ def _no_names(options: BaseModel) -> frozenset[str]:
 
 def _never(options: BaseModel) -> bool:
     return False
+
+
+def _no_problems(options: BaseModel, offered: Sequence[Traits]) -> Sequence[Problem]:
+    return ()
+
+
+def _nothing(options: BaseModel) -> tuple[Live, ...]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +46,42 @@ class Kind:
     """Whether the order that these options give looks at worst cases."""
     names: Callable[[Any], frozenset[str]] = _no_names
     """Deployments and models that options refer to, so that the loader can refuse unknown ones."""
+    problems: Callable[[Any, Sequence[Traits]], Sequence[Problem]] = _no_problems
+    """What is wrong with options for what the rule leads to."""
+    live: Callable[[Any], tuple[Live, ...]] = _nothing
+    """What the order reads of the moment."""
 
 
 _ALL: Final = (
     Kind(name="fixed", options=fixed.FixedOptions, bind=fixed.bind),
     Kind(name="weighted", options=weighted.WeightedOptions, bind=weighted.bind, names=weighted.names),
-    Kind(name="cost", options=cost.CostOptions, bind=cost.bind, reads_worst_case=cost.reads_worst_case),
+    Kind(name="cost", options=cost.CostOptions, bind=cost.bind, reads_worst_case=cost.reads_worst_case, live=cost.live),
     Kind(name="latency", options=latency.LatencyOptions, bind=latency.bind),
     Kind(name="least_busy", options=least_busy.LeastBusyOptions, bind=least_busy.bind),
+    Kind(name="quality", options=quality.QualityOptions, bind=quality.bind, problems=quality.problems),
+    Kind(name="split", options=split.SplitOptions, bind=split.bind_split, problems=split.split_problems),
+    Kind(name="canary", options=split.CanaryOptions, bind=split.bind_canary, problems=split.canary_problems, live=split.canary_live),
+    Kind(name="cascade", options=cascade.CascadeOptions, bind=cascade.bind, problems=cascade.problems, live=cascade.live),
+    Kind(name="hedge", options=hedge.HedgeOptions, bind=hedge.bind, live=hedge.live),
+    Kind(name="shadow", options=shadow.ShadowOptions, bind=shadow.bind, problems=shadow.problems),
+    Kind(name="bandit", options=bandit.BanditOptions, bind=bandit.bind, live=bandit.live),
+    Kind(name="pace", options=pace.PaceOptions, bind=pace.bind, live=pace.live),
 )
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType({kind.name: kind for kind in _ALL})
+
+
+if TYPE_CHECKING:
+    AnyKind = BaseModel
+else:
+    # UP007: the kinds are known at run time only, so the union cannot be written with |.
+    AnyKind = Annotated[Union[tuple(kind.options for kind in _ALL)], Field(discriminator="kind")]  # noqa: UP007
+
+for _kind in _ALL:
+    # Kinds that hold others could not name them all before they were there.
+    _kind.options.model_rebuild(_types_namespace={"AnyKind": AnyKind})
+
+
+def all_inside(options: BaseModel) -> list[BaseModel]:
+    """The options themselves and those of all kinds that stand inside them."""
+    return [options, *(each for one in inside(options) for each in all_inside(one))]

@@ -357,6 +357,8 @@ class Service:
             set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self._loaded_at, last_reload_ok=last_reload_ok)
             set_budgets(scrape, snapshot.budgets, self._budget_states, self.controls.state)
             set_deployments(scrape, self._deployment_states())
+            for cascade, share in self.fleet.memory.savings():
+                scrape.set("faregate_cascade_saving_ratio", share, cascade=cascade)
             for budget, share in self.pipeline.shortages.usable():
                 scrape.set("faregate_budget_usable_ratio", share, budget=budget)
             if self._drifts is not None:
@@ -433,6 +435,9 @@ class Service:
     async def _read_budgets(self) -> None:
         self._budget_states = tuple(await self.ledger.bucket_states()) if self.snapshot.budgets else ()
         self.pipeline.steering.read(self._budget_states)
+        self.fleet.memory.read_budgets(self._budget_states, self.snapshot.budgets)
+        if self.pipeline.moments is not None:
+            self.pipeline.moments.read(self._budget_states)
 
     async def _sync_pauses(self) -> None:
         if self.pipeline.runaway is not None:
@@ -475,11 +480,12 @@ class Service:
         """Settle what is open and close everything, in the reverse order of the start."""
         self.draining = True
         await self._background.close()
+        await self.fleet.memory.close()
         with suppress(StoreUnavailable, AttributeError):
-            await self.ledger.release()
-        await self._stack.aclose()
             if self.escrow is not None:
                 await self.escrow.close()
+            await self.ledger.release()
+        await self._stack.aclose()
         gc.unfreeze()
 
     async def __aenter__(self) -> Self:

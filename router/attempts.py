@@ -20,6 +20,7 @@ from router.live_controls import LiveControls
 from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_ledger import MeteredStore
+from router.moments import Moments
 from router.outcome import answer_headers
 from router.ports import UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
@@ -79,6 +80,8 @@ class Attempts:
         self._ways = ways_of(snapshot, fleet.learned)
         self._slices = Slices(fleet, store, metrics)
         self.steering = Steering(snapshot, metrics)
+        self.moments = Moments(snapshot, clock_ms) if any(route.watch is not None for route in snapshot.routes.values()) else None
+        """What rules read of the moment; None: none does."""
         self.runaway = None if snapshot.runaway is None else Runaway(snapshot.runaway, metrics, self.steering, clock_ms)
         self._limits = RateLimits(metrics, clock=clock, clock_ms=clock_ms)
         self._limited: dict[str, Failure] = {}
@@ -167,6 +170,8 @@ class Attempts:
         if attempt.held.left:
             call.rate_lines = rate_headers(attempt.held.left, self._clock_ms())
             self.steering.note(attempt.held)
+            if self.moments is not None:
+                self.moments.note(attempt.held)
             if attempt.held.shadowed is not None:
                 self._metrics.refused(budget=attempt.held.shadowed.budget, action="shadow")
         self._live[attempt.attempt_id] = attempt
@@ -190,13 +195,17 @@ class Attempts:
 
     async def _abandon(self, attempt: Attempt, exchange: Exchange) -> None:
         """Settle what nothing else has settled: the client left, the service ends, or a bug. Never 0 for what was sent."""
-        usage = unanswered(attempt, "client_left", self._fleet)
+        call = attempt.call
+        usage = unanswered(attempt, call.left_as or "client_left", self._fleet)
         if attempt.state == "held":
-            attempt.call.winner, attempt.call.usage = attempt, usage
-        await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else "upstream_lost")
+            call.winner, call.usage = attempt, usage
+        lost = "hedged" if call.left_as == "hedged" else "upstream_lost"
+        await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else lost)
 
     def _learn(self, attempt: Attempt, failure: Failure | None) -> None:
         """Remember what the attempt says of its deployment."""
+        if attempt.call.plan is not None:
+            attempt.call.results.append((attempt, "" if failure is None else failure.cause))
         if failure is None:
             if self._limited:
                 self._limited.pop(attempt.deployment.name, None)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from policies.engine import Branch
-from policies.types import NO_SIGNALS, NOTHING, Decision, RequestFacts, Restriction
+from policies.plans import Plan
+from policies.types import NO_SIGNALS, NOTHING, Decision, Moment, RequestFacts, Restriction
 from router.domain.budgets import BucketSet, Reservation
 from router.domain.estimate import estimate
 from router.domain.extras import Billed
@@ -18,11 +19,13 @@ from router.domain.request import Operation, ParsedRequest
 from router.domain.stream_metering import StreamMeter
 from router.domain.usage import Usage
 from router.edge.headers import Headers
+from router.errors import POLICY_REFUSED, RouterError
 from router.metrics_series import AttemptSeries, RequestSeries
 from router.ports import Timeouts
 from router.snapshot import Deployment, Guards, Route, Snapshot
 
 if TYPE_CHECKING:
+    from router.moments import Moments
     from router.runaway import OnlySmall
     from router.steering import Steering
 
@@ -122,6 +125,22 @@ class Call:
     """Its text, once a signal was asked for."""
     signals = NO_SIGNALS
     """What is known of its text."""
+    moments: Moments | None = None
+    """Where rules read the time, the budgets and the providers; None: no rule does."""
+    moment: Moment | None = None
+    """What they read there."""
+    special = False
+    """Whether it has a plan or a deadline."""
+    plan: Plan | None = None
+    """What is to be done beside trying one candidate after the other."""
+    results: list[tuple[Attempt, str]]
+    """Of a call with a plan: its attempts, and why each failed."""
+    deadline: float | None = None
+    """Monotonic seconds at which all must be over; None: it has none."""
+    deadline_ms = 0.0
+    """The same as it was asked for."""
+    left_as = ""
+    """Why its attempt was given up, if not because the client left or the service ends."""
     guarded: tuple[str, str] | None = None
     """The guard that it broke, and what was done."""
 
@@ -169,7 +188,14 @@ class Attempt:
     """The spend record, once the charge is booked."""
 
     def __init__(self, call: Call, deployment: Deployment, reason: str, way: Way, *, whole: bool = False) -> None:
-        """`reason` says why this deployment: the policy kind, or `fallback:` and the cause. `whole`: not held slice by slice."""
+        """`reason` says why this deployment: the policy kind, or `fallback:` and the cause. `whole`: not held slice by slice.
+
+        Raises:
+            RouterError: the deployment may not see a private request. Every way to a provider begins here, so none leads past it.
+        """
+        allowed = call.branch.allowed
+        if allowed is not None and deployment.name not in allowed:
+            raise RouterError(POLICY_REFUSED, f"{deployment.name} may not see {', '.join(call.branch.private)} requests.")
         self.call = call
         self.number = number = call.attempts + 1
         self.attempt_id = f"{call.request_id}.{number}"

@@ -53,6 +53,7 @@ NO_DEPLOYMENT: Final = ErrorSpec("no_deployment_available", 503, "api_error", "r
 STORE_UNAVAILABLE: Final = ErrorSpec("budget_store_unavailable", 503, "api_error", "router", True)
 DRAINING: Final = ErrorSpec("shutting_down", 503, "api_error", "router", True)
 OVERLOADED: Final = ErrorSpec("overloaded", 503, "api_error", "router", True)
+DEADLINE_EXCEEDED: Final = ErrorSpec("deadline_exceeded", 504, "api_error", "client", False)
 UPSTREAM_TIMEOUT: Final = ErrorSpec("upstream_timeout", 504, "api_error", "upstream", True)
 
 ALL: Final[tuple[ErrorSpec, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, ErrorSpec))

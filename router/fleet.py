@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -10,12 +9,11 @@ import msgspec
 
 from policies.types import Candidate, Traits
 from router.domain.learning import Learned
+from router.figures import STALE_SECONDS, Latencies, Outcomes
+from router.memory import Memory
 
 CONSECUTIVE_FAILURES: Final = 3
 """So many failures in a row start a cooldown."""
-FAILURE_WINDOW_SECONDS: Final = 30.0
-FAILURE_WINDOW_CALLS: Final = 10
-"""With at least so many calls in the window, more than half of them failed start a cooldown."""
 COOLDOWN_SECONDS: Final = 5.0
 """The first cooldown after failures. It doubles each time the probe fails."""
 LONGEST_COOLDOWN_SECONDS: Final = 60.0
@@ -33,10 +31,6 @@ RETRY_BURST: Final = 20.0
 """Most retries that calls can save up."""
 RETRY_FLOOR_PER_SECOND: Final = 3.0
 """Retries allowed however few calls there are."""
-STALE_SECONDS: Final = 300.0
-"""Latencies older than this are forgotten, so that a deployment that was slow once is tried again."""
-RING_SIZE: Final = 64
-"""Latencies kept per deployment."""
 LEARN_EVERY: Final = 16
 """Of a deployment that has answered so often, answers are learned from in lots of so many ..."""
 LEARN_SECONDS: Final = 1.0
@@ -77,53 +71,6 @@ class FleetView(Candidate, gc=False):
     """Whole tokens of a likely answer of this deployment, by size of the input."""
 
 
-class _Latencies:
-    """The last `RING_SIZE` values and a quantile of them."""
-
-    __slots__ = ("_ring", "at", "value")
-
-    def __init__(self) -> None:
-        self._ring: deque[float] = deque(maxlen=RING_SIZE)
-        self.value: float | None = None
-        self.at = 0.0
-
-    def add(self, values: Sequence[float], now: float, quantile: float) -> None:
-        ring = self._ring
-        if now - self.at > STALE_SECONDS:
-            ring.clear()
-        self.at = now
-        ring.extend(values)
-        ordered = sorted(ring)
-        self.value = ordered[min(int(quantile * len(ordered)), len(ordered) - 1)]
-
-
-class _Outcomes:
-    """Calls and failures of the last `FAILURE_WINDOW_SECONDS`, to a sixth of it."""
-
-    __slots__ = ("_calls", "_failures", "_slot")
-
-    def __init__(self) -> None:
-        self._calls = [0] * _SLOTS
-        self._failures = [0] * _SLOTS
-        self._slot = 0
-
-    def add(self, now: float, *, calls: int, failures: int = 0) -> None:
-        slot = int(now * (_SLOTS / FAILURE_WINDOW_SECONDS))
-        if slot != self._slot:
-            for stale in range(max(self._slot + 1, slot - _SLOTS + 1), slot + 1):
-                self._calls[stale % _SLOTS] = self._failures[stale % _SLOTS] = 0
-            self._slot = slot
-        self._calls[slot % _SLOTS] += calls
-        self._failures[slot % _SLOTS] += failures
-
-    def mostly_failed(self) -> bool:
-        calls = sum(self._calls)
-        return calls >= FAILURE_WINDOW_CALLS and 2 * sum(self._failures) > calls
-
-
-_SLOTS: Final = 6
-
-
 class _State:
     """Everything known of one deployment."""
 
@@ -154,9 +101,9 @@ class _State:
         self.probe_until = 0.0
         """Until then the probe is taken."""
         self.failed_in_a_row = 0
-        self.outcomes = _Outcomes()
-        self.first_token = _Latencies()
-        self.total = _Latencies()
+        self.outcomes = Outcomes()
+        self.first_token = Latencies()
+        self.total = Latencies()
         self.averages: dict[int, float] = {}
         """Moving averages of answer lengths, by size of the input."""
         self.news: list[_News] = []
@@ -201,6 +148,8 @@ class Fleet:
         """Cause and time of the last failure, by deployment."""
         self.unsliced: dict[str, str] = {}
         """Deployments whose streams cannot be held slice by slice, and why; see `router.slices`."""
+        self.memory = Memory(quantile=self.first_token_quantile)
+        """What policy kinds learn."""
         self.learned = Learned()
         """What answers teach holds."""
         self.offered: dict[int, Any] = {}
@@ -264,6 +213,15 @@ class Fleet:
         view.expected_output_tokens = state.averages.get(size, averages.get(size, averages.get(_ALL_SIZES)))
         return view
 
+    def error_rate(self, names: Sequence[str]) -> float | None:
+        """Share of failures among the calls of these deployments in the last `FAILURE_WINDOW_SECONDS`; None: there was no call."""
+        now = self._clock()
+        calls = failures = 0
+        for name in names:
+            of_one = self._states[name].outcomes.sums(now)
+            calls, failures = calls + of_one[0], failures + of_one[1]
+        return failures / calls if calls else None
+
     def states(self) -> Mapping[str, str]:
         """`up`, `cooldown` or `probe` (half-open) by deployment, for metrics."""
         now = self._clock()
@@ -279,6 +237,10 @@ class Fleet:
         for state, (why, reason) in self._closed.items():
             state.closed = True
             state.view.health, state.view.closed_for = why, reason
+
+    def first_token_quantile(self, name: str, quantile: float, least: int) -> float | None:
+        """Milliseconds until this share of recent calls had begun to answer; None: fewer than `least` are known."""
+        return self._states[name].first_token.quantile(quantile, least)
 
     # -- load
 
@@ -426,7 +388,7 @@ class Fleet:
         state.cooled_until = max(now + seconds, state.cooled_until or 0.0)
         state.probe_until = 0.0
         state.failed_in_a_row = 0
-        state.outcomes = _Outcomes()
+        state.outcomes = Outcomes()
         self._cooling.add(state)
 
     def _close(self, state: _State) -> None:

@@ -6,6 +6,7 @@ and kept (`Way`); the rest is numbers and words of closed sets. `SpendRecord` an
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Any, Final
 
@@ -203,7 +204,7 @@ def spend_record(
         line += b',"sends":%d' % attempt.sends
     if attempt.way.priced_by_image and call.request.shape.images:
         line += b',"images":%d' % call.request.shape.images
-    if charged_hold or call.trace:
+    if charged_hold or call.trace or call.plan is not None:
         line += _seldom(call, charged_hold=charged_hold)
     if attempt.charge_nusd <= held and (usage is None or _is_plain(usage)) and not attempt.way.tiered:
         return line + b"}"
@@ -213,6 +214,9 @@ def spend_record(
 
 def _seldom(call: Call, *, charged_hold: bool) -> bytes:
     line = b',"charged_hold":true' if charged_hold else b""
+    if call.plan is not None and call.plan.arms:
+        chance = math.prod(arm.propensity for arm in call.plan.arms)
+        line += b',"arms":%b,"propensity_ppm":%d' % (_encode({arm.experiment: arm.arm for arm in call.plan.arms}), round(chance * 1e6))
     if call.trace:
         # Once per request: the other attempts follow from the same decision.
         line += b',"trace":%b' % call.trace

@@ -122,6 +122,15 @@ _TABLE: Final = (
     ),
     _max("faregate_ledger_drift_usd", "Difference between counters and log at the last verification, in USD.", "budget"),
     _counter("faregate_budget_steps_total", "Times that a budget began to leave models out, by what it does.", "budget", "action"),
+    # Policy kinds that do more than order.
+    _counter("faregate_experiment_calls_total", "Requests by arm of an experiment, or choice of a bandit.", "experiment", "arm", "outcome"),
+    _counter("faregate_experiment_stops_total", "Arms that were taken back because they were worse than allowed.", "experiment", "reason"),
+    _counter("faregate_cascade_answers_total", "Answers of a cascade's steps, by what was done with them.", "cascade", "step", "verdict"),
+    _max("faregate_cascade_saving_ratio", "What a cascade saves of the price of its last step alone; below 0: it costs more.", "cascade"),
+    _counter("faregate_hedges_total", "Second calls of a hedge, by who answered.", "hedge", "outcome"),
+    _counter("faregate_shadows_total", "Copies of requests to another model, by what came of them.", "shadow", "outcome"),
+    _histogram("faregate_shadow_cost_ratio", "Charge of a copy by that of the answer.", _RATIOS, "shadow"),
+    _histogram("faregate_shadow_length_ratio", "Output tokens of a copy by those of the answer.", _RATIOS, "shadow"),
     # Limits on speed and on single requests.
     _counter("faregate_rate_limited_total", "Calls that a rate limit had no room for, by what was done.", "kind", "limit", "action"),
     _counter("faregate_guarded_requests_total", "Requests that asked for more than one request may, by what was done.", "guard", "action"),
@@ -134,6 +143,9 @@ _TABLE: Final = (
     _counter("faregate_store_errors_total", "Calls to the budget store that failed.", "call"),
     _counter("faregate_ledger_resets_total", "Times that a process found the ledger emptied or replaced: budgets are full again."),
     _min("faregate_store_up", "1 if the budget store answers."),
+    _counter("faregate_store_away_calls_total", "Attempts while the budget store was away, by what paid for them, or refused.", "mode"),
+    _sum("faregate_store_advances_usd", "Set aside for calls while the budget store is away, and not taken yet, in USD."),
+    _sum("faregate_store_open_usd", "Let through unguarded while the budget store is away, of the fullest budget, in USD."),
     _sum("faregate_outbox_entries", "Settlements waiting for the budget store to come back."),
     # People who are told.
     _counter("faregate_alerts_total", "Alerts to receivers: sent, or dropped after the last try.", "kind", "outcome"),
@@ -143,9 +155,6 @@ _TABLE: Final = (
     _min("faregate_config_last_reload_successful", "1 if the configuration could be loaded the last time that was tried."),
     _max("faregate_config_last_reload_success_timestamp_seconds", "When a configuration was last loaded, Unix time."),
     _max("faregate_config_info", "1 for the configuration in force.", "version"),
-    _counter("faregate_store_away_calls_total", "Attempts while the budget store was away, by what paid for them, or refused.", "mode"),
-    _sum("faregate_store_advances_usd", "Set aside for calls while the budget store is away, and not taken yet, in USD."),
-    _sum("faregate_store_open_usd", "Let through unguarded while the budget store is away, of the fullest budget, in USD."),
     _max("faregate_build_info", "1 for the release that runs.", "version", "python"),
     _sum("faregate_workers", "Worker processes that answered this scrape."),
     # OpenTelemetry's names, so that dashboards for them work. One observation per attempt.
@@ -293,6 +302,33 @@ class Metrics:
         """Count a budget that has filled so far that it leaves models out: `downgrade`, `refuse`."""
         self._add("faregate_budget_steps_total", 1, self._guard.name("budget", budget), self._guard.word("action", action))
 
+    def experimented(self, *, experiment: str, arm: str, outcome: str) -> None:
+        """Count a request of an arm: `ok` or `failed`."""
+        known = arm if arm in self._guard.names.deployment else self._guard.word("arm", arm)
+        self._add("faregate_experiment_calls_total", 1, self._guard.word("experiment", experiment), known, outcome)
+
+    def experiment_stopped(self, *, experiment: str, reason: str) -> None:
+        """Count an arm that was taken back, by what was worse: `errors`, `first_token`, `cost`."""
+        self._add("faregate_experiment_stops_total", 1, self._guard.word("experiment", experiment), self._guard.word("reason", reason))
+
+    def cascaded(self, *, cascade: str, step: str, verdict: str) -> None:
+        """Count an answer of a step: `accepted`, `last`, `failed`, or the check that it did not pass."""
+        word = self._guard.word
+        known = step if step in self._guard.names.model else word("step", step)
+        self._add("faregate_cascade_answers_total", 1, word("cascade", cascade), known, word("verdict", verdict))
+
+    def hedged(self, *, hedge: str, outcome: str) -> None:
+        """Count a second call: who answered, `first`, `second` or `none`."""
+        self._add("faregate_hedges_total", 1, self._guard.word("hedge", hedge), outcome)
+
+    def shadowed(self, *, shadow: str, outcome: str, cost_ratio: float | None = None, length_ratio: float | None = None) -> None:
+        """Count a copy of a request: `same_finish`, `other_finish`, `failed`, `refused`, `busy`; and how it compares."""
+        name = self._guard.word("shadow", shadow)
+        self._add("faregate_shadows_total", 1, name, self._guard.word("shadow_outcome", outcome))
+        for family, ratio in (("faregate_shadow_cost_ratio", cost_ratio), ("faregate_shadow_length_ratio", length_ratio)):
+            if ratio is not None:
+                self._stores[family].histogram((name,)).observe_all([ratio])
+
     def ran_away(self, *, signal: str, action: str) -> None:
         """Count a request of a session that runs away: what said so, and what was done."""
         self._add("faregate_runaway_total", 1, self._guard.word("signal", signal), self._guard.word("action", action))
@@ -334,6 +370,10 @@ class Metrics:
         if self.fold_due():
             self.fold()
 
+    def served_alone(self, *, mode: str) -> None:
+        """Count an attempt while the store was away: `lease`, `open`, `free`, or `refused`."""
+        self._add("faregate_store_away_calls_total", 1, self._guard.word("mode", mode))
+
     def overran(self, *, cause: str, nusd: int) -> None:
         """Count what was charged above a reservation, nano-USD."""
         self._add("faregate_overshoot_usd_total", nusd, self._guard.word("cause", cause))
@@ -370,10 +410,6 @@ class Metrics:
         """All series of this process now. Use or encode it before anything else counts."""
         self.fold()
         scrape = Scrape(FAMILIES)
-    def served_alone(self, *, mode: str) -> None:
-        """Count an attempt while the store was away: `lease`, `open`, `free`, or `refused`."""
-        self._add("faregate_store_away_calls_total", 1, self._guard.word("mode", mode))
-
         scrape.set("faregate_workers", 1)
         for callback in self._callbacks:
             callback(scrape)

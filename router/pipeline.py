@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
@@ -27,6 +28,9 @@ from router.signals import PromptSignals
 from router.snapshot import Deployment
 from router.unanswered import limited_answer
 
+if TYPE_CHECKING:
+    from router.plans import Plans
+
 LONGEST_BACKOFF_SECONDS: Final = 8.0
 FIRST_BACKOFF_SECONDS: Final = 0.25
 
@@ -36,6 +40,8 @@ class Pipeline(Attempts):
 
     _signals: PromptSignals | None = None
     """Once a rule has asked for one."""
+    _plans: Plans | None = None
+    """Once a call had one, or a deadline."""
 
     async def serve(self, exchange: Exchange, operation: Operation) -> None:
         """Answer one call. Every failure becomes an answer; the money is settled when this returns."""
@@ -50,7 +56,7 @@ class Pipeline(Attempts):
                 failure = await self._route_by_signals(call, missing)
             if call.delay_seconds:
                 await asyncio.sleep(call.delay_seconds)
-            failure = failure or await self._try_in_order(call, exchange)
+            failure = failure or await (self._by_plan(call, exchange) if call.special else self._try_in_order(call, exchange))
             if failure is not None:
                 await self._give_up(call, exchange, failure)
         except RouterError as error:
@@ -88,6 +94,8 @@ class Pipeline(Attempts):
             call.steering = self.steering
         if self.runaway is not None:
             self.runaway.check(call)
+        if self.moments is not None:
+            call.moments = self.moments
         return self._decide(call)
 
     async def _route_by_signals(self, call: Call, missing: MissingSignal) -> Failure | None:
@@ -111,6 +119,8 @@ class Pipeline(Attempts):
                 raise
             return limited
         call.decision_seconds = self._clock() - before
+        if decision.plan is not None:
+            call.plan, call.special, call.results = decision.plan, True, []
         # By bits of the draw that choices hardly use, so that the sample says nothing about the choice.
         if draw * SPREAD % 1.0 < call.snapshot.server.record_decisions:
             call.trace = trace_of(call, self._fleet, draw)
@@ -118,6 +128,15 @@ class Pipeline(Attempts):
             self._metrics.rejected(deployment=rejection.deployment, reason=rejection.reason)
         self._fleet.request_started()
         return None
+
+    def _by_plan(self, call: Call, exchange: Exchange) -> Awaitable[Failure | None]:
+        if self._plans is None:
+            # Imported only where a policy or a request asks for it.
+            from router.plans import Doors, Plans
+
+            doors = Doors(try_in_order=self._try_in_order, try_one=self._try, fleet=self._fleet, metrics=self._metrics, clock=self._clock)
+            self._plans = Plans(doors)
+        return self._plans.carry_out(call, exchange)
 
     async def _try_in_order(self, call: Call, exchange: Exchange) -> Failure | None:
         """Call one candidate after the other until one answers. None: the client has its answer."""

@@ -13,8 +13,8 @@ from policies.types import NOTHING, Decision, Rejection, RequestFacts, Restricti
 from router.call import Call
 from router.domain.estimate import worst_case_nusd
 from router.domain.extras import Extras, covers
-from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_max_cost, unpriced
-from router.edge.headers import LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
+from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_deadline, read_max_cost, unpriced
+from router.edge.headers import DEADLINE_MS, LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
 from router.errors import (
     BUDGET_EXCEEDED,
     FROZEN,
@@ -29,11 +29,21 @@ from router.errors import (
 from router.fleet import Fleet, FleetView
 from router.guards import guard
 from router.offers import offers
-from router.snapshot import Route, Snapshot
+from router.snapshot import Route, Snapshot, Watch
 
 LISTED_NAMES: Final = 20
 LASTING: Final = frozenset(
-    {"unpriced", "missing_capability", "context_too_long", "not_allowed", "not_selected", "excluded_by_request", "too_expensive"}
+    {
+        "unpriced",
+        "missing_capability",
+        "context_too_long",
+        "not_allowed",
+        "not_selected",
+        "excluded_by_request",
+        "too_expensive",
+        "private",
+        "below_quality",
+    }
 )
 """Reasons that stand until the request or the configuration is another one."""
 LASTING_NO_DEPLOYMENT: Final = replace(NO_DEPLOYMENT, retryable=False)
@@ -75,7 +85,7 @@ def read_labels(call: Call) -> Restriction | None:
     call.user = request.user
     call.session = request.session
     tags = request.tags
-    only, most = request.only, request.max_cost_nusd
+    only, most, within = request.only, request.max_cost_nusd, _deadline(call)
     for name in LABELS:
         value = call.headers.get(name)
         if value is None:
@@ -92,9 +102,20 @@ def read_labels(call: Call) -> Restriction | None:
             only = wanted if only is None else only & wanted
     own = call.principal.tags
     call.tags = {**tags, **own} if tags and own else (own or tags)
-    if only is None and most is None and not request.ignore and not request.order:
+    if within is None and only is None and most is None and not request.ignore and not request.order:
         return None
-    return Restriction(only=only, ignore=request.ignore, order=request.order, max_cost_nusd=most)
+    return Restriction(only=only, ignore=request.ignore, order=request.order, max_cost_nusd=most, deadline_ms=within)
+
+
+def _deadline(call: Call) -> float | None:
+    """Milliseconds for the whole answer, the least of what header and body say; None: neither says anything."""
+    within, value = call.request.deadline_ms, call.headers.get(DEADLINE_MS)
+    if value is not None:
+        told = read_deadline(value.decode("latin-1"), "x-faregate-deadline-ms")
+        within = told if within is None else min(within, told)
+    if within is not None:
+        call.special, call.deadline_ms, call.deadline = True, within, call.began + within / 1000
+    return within
 
 
 def facts_of(call: Call, route: Route) -> RequestFacts:
@@ -128,6 +149,15 @@ def _headers_read(call: Call, route: Route) -> Mapping[str, str]:
     return {name: value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH] for name, value in found.items() if value is not None}
 
 
+def _at_the_moment(call: Call, watch: Watch, facts: RequestFacts, fleet: Fleet) -> RequestFacts:
+    """With what the rules read of the time, the budgets and the providers; the same if it is decided again."""
+    if call.moment is None:
+        # Set before routing wherever a route of the configuration has something to watch.
+        assert call.moments is not None  # noqa: S101
+        call.moment = call.moments.at(call, watch, fleet)
+    return msgspec.structs.replace(facts, moment=call.moment)
+
+
 def _decide_by_worst_case(
     call: Call, branch: Branch, candidates: Sequence[FleetView], draw: float, restrict: Restriction | None
 ) -> Decision:
@@ -154,16 +184,17 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     if route.guards or call.principal.guards:
         guard(call)
     restrict = read_labels(call)
-    if route.max_cost_nusd is not None:
-        restrict = _limited(restrict, route.max_cost_nusd)
-    if call.principal.max_cost_nusd is not None:
-        restrict = _limited(restrict, call.principal.max_cost_nusd)
-    if restrict is not None:
-        call.restrict = restrict
+    if route.max_cost_nusd is not None or call.principal.max_cost_nusd is not None:
+        restrict = _limited(restrict, route.max_cost_nusd, call.principal.max_cost_nusd)
+    call.restrict = restrict
     facts = call.facts = facts_of(call, route)
+    if route.watch is not None:
+        facts = call.facts = _at_the_moment(call, route.watch, facts, fleet)
     branch = call.branch = choose(route.policy, facts)
     call.routed = True
     candidates, fit = offers(call, branch, fleet)
+    if branch.live:
+        facts = call.facts = fleet.memory.facts(call, branch, candidates)
     if call.steering is not None and (out := call.steering.out(call, candidates, call.snapshot.deployments)):
         return _steered(call, fleet, draw, restrict, candidates, out)
     if branch.reads_worst_case or (restrict is not None and restrict.max_cost_nusd is not None):
@@ -198,13 +229,11 @@ def _check_extras(call: Call, extras: Extras, route: Route) -> None:
         raise unpriced(extras.member)
 
 
-def _limited(restrict: Restriction | None, max_cost_nusd: int) -> Restriction:
-    """What the request asks, and the route's own limit."""
-    if restrict is None:
-        return Restriction(max_cost_nusd=max_cost_nusd)
-    if restrict.max_cost_nusd is not None and restrict.max_cost_nusd <= max_cost_nusd:
-        return restrict
-    return msgspec.structs.replace(restrict, max_cost_nusd=max_cost_nusd)
+def _limited(restrict: Restriction | None, *limits_nusd: int | None) -> Restriction:
+    """What the request asks, and the limits of its route and of its key: the least counts. One of them must be there."""
+    restrict = restrict or Restriction()
+    known = [limit for limit in (restrict.max_cost_nusd, *limits_nusd) if limit is not None]
+    return msgspec.structs.replace(restrict, max_cost_nusd=min(known))
 
 
 def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:

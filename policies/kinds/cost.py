@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.engine import Order
 from policies.filters import too_expensive
+from policies.plans import Live, Plan
 from policies.types import Candidate, Ranked, Ranking, Rejection, RequestFacts
 
 
@@ -26,12 +27,21 @@ class CostOptions(BaseModel):
         le=9_007_199,
         description="Skip deployments where this one request could cost more, by its worst case. Unit: USD. Default: no limit.",
     )
+    keep_cache: bool = Field(
+        default=False,
+        description=(
+            "Count what a session saves at the deployment that answered it last and still has its prompt in its cache. Default: false."
+        ),
+    )
 
 
 def bind(options: CostOptions) -> Order:
     """The order function of these options."""
     ceiling = options.max_request_usd
     ceiling_nusd = None if ceiling is None else int((ceiling * 1_000_000_000).to_integral_value(rounding=ROUND_FLOOR))
+
+    if options.keep_cache:
+        return _keeping_cache(ceiling_nusd)
 
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
         rejected: tuple[Rejection, ...] = ()
@@ -43,6 +53,33 @@ def bind(options: CostOptions) -> Order:
         return Ranking(tuple(map(Ranked, map(_NAME, cheapest), map(_EXPECTED, cheapest))), rejected, "expected_nusd")
 
     return order
+
+
+def _keeping_cache(ceiling_nusd: int | None) -> Order:
+    """The same, less what the session's cached prompt saves."""
+
+    def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
+        rejected: list[Rejection] = []
+        scored: list[tuple[float, int, str]] = []
+        for index, c in enumerate(kept):
+            name = c.traits.deployment
+            if ceiling_nusd is not None and (worst := worst_case(c)) > ceiling_nusd:
+                rejected.append(too_expensive(name, worst, ceiling_nusd))
+            else:
+                scored.append((expected(c) - facts.live.get(f"saves/{name}", 0.0), index, name))
+        scored.sort()
+        order = tuple([Ranked(name, score) for score, _, name in scored])
+        return Ranking(order, tuple(rejected), "expected_nusd", _KEEPS)
+
+    return order
+
+
+_KEEPS: Final = Plan(keeps_cache=True)
+
+
+def live(options: CostOptions) -> tuple[Live, ...]:
+    """Where the session's prompt is cached."""
+    return (Live(what="cache"),) if options.keep_cache else ()
 
 
 def reads_worst_case(options: CostOptions) -> bool:

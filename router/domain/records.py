@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
-Outcome = Literal["ok", "cut", "client_left", "upstream_error", "upstream_lost", "refused_upstream", "swept", "corrected", "voided"]
+Outcome = Literal[
+    "ok", "cut", "client_left", "upstream_error", "upstream_lost", "hedged", "refused_upstream", "swept", "corrected", "voided"
+]
 
 
 class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -91,5 +93,9 @@ class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     config_version: str = ""
     buckets: list[str] = []
     """`budget|scope|window` of every bucket the charge went to."""
+    arms: dict[str, str] = {}
+    """By experiment or bandit, the arm that the request was in."""
+    propensity_ppm: int = 0
+    """The chance with which these arms were chosen, in millionths; 0: there was no choice."""
     trace: msgspec.Raw = msgspec.Raw()
     """What the decision was made of, of the requests for which that is kept (`server.record_decisions`); see `router.replay.trace`."""

@@ -22,6 +22,7 @@ MAX_OUTPUT_CAP: Final = 10_000_000
 MAX_CHOICES: Final = 128
 MAX_LABEL_LENGTH: Final = 256
 MAX_TAGS: Final = 32
+LONGEST_DEADLINE_MS: Final = 86_400_000
 MAX_OPTION_BYTES: Final = 64 * 1024
 """Of one member that is read whole: metadata, user, provider, stream_options."""
 
@@ -76,6 +77,8 @@ class OwnOptions(msgspec.Struct, forbid_unknown_fields=True):
     use: list[str] | str | None = None
     """Only these deployments or models."""
     max_cost_usd: float | str | None = None
+    deadline_ms: float | None = None
+    """Time for the whole answer."""
     tags: dict[str, str] = {}
     session: str | None = None
     explain: bool = False
@@ -108,6 +111,7 @@ class ParsedRequest(msgspec.Struct, gc=False):
     ignore: frozenset[str] = frozenset()
     order: tuple[str, ...] = ()
     max_cost_nusd: int | None = None
+    deadline_ms: float | None = None
     explain: bool = False
     extras: Extras | None = None
     """What it may buy beside tokens, or at other rates; None: nothing."""
@@ -358,7 +362,8 @@ def _read_own(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
     try:
         own = msgspec.json.decode(raw, type=OwnOptions)
     except msgspec.MsgspecError as exc:
-        raise invalid(f"'faregate' cannot be read: {exc}. It takes use, max_cost_usd, tags, session, explain.", "faregate") from None
+        known = ", ".join(OwnOptions.__struct_fields__)
+        raise invalid(f"'faregate' cannot be read: {exc}. It takes {known}.", "faregate") from None
     if own.tags:
         parsed.tags = {**parsed.tags, **clean_tags(own.tags)}
     if own.session:
@@ -367,6 +372,8 @@ def _read_own(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
         parsed.only = frozenset([own.use] if isinstance(own.use, str) else own.use)
     if own.max_cost_usd is not None:
         parsed.max_cost_nusd = read_max_cost(str(own.max_cost_usd), "faregate.max_cost_usd")
+    if own.deadline_ms is not None:
+        parsed.deadline_ms = read_deadline(str(own.deadline_ms), "faregate.deadline_ms")
     parsed.explain = own.explain
 
 
@@ -379,6 +386,17 @@ def read_max_cost(text: str, where: str) -> int:
         return from_usd(value)
     except (ArithmeticError, ValueError):
         raise invalid(f"'{where}' must be an amount in USD from 0 to 9,007,199, for example 0.05.", where) from None
+
+
+def read_deadline(text: str, where: str) -> float:
+    """Milliseconds for the whole answer. Raises a 400 that names the field."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1.0 <= value <= LONGEST_DEADLINE_MS:
+        raise invalid(f"'{where}' must be a number of milliseconds from 1 to {LONGEST_DEADLINE_MS:,}, for example 2500.", where)
+    return value
 
 
 def _read_provider_preferences(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
@@ -447,6 +465,7 @@ __all__ = [
     "clean_tags",
     "invalid",
     "parse_request",
+    "read_deadline",
     "read_max_cost",
     "unpriced",
     "upstream_body",

@@ -17,8 +17,11 @@ class Exchange(Protocol):
     If the client leaves, the task that serves the exchange is cancelled once; after that, writes do nothing.
     """
 
-    gone: bool
-    """The client has left."""
+    @property
+    def gone(self) -> bool:
+        """The client has left."""
+        ...
+
     started: bool
     """The head of the answer has been sent."""
 

@@ -54,6 +54,7 @@ TAGS: Final = b"x-faregate-tags"
 SESSION: Final = b"x-faregate-session"
 MAX_COST_USD: Final = b"x-faregate-max-cost-usd"
 USE: Final = b"x-faregate-use"
+DEADLINE_MS: Final = b"x-faregate-deadline-ms"
 
 READ: Final[dict[bytes, str]] = {
     AUTHORIZATION: "`Bearer` and a virtual key.",
@@ -64,6 +65,7 @@ READ: Final[dict[bytes, str]] = {
     SESSION: "Name of the session (an agent's run) that the request belongs to.",
     MAX_COST_USD: "Most that this request may cost, USD.",
     USE: "Only these deployments or models, separated by commas.",
+    DEADLINE_MS: "Milliseconds within which the whole answer must be there, all retries and fallbacks included.",
 }
 
 TO_UPSTREAM: Final[frozenset[bytes]] = frozenset({b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"})
@@ -138,5 +140,5 @@ def decode(lines: bytes) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, _, value in pairs]
 
 
-LABELS: Final[frozenset[bytes]] = frozenset({TAGS, SESSION, MAX_COST_USD, USE})
+LABELS: Final[frozenset[bytes]] = frozenset({TAGS, SESSION, MAX_COST_USD, USE, DEADLINE_MS})
 """Headers by which a request tells about itself or tightens its routing."""

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from pydantic import BaseModel
-
 from policies.engine import Branch, RoutePolicy, Rule
-from policies.matchers import MatcherError, compile_matcher
 from policies.narrow import at_least
 from policies.registry import KINDS
 from policies.types import SignalName
 from router.ports import Timeouts
+from router.settings.compile_conditions import condition, watch_of
 from router.settings.compile_context import Context
-from router.settings.findings import Path, did_you_mean
+from router.settings.compile_kinds import kind_fields
+from router.settings.findings import Path
 from router.settings.model_routing import BranchSettings, FallbackSettings, RouteSettings, RouteTimeouts, RuleSettings
 from router.settings.model_select import UseSettings
 from router.settings.select import select
@@ -70,6 +69,7 @@ def _route(context: Context, name: str, given: RouteSettings, deployments: Mappi
         timeouts=_timeouts(given.timeout, [deployments[d].timeouts for d in reached]),
         headers_read=frozenset().union(*(rule.reads_headers for rule in rules)),
         max_cost_nusd=given.max_cost,
+        watch=watch_of((read for rule in rules for read in rule.reads), given.timezone, deployments),
     )
 
 
@@ -102,12 +102,17 @@ def _rule(context: Context, path: Path, given: RuleSettings, name: str, deployme
         context.wrong(path, "use is missing: which models serve what the rule matches")
         return None
     branch = _branch(context, path, given.use, given, name, deployments)
-    try:
-        matcher = compile_matcher(given.when.spec())
-    except MatcherError as exc:
-        context.wrong((*path, "when", *exc.path), str(exc).replace("'", '"'))
+    matcher = condition(context, (*path, "when"), given.when)
+    if matcher is None:
         return None
-    return Rule(name=name, matches=matcher.matches, branch=branch, reads_headers=matcher.headers, describe=matcher.describe)
+    return Rule(
+        name=name,
+        matches=matcher.matches,
+        branch=branch,
+        reads_headers=matcher.headers,
+        reads=matcher.reads,
+        describe=matcher.describe,
+    )
 
 
 def _branch(
@@ -115,16 +120,8 @@ def _branch(
 ) -> Branch:
     refuse = given.otherwise == "refuse"
     selected = select(context, (*path, "use"), use, deployments, may_be_empty=refuse)
-    options: BaseModel = given.by
-    kind = KINDS[getattr(options, "kind", "cost")]
-    known = {*context.settings.models, *deployments}
-    for name in sorted(kind.names(options)):
-        if name not in known and not context.is_broken("models", name):
-            context.wrong(
-                (*path, "by", "weights", name), f'there is no model or deployment "{name}"{did_you_mean(name, known)}', at_key=True
-            )
-    reads = kind.reads_worst_case(options)
-    branch = Branch(rule=rule, deployments=selected, kind=kind.name, order=kind.bind(options), refuse=refuse, reads_worst_case=reads)
+    fields = kind_fields(context, path, given.by, [deployments[name].traits for name in selected])
+    branch = Branch(rule=rule, deployments=selected, refuse=refuse, **fields)
     return branch if given.at_least is None else _of_quality(context, path, branch, given.at_least.quality, deployments)
 
 
@@ -136,7 +133,7 @@ def _of_quality(context: Context, path: Path, branch: Branch, least: float, depl
             context.doubtful((*path, "at_least"), f"{one.deployment} has no quality: it is never tried here; give its model one")
     if traits and all(max([one.quality or 0.0, *one.task_quality.values()]) < least for one in traits):
         context.doubtful((*path, "at_least"), f"no model reaches quality {least:g}: nothing can be served here")
-    reads: SignalName | None = "task" if any(one.task_quality for one in traits) else None
+    reads: SignalName | None = "task" if any(one.task_quality for one in traits) else branch.reads
     return replace(branch, order=at_least(branch.order, least), reads=reads)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import fleet as fleet_module
+from router.figures import FAILURE_WINDOW_SECONDS, STALE_SECONDS
 from router.fleet import Fleet, cause_of_status
 
 
@@ -116,7 +117,7 @@ def test_failures_older_than_the_window_are_forgotten(fleet: Fleet, clock: FakeC
     for _ in range(3):
         fail(fleet, times=2)
         succeed(fleet)
-    clock.now += fleet_module.FAILURE_WINDOW_SECONDS
+    clock.now += FAILURE_WINDOW_SECONDS
     fail(fleet, times=2)
     assert health(fleet) == "up"
 
@@ -358,7 +359,7 @@ def test_nothing_learned_is_held_back_for_long(fleet: Fleet, clock: FakeClock) -
 def test_old_latencies_are_forgotten(fleet: Fleet, clock: FakeClock) -> None:
     """A deployment that was slow once gets no traffic, so nothing but time can clear it."""
     fleet.succeeded("a", first_token_ms=5000.0, total_ms=9000.0, output_tokens=None)
-    clock.now += fleet_module.STALE_SECONDS + 1
+    clock.now += STALE_SECONDS + 1
     view = fleet.view("a")
     assert (view.first_token_ms, view.total_ms) == (None, None)
     fleet.succeeded("a", first_token_ms=50.0, total_ms=90.0, output_tokens=None)

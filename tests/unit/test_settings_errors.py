@@ -202,7 +202,7 @@ ROUTE_MISTAKES = [
         "fixed, weighted, cost, latency, least_busy, quality, split, canary, cascade, hedge, shadow, bandit, pace",
     ),
     ("{use: big, by: {}}", "8:21: routes.r.by: kind is missing"),
-    ("{use: big, by: {kind: cost, weights: {}}}", "8:34: routes.r.by.weights: unknown field; known: kind, max_request_usd"),
+    ("{use: big, by: {kind: cost, weights: {}}}", "8:34: routes.r.by.weights: unknown field; known: kind, max_request_usd, keep_cache"),
     (
         "{use: big, by: {kind: weighted, weights: {bigg: 1}}}",
         '8:48: routes.r.by.weights.bigg: there is no model or deployment "bigg"; did you mean "big"?',

@@ -1,0 +1,125 @@
+"""A test that may be looked at after every call: is an arm of an experiment worse than allowed?
+
+It is the mixture sequential probability ratio test (mSPRT; R. Johari, L. Pekelis, D. Walsh, "Always valid inference", 2015) of
+the difference of two means, with the variances as estimated so far. However often it is looked at, it takes an arm that is
+within its limit for worse with a chance of at most `alpha`, for large samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from policies.plans import Stop
+
+SPREAD_OF_ERRORS: Final = 0.1
+"""How far shares of failures usually differ, if they differ: the standard deviation of the mixture."""
+SPREAD_OF_LOGS: Final = 0.3
+"""The same for logarithms of times and charges: a third more or less."""
+
+
+class Moments(msgspec.Struct):
+    """Count, mean and sum of squared differences of what was seen (Welford's way)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        """One more value."""
+        self.count += 1
+        gap = value - self.mean
+        self.mean += gap / self.count
+        self.squares += gap * (value - self.mean)
+
+    @property
+    def variance(self) -> float:
+        """Of one value; at least two must have been seen."""
+        return self.squares / (self.count - 1)
+
+
+class ArmState(msgspec.Struct):
+    """What came of the calls of one arm."""
+
+    calls: int = 0
+    failures: int = 0
+    first_token: Moments = msgspec.field(default_factory=Moments)
+    """Natural logarithms of milliseconds."""
+    cost: Moments = msgspec.field(default_factory=Moments)
+    """Natural logarithms of nano-USD."""
+
+    def add(self, *, failed: bool, first_token_ms: float | None, charge_nusd: int) -> None:
+        """One more call. Times and charges of failed calls do not count."""
+        self.calls += 1
+        self.failures += failed
+        if failed:
+            return
+        if first_token_ms is not None and first_token_ms > 0:
+            self.first_token.add(math.log(first_token_ms))
+        if charge_nusd > 0:
+            self.cost.add(math.log(charge_nusd))
+
+
+def reason_to_stop(stop: Stop, arms: Mapping[str, ArmState]) -> str:
+    """`errors`, `first_token` or `cost`, whichever shows that the arm is worse than allowed; empty if nothing does.
+
+    The others are all arms but this one. The chance of a mistake is split evenly between what is looked at.
+    """
+    own = arms.get(stop.arm, ArmState())
+    others = [state for name, state in arms.items() if name != stop.arm]
+    looked_at = [limit for limit in (stop.errors, stop.first_token, stop.cost) if limit is not None]
+    if not looked_at:
+        return ""
+    alpha = stop.alpha / len(looked_at)
+    if stop.errors is not None and _errs(stop, own, others, alpha):
+        return "errors"
+    for name, limit in (("first_token", stop.first_token), ("cost", stop.cost)):
+        if limit is not None and _exceeds(getattr(own, name), [getattr(each, name) for each in others], limit, stop.least, alpha):
+            return name
+    return ""
+
+
+def _errs(stop: Stop, own: ArmState, others: list[ArmState], alpha: float) -> bool:
+    calls, failures = sum(each.calls for each in others), sum(each.failures for each in others)
+    if min(own.calls, calls) < stop.least:
+        return False
+    # One success and one failure more on each side: without any failure seen, the variance would be none.
+    share, usual = (own.failures + 1) / (own.calls + 2), (failures + 1) / (calls + 2)
+    variance = share * (1 - share) / own.calls + usual * (1 - usual) / calls
+    gap = own.failures / own.calls - failures / calls - (stop.errors or 0.0)
+    return is_above(gap, variance, SPREAD_OF_ERRORS, alpha)
+
+
+def _exceeds(own: Moments, others: list[Moments], limit: float, least: int, alpha: float) -> bool:
+    usual = _together(others)
+    if min(own.count, usual.count) < least:
+        return False
+    variance = own.variance / own.count + usual.variance / usual.count
+    return is_above(own.mean - usual.mean - math.log1p(limit), variance, SPREAD_OF_LOGS, alpha)
+
+
+def _together(parts: list[Moments]) -> Moments:
+    made = Moments()
+    for part in parts:
+        count = made.count + part.count
+        if part.count:
+            gap = part.mean - made.mean
+            made.squares += part.squares + gap * gap * made.count * part.count / count
+            made.mean += gap * part.count / count
+            made.count = count
+    return made
+
+
+def is_above(gap: float, variance: float, spread: float, alpha: float) -> bool:
+    """Whether a difference is above 0 for certain enough. `variance`: of its estimate; `spread`: of the mixture."""
+    if gap <= 0:
+        return False
+    # All values alike, and different from the others': nothing speaks for chance.
+    if variance <= 0:
+        return True
+    wide = spread * spread
+    log_ratio = 0.5 * math.log(variance / (variance + wide)) + wide * gap * gap / (2 * variance * (variance + wide))
+    return log_ratio >= -math.log(alpha)

@@ -1,0 +1,162 @@
+"""Carries out what a policy kind asks for beside trying one candidate after the other, and keeps deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from policies.plans import Hedge, Plan
+from policies.types import Decision
+from router.call import Call
+from router.dispatch import Failure
+from router.domain.budgets import Refusal
+from router.domain.request import ParsedRequest
+from router.edge.exchange import Exchange
+from router.errors import DEADLINE_EXCEEDED, RouterError
+from router.fleet import Fleet
+from router.hedge import Leg, merge, race
+from router.metrics import Metrics
+from router.relay import break_off
+from router.snapshot import Deployment
+
+
+class TryOne(Protocol):
+    """One attempt at one deployment. See `router.attempts`."""
+
+    def __call__(self, call: Call, exchange: Exchange, deployment: Deployment, reason: str) -> Awaitable[Failure | Refusal | None]: ...
+
+
+class Doors(msgspec.Struct, kw_only=True):
+    """What plans need of the pipeline."""
+
+    try_in_order: Callable[[Call, Exchange], Awaitable[Failure | None]]
+    """Try the call's decision from its first candidate to its last."""
+    try_one: TryOne
+    fleet: Fleet
+    metrics: Metrics
+    clock: Callable[[], float]
+
+
+class Plans:
+    """Carries plans out."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+
+    async def carry_out(self, call: Call, exchange: Exchange) -> Failure | None:
+        """Serve a call that has a plan or a deadline. None: the client has its answer."""
+        if call.deadline is None:
+            return await self._follow(call, exchange)
+        try:
+            async with asyncio.timeout(max(0.0, call.deadline - self._doors.clock())) as limit:
+                return await self._follow(call, exchange)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        asked = f"{call.deadline_ms:,.0f} ms"
+        error = RouterError(DEADLINE_EXCEEDED, f"The request was to be answered within {asked}, and {call.attempts} calls did not do that.")
+        if not exchange.started:
+            raise error
+        await break_off(call, exchange, error)
+        call.outcome, call.error_code = "upstream_lost", DEADLINE_EXCEEDED.code
+        return None
+
+    async def _follow(self, call: Call, exchange: Exchange) -> Failure | None:
+        plan = call.plan
+        if plan is None:
+            return await self._doors.try_in_order(call, exchange)
+        call.results = []
+        try:
+            if plan.shadow is None:
+                return await self._by_kind(call, exchange, plan)
+            from router.shadow import serve_and_copy
+
+            return await serve_and_copy(self._doors, call, exchange, plan.shadow, lambda client: self._by_kind(call, client, plan))
+        finally:
+            self._doors.fleet.memory.learn(call, plan, call.results, self._doors.metrics)
+            # They point back at their call: see `Pipeline.serve`.
+            call.results = []
+
+    async def _by_kind(self, call: Call, exchange: Exchange, plan: Plan) -> Failure | None:
+        if plan.cascade is not None:
+            from router.cascade import Chain
+
+            return await Chain(self._doors, call, exchange, plan.cascade).run()
+        if plan.hedge is not None:
+            return await self._hedge(call, exchange, plan.hedge)
+        return await self._doors.try_in_order(call, exchange)
+
+    async def _hedge(self, call: Call, exchange: Exchange, plan: Hedge) -> Failure | None:
+        doors, decision = self._doors, call.decision
+        # Set by routing, or routing has raised.
+        assert decision is not None  # noqa: S101
+        first, second = decision.order[:2]
+        legs = [self._leg(first.deployment, decision.kind), self._leg(second.deployment, f"hedge:{plan.name}")]
+        run = await race(call, exchange, plan, legs)
+        for part in run.parts:
+            call.attempts = max(call.attempts, part.attempts)
+            call.charge_nusd += part.charge_nusd
+        if len(run.tasks) > 1:
+            doors.fleet.memory.hedged(call, plan.name)
+            doors.metrics.hedged(hedge=plan.name, outcome="none" if run.winner is None else ("first", "second")[run.winner])
+        if run.winner is not None:
+            merge(call, run.parts[run.winner])
+            won = run.result(run.winner)
+            return won if isinstance(won, Failure) else None
+        outcomes = [run.result(index) for index in range(len(run.tasks))]
+        failure = next((each for each in outcomes if isinstance(each, Failure)), None)
+        if failure is not None and not failure.fall_back:
+            return failure
+        # A refusal leaves no trace: it is asked again, and what the budget says is done then is done.
+        failed = {decision.order[index].deployment for index, each in enumerate(outcomes) if isinstance(each, Failure)}
+        left = tuple([ranked for ranked in decision.order if ranked.deployment not in failed])
+        if not left:
+            return failure
+        return await following(doors, call, exchange, msgspec.structs.replace(decision, order=left))
+
+    def _leg(self, name: str, reason: str) -> Leg:
+        async def leg(part: Call, lane: Exchange) -> Failure | Refusal | None:
+            doors = self._doors
+            if not doors.fleet.claim_probe(name):
+                return Failure(cause="cooldown", error=RouterError(DEADLINE_EXCEEDED, "It is being probed."))
+            return await doors.try_one(part, lane, part.snapshot.deployments[name], reason)
+
+        return leg
+
+
+async def following(doors: Doors, call: Call, exchange: Exchange, decision: Decision) -> Failure | None:
+    """Try these in order, as if the decision had been this one, with as many calls as the route allows for one decision."""
+    before, most = call.decision, call.max_attempts
+    call.decision = decision
+    allowed = call.attempts + call.route.fallback.max_attempts
+    call.max_attempts = allowed if most is None else min(most, allowed)
+    try:
+        return await doors.try_in_order(call, exchange)
+    finally:
+        call.decision, call.max_attempts = before, most
+
+
+async def beside(
+    doors: Doors, call: Call, exchange: Exchange, request: ParsedRequest, names: Iterable[str], reason: str
+) -> tuple[Failure | None, Call]:
+    """A call of our own for the client's request: reserved, settled and in its books, but not its answer.
+
+    Raises:
+        RouterError: no room in a budget.
+    """
+    decision = call.decision
+    # Set by routing, or routing has raised.
+    assert decision is not None  # noqa: S101
+    wanted = set(names)
+    order = tuple([ranked for ranked in decision.order if ranked.deployment in wanted])
+    part = copy.copy(call)
+    part.request, part.stream, part.winner = request, request.stream, None
+    part.decision, part.max_attempts = msgspec.structs.replace(decision, order=order, kind=reason), call.attempts + len(order)
+    try:
+        return await doors.try_in_order(part, exchange), part
+    finally:
+        call.attempts, call.charge_nusd, call.upstream_seconds = part.attempts, part.charge_nusd, part.upstream_seconds

@@ -1,0 +1,86 @@
+"""A copy of a request to another model, after its client has the answer: discarded, compared, and paid by a team of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from policies.answers import Said
+from policies.plans import Shadow
+from policies.types import NOTHING, Ranked
+from router.call import Call, Principal
+from router.captured import Captured, Tee
+from router.dispatch import Failure
+from router.domain.usage import Usage
+from router.edge.exchange import Exchange
+from router.errors import RouterError, StoreUnavailable
+from router.plans import Doors
+
+KEY: Final = "shadow"
+
+
+async def serve_and_copy(
+    doors: Doors, call: Call, client: Exchange, shadow: Shadow, serve: Callable[[Exchange], Awaitable[Failure | None]]
+) -> Failure | None:
+    """Serve the client, keeping what it is sent, and begin a copy once it has its answer."""
+    kept = Tee(client)
+    failure = await serve(kept)
+    if failure is None and call.outcome == "ok":
+        _send_copy(doors, call, shadow, kept.said())
+    return failure
+
+
+def _send_copy(doors: Doors, call: Call, shadow: Shadow, said: Said) -> None:
+    """Begin a copy, unless too many are under way."""
+    running = doors.fleet.memory.copies
+    mine = [task for task in running if task.get_name() == shadow.name]
+    if len(mine) >= shadow.at_most:
+        doors.metrics.shadowed(shadow=shadow.name, outcome="busy")
+        return
+    task = asyncio.create_task(_compare(doors, _copy(call, shadow), shadow.name, said, call.usage, call.charge_nusd), name=shadow.name)
+    running.add(task)
+    task.add_done_callback(running.discard)
+
+
+def _copy(call: Call, shadow: Shadow) -> Call:
+    """The same request, asked by the shadow's team: no budget of the client's own is touched."""
+    part = copy.copy(call)
+    decision = call.decision
+    # Set by routing, or routing has raised.
+    assert decision is not None  # noqa: S101
+    team = call.snapshot.teams.get(shadow.team)
+    part.principal = Principal(key_id=KEY, team=shadow.team, org="" if team is None else team.org)
+    part.user = part.session = ""
+    part.tags = NOTHING
+    part.charge_nusd, part.upstream_seconds, part.winner, part.usage, part.outcome = 0, 0.0, None, None, ""
+    order = tuple([Ranked(name) for name in shadow.deployments])
+    part.decision = msgspec.structs.replace(decision, order=order, kind=f"shadow:{shadow.name}")
+    part.max_attempts = call.attempts + 1
+    part.plan, part.results = None, []
+    return part
+
+
+async def _compare(doors: Doors, part: Call, name: str, answer: Said, usage: Usage | None, charge_nusd: int) -> None:
+    """Make the copy's call and count how it differs from the answer."""
+    captured = Captured(None)
+    try:
+        failure = await doors.try_in_order(part, captured)
+    except (RouterError, StoreUnavailable):
+        doors.metrics.shadowed(shadow=name, outcome="refused")
+        return
+    finally:
+        # Attempts point back at their call: see `Pipeline.serve`.
+        part.winner = None
+    if failure is not None or part.usage is None or usage is None:
+        doors.metrics.shadowed(shadow=name, outcome="failed")
+        return
+    doors.metrics.shadowed(
+        shadow=name,
+        outcome="same_finish" if captured.said().finish == answer.finish else "other_finish",
+        cost_ratio=part.charge_nusd / charge_nusd if charge_nusd else None,
+        length_ratio=part.usage.output_tokens / usage.output_tokens if usage.output_tokens else None,
+    )
