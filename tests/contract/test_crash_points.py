@@ -48,16 +48,16 @@ ACTS: dict[str, Act] = {
     "heartbeat": lambda ledger, a: ledger.heartbeat({"a": 70}),
     "sweep": lambda ledger, a: ledger.sweep(),
 }
-"""What is under way when the crash comes. `a` is held before; for the sweep another replica has died with 3 holds of 10."""
-SWEPT = 30
+"""What is under way when the crash comes. `a` is held before; for the sweep another replica has died with so many holds of 1."""
+SWEPT = 40
 LONG_NOTE = b'{"request_id":"so long that the holds are not kept as a small hash, which is read in one page"}'
 
 
 async def prepare(store: Store, ledger: Ledger, act: str, kind: str) -> Reservation:
     if act == "sweep":
         dead = await store.replica("dead")
-        for n in range(3):
-            await held(dead, 10, KINDS[kind], attempt_id=f"dead-{n}", note=LONG_NOTE)
+        for n in range(SWEPT):
+            await held(dead, 1, KINDS[kind], attempt_id=f"dead-{n}", note=LONG_NOTE)
         await store.crash("dead")
     return await held(ledger, 100, KINDS[kind], attempt_id="a")
 
@@ -135,7 +135,7 @@ async def test_a_connection_lost_at_any_command_leaves_the_books_right(
     road: Road, redis_url: str, monkeypatch: pytest.MonkeyPatch, act: str, cut: Cut
 ) -> None:
     """The network is cut before the server gets a command, or in the middle of it: the replica lives on, or dies with it."""
-    monkeypatch.setattr(redis_ledger, "SWEEP_LIMIT", 1)
+    monkeypatch.setattr(redis_ledger, "SWEEP_LIMIT", 10)
     flush = RedisStore(redis_url)
     for kind, dies in itertools.product(KINDS, (False, True)):
         for point in itertools.count():

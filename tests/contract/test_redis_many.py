@@ -16,7 +16,7 @@ from router.adapters.redis.ledger import RedisLedger
 from router.errors import ConfigError, StoreUnavailable
 from tests.conftest import RedisServer, free_port
 from tests.contract.stores import bucket, buckets, counters, held
-from tests.contract.test_redis_failover import nothing_in_doubt, opened, settled
+from tests.contract.test_redis_failover import in_step, nothing_in_doubt, opened, settled
 from tests.contract.test_redis_faults import run
 
 WHERE = buckets(bucket(limit=1_000_000))
@@ -58,10 +58,7 @@ async def sentinel_of(master: RedisServer, replica: RedisServer, folder: Path, s
     await run(master.url, "CONFIG", "SET", "repl-diskless-sync-delay", 0)
     await run(replica.url, "REPLICAOF", "127.0.0.1", master.port)
 
-    async def in_step() -> bool:
-        return b"slave_repl_offset" in bytes(await run(replica.url, "INFO", "replication")) and await run(master.url, "WAIT", 1, 100) == 1  # type: ignore[call-overload]
-
-    await until(in_step)
+    await in_step(master, replica)
     config = folder / "sentinel.conf"
     rules = [f"monitor books 127.0.0.1 {master.port} 1", "down-after-milliseconds books 300", "failover-timeout books 3000"]
     config.write_text("".join(f"sentinel {rule}\n" for rule in rules))
@@ -77,7 +74,7 @@ async def test_the_master_that_sentinels_name_is_the_store_also_after_a_failover
             await RedisLedger(address.replace("/books", "/others")).open(replica_id="one", lease_seconds=20)
         async with opened(address) as ledger:
             hold = await held(ledger, 100, WHERE)
-            assert await run(master.url, "WAIT", 1, 4_000) == 1
+            await in_step(master, replica)
             master.kill()
             await until(lambda: works(ledger))
             await settled(ledger, hold)
