@@ -41,6 +41,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
             _verb("init", "Write a commented configuration to start from."),
             _verb("schema", "Print the JSON schema of the configuration, for editors."),
             _verb("explain", "Say where a request would go, why, and what it could cost."),
+            _verb("test", "Run policy tests, and say which rules none of them reached."),
             _verb("plan", "Say what a change of the configuration would do, on the requests of a log."),
             _verb("drill", "Say what would be without a vendor: requests with nothing left, costs, budgets."),
             _verb("keys", "Make, list and revoke the keys of clients."),

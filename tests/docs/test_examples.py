@@ -79,6 +79,7 @@ NOT_RUN: Final = {
     ("alerts", "test"): "there is nobody to take it",
     ("ledger", "rerate", "--prices"): "the reader's file",
     ("explain", "--config", "router.yaml", "--record"): "nobody asked for anything",
+    ("test",): "the reader's tests; config/*.test.yaml are run elsewhere",
     ("plan",): "the reader's next configuration; it has tests of its own",
     ("reconcile",): "the provider's file; it has tests of its own",
 }

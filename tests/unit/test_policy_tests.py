@@ -1,0 +1,145 @@
+"""`faregate test`: what is expected of policies is compared with what the server would do."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from policies import presets
+from router.cli import load
+from router.errors import ConfigError
+from router.settings.model_tests import read_tests
+from tests.house.source import ROOT
+from tests.unit.test_policies_presets import CONFIG as MODELS
+
+PRESET_TESTS = sorted((ROOT / "tests" / "presets").glob("*.test.yaml"))
+CONFIG = """
+version: 1
+providers:
+  cloud: {kind: sim, base_url: "http://127.0.0.1:9/v1"}
+  home: {kind: sim, base_url: "http://127.0.0.1:9/v1"}
+  openai: {}
+models:
+  large: {at: [cloud/frontier-closed, openai/gpt-5.6], size: large}
+  small: {at: home/small-edge, size: small, max_in_flight: 2}
+routes:
+  auto:
+    rules:
+      - {name: agents, when: {tags: {kind: agent}}, use: large, by: fixed}
+      - {name: private, when: {header: {x-class: secret}}, use: small, otherwise: refuse}
+    default: {use: [large, small], by: cost}
+  plain: [small]
+budgets:
+  company: {limit: $10/month, at: {90%: downgrade}}
+  per-team: {limit: $1/day, each: team}
+teams: {search: {}}
+keys:
+  bot: {team: search, secret: $BOT_SECRET, tags: {kind: agent}}
+"""
+
+
+def write(folder: Path, tests: str, config: str = CONFIG) -> str:
+    (folder / "router.yaml").write_text(config)
+    (folder / "router.test.yaml").write_text(tests)
+    return str(folder / "router.test.yaml")
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(load("test"), list(words))
+
+
+@pytest.mark.parametrize("name", ["router", "demo"])
+def test_the_configurations_in_the_repository_do_what_their_tests_say(name: str) -> None:
+    """They are the examples that others begin with."""
+    result = run(str(ROOT / "config" / f"{name}.test.yaml"))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("path", PRESET_TESTS, ids=lambda path: path.name)
+def test_presets_do_what_their_tests_say(path: Path, tmp_path: Path) -> None:
+    """On a catalogue with a model of each kind; every rule of a preset is reached."""
+    preset = Path(presets.__path__[0]) / f"{path.name.removesuffix('.test.yaml')}.yaml"
+    _, _, route = preset.read_text(encoding="utf-8").partition("\nroute:\n")
+    config = tmp_path / "router.yaml"
+    config.write_text(f"{yaml.safe_dump(MODELS)}routes:\n  auto:\n{textwrap.indent(route, '  ')}")
+    result = run(str(path), "--config", str(config), "--threshold", "100")
+    assert result.exit_code == 0, result.output
+
+
+def test_what_holds_passes_and_missed_rules_are_named(tmp_path: Path) -> None:
+    """Secrets are not needed; budgets, the fleet, the time and chance are as the test says."""
+    path = write(
+        tmp_path,
+        """
+tests:
+  - {name: cheapest, ask: {model: auto, max_tokens: 50}, expect: {rule: default, model: small, provider: home, max_cost: $1}}
+  - {name: busy, given: {fleet: {small: busy}}, ask: {model: auto}, expect: {model: large, rejected: {small: unhealthy}}}
+  - {name: key, ask: {model: auto, key: bot}, expect: {rule: agents, never: [home]}}
+  - {name: steps, given: {budgets: {company: 95%}}, ask: {model: auto}, expect: {order: [small], rejected: {large: budget_downgrade}}}
+  - {name: spent, given: {budgets: {per-team: spent}}, ask: {model: auto, team: search}, expect: {refused: "402"}}
+  - {name: unknown, ask: {model: nothing}, expect: {refused: 404}}
+  - {name: embed, ask: {model: plain, body: {input: hello}}, expect: {model: small}}
+""",
+    )
+    result = run(path)
+    assert result.exit_code == 0, result.output
+    assert result.output == "7 passed, 0 failed\n1 of 4 rules never matched: auto/private\n"
+    assert run(path, "--threshold", "75").exit_code == 0
+    low = run(path, "--threshold", "90")
+    assert low.exit_code == 1
+    assert "75 % of the rules are reached, fewer than 90 %" in low.stderr
+    assert run("--config", str(tmp_path / "router.yaml"), "-v").stdout.startswith(f"passed {path}:3 cheapest\n")
+
+
+def test_what_does_not_hold_says_what_was_found_and_why(tmp_path: Path) -> None:
+    """Whoever broke it sees it in the report of the pipeline, with file and line."""
+    path = write(
+        tmp_path,
+        """
+tests:
+  - {name: a, ask: {model: auto}, expect: {model: large, rule: agents, kind: fixed, max_cost: $0.0000001}}
+  - {name: b, given: {fleet: {small: drained}}, ask: {model: auto}, expect: {model: small, never: [openai]}}
+  - {name: c, ask: {model: auto}, expect: {refused: "402", rejected: {small: cooldown}}}
+  - {name: d, given: {budgets: {per-team: spent}}, ask: {model: auto, team: search}, expect: {order: [small]}}
+  - {name: e, ask: {model: nothing}, expect: {model: small}}
+  - {name: f, ask: {model: auto, team: nobody}, expect: {}}
+  - {name: g, given: {fleet: {nothing: down}}, ask: {model: auto}, expect: {signals: {language: ko}}}
+  - {name: h, ask: {model: auto}, expect: {signals: {language: ko}, order: [large]}}
+""",
+    )
+    junit = tmp_path / "junit.xml"
+    result = run(path, "--json", "--junit", str(junit))
+    assert result.exit_code == 1
+    failures = {one["name"]: one["failures"] for one in json.loads(result.stdout)["tests"]}
+    assert failures["a"][0] == "model: expected 'large', found 'small' (large is number 2)"
+    assert [text.partition(":")[0] for text in failures["a"]] == ["model", "max_cost", "rule", "kind"]
+    assert failures["b"][0].endswith("(small is out: drained, as the test says)")
+    assert failures["b"][1].startswith("never: 'openai' would be tried")
+    assert failures["c"] == ["refused: expected '402', but it is served", "rejected: expected 'small' to be out (cooldown), but it is tried"]
+    assert failures["d"][0].startswith("it is refused: 402: budget 'per-team' (team=search) has 0.00 USD left")
+    assert failures["e"][0].startswith("it is refused: 404 model_not_found")
+    assert failures["f"] == ["ask.team: there is no team 'nobody'"]
+    assert failures["g"] == ["given.fleet: there is no deployment, model or provider 'nothing'"]
+    assert failures["h"][0] == "signals.language: expected 'ko', found None"
+    suite = ElementTree.fromstring(junit.read_bytes())
+    assert (suite.get("tests"), suite.get("failures")) == ("8", "8")
+    assert "FAILED" in run(path).stdout
+
+
+def test_a_file_of_tests_with_mistakes_names_all_of_them(tmp_path: Path) -> None:
+    """As a configuration does: with line, and with what was probably meant."""
+    path = write(tmp_path, "tests:\n  - {name: a, ask: {modle: auto}, expect: {}}\n  - {name: b, ask: {model: auto}, expect: {rul: x}}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_tests(path)
+    said = str(caught.value)
+    assert ':2:20: tests[0].ask.model: is missing' in said
+    assert 'tests[0].ask.modle: unknown field; did you mean "model"?' in said
+    assert ":3:" in said
+    assert isinstance(run(path).exception, ConfigError)
+    assert isinstance(run("--config", str(tmp_path / "none" / "router.yaml")).exception, ConfigError)
