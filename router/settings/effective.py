@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from policies.registry import KINDS
 from router.domain.money import format_usd
 from router.domain.prices import Price
 from router.settings.model import Settings
@@ -19,7 +20,11 @@ def effective_data(settings: Settings) -> dict[str, Any]:
     data = settings.model_dump(mode="json", exclude_none=True)
     for name, route in data["routes"].items():
         if "use" in route and "by" not in route:
-            data["routes"][name] = {"use": route.pop("use"), "by": {"kind": DEFAULT_KIND}, **route}
+            data["routes"][name] = {
+                "use": route.pop("use"),
+                "by": KINDS[DEFAULT_KIND].options().model_dump(mode="json", exclude_none=True),
+                **route,
+            }
     return {key: _spoken(value) for key, value in data.items() if value != {}}
 
 

@@ -249,6 +249,8 @@ ELSEWHERE = {
     "shutting_down",
     # Its status is the provider's: `test_what_is_no_answer_becomes_an_error_of_ours`.
     "upstream_refused",
+    # In test_policy_kinds.py.
+    "deadline_exceeded",
     # In test_guards.py, test_live_control.py and test_runaway.py.
     "request_limit_exceeded",
     "frozen",
