@@ -56,8 +56,9 @@ class Admission:
             self._required = bool(await self._store.list_keys())
 
     def forget(self) -> None:
-        """Believe nothing that was heard of minted keys: one may have been revoked."""
+        """Believe nothing that was heard of minted keys: one was made, changed or revoked. From now on, a key is needed."""
         self._heard += 1
+        self._required = True
         self._known.clear()
         self._seen.clear()
         self._unknown.clear()
@@ -118,12 +119,16 @@ class Admission:
         stored = None if parsed is None else await self._store.get_key(parsed[0])
         digest = hashlib.sha256(credential).digest()
         now = self._clock()
+        given = keys.digest(self._pepper, text)
         # An unknown id is compared too, so that it takes as long as a wrong secret.
-        expected = _NO_SECRET if stored is None else stored.secret_hmac
-        matches = hmac.compare_digest(expected, keys.digest(self._pepper, text))
+        matches = hmac.compare_digest(_NO_SECRET if stored is None else stored.secret_hmac, given)
+        until = now + KNOWN_SECONDS if heard == self._heard else now
+        if stored is not None and not matches and stored.previous_until_ms > now * 1000:
+            # Rotated, and the secret before is still good.
+            matches = hmac.compare_digest(stored.previous_hmac, given)
+            until = min(until, stored.previous_until_ms / 1000)
         if stored is None or not matches or stored.revoked_ms is not None:
             raise self._unknown_key(digest, now)
-        until = now + KNOWN_SECONDS if heard == self._heard else now
         return self._remember(digest, _principal_of_stored(stored, self._snapshot.teams), until, now)
 
     def _see(self, headers: Headers, known: tuple[Principal, float]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import random
 import socket
@@ -17,6 +16,7 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from router.adapters.choose import file_of, open_ledger, outbox_path, store_of
+from router.adapters.lanes import Lanes
 from router.adapters.upstream.http1 import Http1Upstream
 from router.admin.front import Front
 from router.admin.pages import Pages
@@ -24,13 +24,14 @@ from router.admin.views import View
 from router.admission import Admission, Closed
 from router.call import Attempt
 from router.controls import Desk
-from router.dispatch import AdapterLane, Dispatcher
+from router.dispatch import Dispatcher
 from router.domain.budgets import BucketState
 from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import ConfigError, RouterError, StoreUnavailable
 from router.fleet import Fleet
 from router.limit_changes import changed_limits
+from router.live import new_ids
 from router.live_controls import POLL_SECONDS, LiveControls
 from router.logs import RequestLog
 from router.metrics import Metrics
@@ -39,19 +40,20 @@ from router.metrics_ledger import MeteredStore
 from router.metrics_store import Scrape
 from router.outbox import Outbox
 from router.pipeline import Pipeline
-from router.ports import Drift, Ledger, Upstream
-from router.reload import Reloader, keep_fixed
+from router.ports import Drift, Ledger
+from router.reload import Reloader, keep_fixed, reload_notes
 from router.reservation import Reservations, burnt_nusd
 from router.settlement import Settlements
 from router.siblings import Siblings
 from router.snapshot import Snapshot
 from router.store_watch import StoreWatch
 from router.tasks import Background
+from router.versions import Versions
 
 if TYPE_CHECKING:
+    from router.admin.office import Office
     from router.alerts.watch import Alerts
     from router.escrow import Escrow
-    from router.sim.server import Simulator
 
 log = structlog.get_logger("faregate.app")
 
@@ -83,6 +85,9 @@ def wall_clock_ms() -> int:
 class Service:
     """One process's share of the service: everything but the listening socket."""
 
+    _office: Office | None = None
+    """What answers administrators; None: nobody is one."""
+
     def __init__(
         self,
         snapshot: Snapshot,
@@ -106,8 +111,9 @@ class Service:
         self.draining = False
         self.started = int(time.time())
         self.boot = os.urandom(4).hex()
-        self._new_id = _ids(f"fg-{self.boot}-")
+        self._new_id = new_ids(f"fg-{self.boot}-")
         self.worker = worker
+        self.run_folder = run_folder
         self._log_target = 1 if log_target is None else log_target
         self._siblings = Siblings(run_folder, worker, dump=self.metrics.dump, render_alone=self.metrics.render)
         self._stack = AsyncExitStack()
@@ -118,12 +124,9 @@ class Service:
         """What the last audit found; None while another process does it."""
         self._ready_until = 0.0
         self._resets = 0
-        self._loaded_at = time.time()
-        self.simulator: Simulator | None = None
-        self._wire: Upstream | None = None
-        self._second_wire: Upstream | None = None
-        self._adapter: AdapterLane | None = None
-        self.reloader = None if load is None else Reloader(self, load)
+        self.loaded_at = time.time()
+        self._lanes = Lanes(self._stack)
+        self.reloader = None if load is None else Reloader(self, load, instead=self._rolled_back_to)
         self._alerts: Alerts | None = None
 
     async def start(self) -> None:
@@ -133,15 +136,13 @@ class Service:
             ConfigError: the store cannot be trusted with money, or an extra is missing.
             StoreUnavailable: it does not answer.
         """
-        snapshot = await self._with_simulator(self.snapshot)
-        self.snapshot = snapshot
-        server = snapshot.server
-        store = self.store = store_of(snapshot)
+        server = self.snapshot.server
+        store = self.store = store_of(self.snapshot)
         # A file has a limit of its own: it waits for other processes, not for a server.
         self.ledger: Ledger = open_ledger(store, timeout_seconds=server.store_timeout_seconds if file_of(store) is None else None)
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
-        await self._take_control(snapshot)
+        snapshot = await self._take_control()
         self.escrow = self._make_escrow(snapshot)
         self.metered = MeteredStore(self.escrow or self.ledger, self.metrics, clock=time.monotonic)
         self.outbox = Outbox(outbox_path(store, self.worker), self.metered)
@@ -153,8 +154,9 @@ class Service:
         self._request_log = RequestLog(self._log_target) if server.log_requests else None
         if self._request_log is not None:
             self._stack.callback(self._request_log.close)
-        self.pipeline = self._make_pipeline(await self._make_dispatcher(snapshot))
+        self.pipeline = self._make_pipeline(await self._lanes.dispatcher(snapshot))
         self._make_gate()
+        await self._open_office(snapshot)
         self._configure_metrics()
         await self._siblings.start()
         self._stack.push_async_callback(self._siblings.close)
@@ -180,14 +182,35 @@ class Service:
             clock_ms=wall_clock_ms,
         )
 
-    async def _take_control(self, snapshot: Snapshot) -> None:
-        """See what people changed, and publish the limits with that on top."""
+    async def _take_control(self) -> Snapshot:
+        """See what people changed, and publish the limits of what is served with that on top."""
         self._control_store = self.ledger.control_store()
-        self.controls = LiveControls(self._control_store, self.fleet, keys_changed=lambda: self.admission.forget())
+        self.versions = Versions(self.ledger.shelf())
+        self.controls = LiveControls(self._control_store, self.fleet, keys_changed=lambda: self.admission.forget(), reload=self.reload_soon)
         before = await Desk(self._control_store, who="", via="").state()
+        if self.reloader is not None:
+            self.snapshot = keep_fixed(await self.versions.at_start(before.pin, self.snapshot), self.snapshot)
+        snapshot = self.snapshot = await self._lanes.with_simulator(self.snapshot)
         for change in changed_limits(before.base, snapshot.budgets):
             log.warning("a limit in the ledger changes for all that share it", change=change, config_version=snapshot.version)
         await self.controls.publish(snapshot)
+        return snapshot
+
+    async def _rolled_back_to(self) -> Snapshot | None:
+        pin = self.controls.state.pin
+        return None if pin is None else await self.versions.load(pin.version, self.snapshot.source)
+
+    async def _open_office(self, snapshot: Snapshot) -> None:
+        """Begin to answer administrators as soon as a configuration names some."""
+        if self._office is None and snapshot.admins:
+            from router.admin.office import Office
+
+            office = Office(self)
+            await office.open()
+            self._stack.push_async_callback(office.close)
+            self._office, self._front.admin = office, office.asgi
+        if self._office is not None:
+            self._office.serves(snapshot)
 
     def _make_gate(self) -> None:
         self._view = View(
@@ -198,8 +221,8 @@ class Service:
             clock_ms=wall_clock_ms,
             started=self.started,
         )
-        front = Front(Pages(self._view, metrics=self.scrape, ready=self.missing), new_id=self._new_id)
-        self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=front, settings=self.snapshot.server)
+        self._front = Front(Pages(self._view, metrics=self.scrape, ready=self.missing, notes=self.notes), new_id=self._new_id)
+        self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=self._front, settings=self.snapshot.server)
 
     async def swap(self, snapshot: Snapshot) -> None:
         """Serve by another configuration from now on; requests under way end by the one they began with.
@@ -210,10 +233,11 @@ class Service:
             ConfigError: an extra is missing.
             StoreUnavailable: the limits could not be published; nothing has changed.
         """
-        snapshot = await self._with_simulator(keep_fixed(snapshot, self.snapshot))
-        dispatcher = await self._make_dispatcher(snapshot)
+        snapshot = await self._lanes.with_simulator(keep_fixed(snapshot, self.snapshot))
+        dispatcher = await self._lanes.dispatcher(snapshot)
         admission = Admission(snapshot, self.ledger, pepper=self._pepper, clock=time.time)
         await admission.refresh()
+        await self._open_office(snapshot)
         await self.controls.publish(snapshot)
         # From here on nothing can fail, and nobody else runs in between.
         self.snapshot, self.admission = snapshot, admission
@@ -225,7 +249,7 @@ class Service:
         self.gate.switch(self.pipeline.serve)
         if self.draining:
             self.drain()
-        self._loaded_at = time.time()
+        self.loaded_at = time.time()
 
     async def _open_ledger(self, lease_seconds: float) -> None:
         """Open the store; one that starts at the same time as we do is waited for."""
@@ -246,43 +270,6 @@ class Service:
         except StoreUnavailable as exc:
             log.warning("waiting for the budget store", reason=str(exc), at_most_seconds=STORE_START_SECONDS)
             raise
-
-    async def _with_simulator(self, snapshot: Snapshot) -> Snapshot:
-        """Start the simulated providers that a configuration names without an address."""
-        waiting = [provider for provider in snapshot.providers.values() if provider.kind == "sim" and not provider.endpoint.port]
-        if not waiting:
-            return snapshot
-        from router.sim.server import Simulator
-
-        if self.simulator is None:
-            self.simulator = await self._stack.enter_async_context(Simulator())
-        for provider in waiting:
-            provider.endpoint.host, port = self.simulator.base_url.split("/")[2].rsplit(":", 1)
-            provider.endpoint.port = int(port)
-        return snapshot
-
-    async def _make_dispatcher(self, snapshot: Snapshot) -> Dispatcher:
-        """What the configuration needs of the ways to call providers; what was made once is used again."""
-        if self._wire is None:
-            self._wire = Http1Upstream()
-            self._stack.push_async_callback(self._wire.close)
-        providers = snapshot.providers.values()
-        if self._second_wire is None and any(provider.endpoint.http2 or provider.endpoint.proxy for provider in providers):
-            from router.adapters.upstream.http2 import PyreqwestUpstream
-
-            self._second_wire = PyreqwestUpstream()
-            self._stack.push_async_callback(self._second_wire.close)
-        if self._adapter is None and any(provider.lane == "litellm" for provider in providers):
-            from router.adapters.upstream.litellm_lane import LitellmLane
-
-            lane = LitellmLane()
-            try:
-                await lane.warm()
-            except RouterError as exc:
-                raise ConfigError(f"providers: {exc}") from exc
-            self._stack.push_async_callback(lane.close)
-            self._adapter = lane
-        return Dispatcher(wire=self._wire, second_wire=self._second_wire, adapter=self._adapter)
 
     def _make_pipeline(self, dispatcher: Dispatcher) -> Pipeline:
         return Pipeline(
@@ -321,7 +308,7 @@ class Service:
         try:
             self.pipeline.admission.identify(headers)
         except RouterError:
-            return True
+            return self._office is None or not self._office.knows(headers)
         return False
 
     # Health and metrics
@@ -343,6 +330,10 @@ class Service:
             self._ready_until = now + READY_SECONDS
         return ""
 
+    def notes(self) -> list[str]:
+        """What is worth knowing although the service is ready."""
+        return [] if self.reloader is None else reload_notes(self.reloader, self.controls.state.pin)
+
     async def scrape(self) -> bytes:
         """The metrics of all workers."""
         return await self._siblings.render()
@@ -354,7 +345,7 @@ class Service:
         def set_gauges(scrape: Scrape) -> None:
             snapshot = self.snapshot
             last_reload_ok = self.reloader is None or not self.reloader.findings
-            set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self._loaded_at, last_reload_ok=last_reload_ok)
+            set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self.loaded_at, last_reload_ok=last_reload_ok)
             set_budgets(scrape, snapshot.budgets, self._budget_states, self.controls.state)
             set_deployments(scrape, self._deployment_states())
             for cascade, share in self.fleet.memory.savings():
@@ -498,9 +489,3 @@ class Service:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
-
-
-def _ids(prefix: str) -> Callable[[], str]:
-    """What gives each request of this process an id of its own."""
-    counter = itertools.count(1)
-    return lambda: f"{prefix}{next(counter):x}"

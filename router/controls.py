@@ -17,6 +17,7 @@ from router.domain.controls import (
     BaseLimit,
     Control,
     ControlState,
+    Pin,
     amount_text,
     decode_state,
     encode_state,
@@ -163,6 +164,35 @@ class Desk:
         def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
             entry = AuditEntry(who=self._who, via=self._via, action=action, target=target, before=before, after=after, reason=reason)
             return msgspec.structs.replace(state, keys_epoch=state.keys_epoch + 1), entry
+
+        await self._change(edit, reason=None)
+
+    async def reload(self, *, reason: str = "") -> None:
+        """Have all workers of all replicas read their configuration now."""
+
+        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
+            entry = self._entry("config.reload", "all workers", reason=reason)
+            return msgspec.structs.replace(state, reload_epoch=state.reload_epoch + 1), entry
+
+        await self._change(edit, reason=None)
+
+    async def pin(self, version: str, *, reason: str) -> None:
+        """Have all serve a version of the configuration that was served before, whatever their file says, also after a restart."""
+
+        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
+            before = state.config if state.pin is None else state.pin.version
+            pin = Pin(version=version, reason=reason, by=self._who, at_ms=now_ms)
+            return _reloaded(state, pin), self._entry("config.rollback", "all workers", before=before, after=version, reason=reason)
+
+        await self._change(edit, reason=reason)
+
+    async def unpin(self, *, reason: str = "") -> None:
+        """Have all serve their file again."""
+
+        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
+            if state.pin is None:
+                raise ControlError("the file's configuration is served: nothing was rolled back")
+            return _reloaded(state, None), self._entry("config.unpin", "all workers", before=state.pin.version, reason=reason)
 
         await self._change(edit, reason=None)
 
@@ -321,6 +351,10 @@ def _name(target: str, what: str) -> str:
     if not target.strip() or len(target) > MAX_TARGET:
         raise ControlError(f"name a {what}")
     return target.strip()
+
+
+def _reloaded(state: ControlState, pin: Pin | None) -> ControlState:
+    return msgspec.structs.replace(state, pin=pin, reload_epoch=state.reload_epoch + 1)
 
 
 def _with(state: ControlState, control: Control) -> ControlState:

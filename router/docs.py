@@ -110,7 +110,28 @@ def paths() -> str:
 
     calls = [(code(f"POST {path.decode()}"), f"Calls a model: {operation}, on OpenAI's wire.") for path, operation in OPERATIONS.items()]
     reads = [(code(f"GET {path.replace('{name:path}', '{name}')}"), meaning) for path, meaning in OTHERS.items()]
-    return page("Paths", "Everything that is served over HTTP.", table(("request", "answer"), [*calls, *reads]))
+    return page(
+        "Paths",
+        "Everything that is served over HTTP.",
+        table(("request", "answer"), [*calls, *reads]),
+        "## Admin API",
+        "Where the configuration names `admins`. [How to use it](../admin.md); `/admin/openapi.json` describes every field.",
+        table(("request", "least role", "meaning"), _admin_paths()),
+    )
+
+
+def _admin_paths() -> list[tuple[str, str, str]]:
+    from types import SimpleNamespace
+
+    from router.admin.api import make_admin_app
+
+    # The endpoints are described, none is called.
+    nobody: Any = SimpleNamespace(service=None)
+    return [
+        (code(f"{method.upper()} {path}"), code(told["x-role"]), told.get("description") or told["summary"])
+        for path, methods in make_admin_app(nobody).openapi()["paths"].items()
+        for method, told in methods.items()
+    ]
 
 
 def environment() -> str:

@@ -37,11 +37,14 @@ POLL_SECONDS: Final = 0.5
 class LiveControls:
     """One worker's view of the controls, at most `POLL_SECONDS` old while the store answers; the last known one while not."""
 
-    def __init__(self, store: ControlStore, fleet: Fleet, *, keys_changed: Callable[[], None]) -> None:
-        """`keys_changed` is called when what is remembered of minted keys is to be forgotten."""
+    def __init__(
+        self, store: ControlStore, fleet: Fleet, *, keys_changed: Callable[[], None], reload: Callable[[], None] = lambda: None
+    ) -> None:
+        """`keys_changed` is called when what is remembered of minted keys is to be forgotten, `reload` when somebody asks for that."""
         self._store = store
         self._fleet = fleet
         self._keys_changed = keys_changed
+        self._reload = reload
         self._deployments: Mapping[str, tuple[str, str]] = {}
         self.state = ControlState()
         self.freezes: Freezes | None = None
@@ -106,12 +109,15 @@ class LiveControls:
 
     def _take(self, state: ControlState) -> None:
         keys_changed = state.keys_epoch != self.state.keys_epoch and self.state.version
+        reload = state.reload_epoch != self.state.reload_epoch and self.state.version
         self.state = state
         freezes = Freezes(state.controls)
         self.freezes = freezes if freezes else None
         self._fleet.close_deployments(closed_deployments(state.controls, self._deployments))
         if keys_changed:
             self._keys_changed()
+        if reload:
+            self._reload()
 
 
 def _after(entry: AuditEntry, after: str) -> AuditEntry:

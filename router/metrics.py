@@ -53,6 +53,8 @@ def _min(name: str, text: str, *labels: str) -> Family:
     return Family(name=name, kind="gauge", help=text, labels=labels, aggregation="min")
 
 
+_ADMIN_OUTCOMES: Final = {401: "unknown_credential", 403: "role_not_allowed", 429: "throttled"}
+
 _TABLE: Final = (
     # Requests: one per call of a client.
     _counter("faregate_requests_total", "Requests answered.", "route", "team", "operation", "stream", "outcome", "status"),
@@ -149,6 +151,8 @@ _TABLE: Final = (
     _sum("faregate_outbox_entries", "Settlements waiting for the budget store to come back."),
     # People who are told.
     _counter("faregate_alerts_total", "Alerts to receivers: sent, or dropped after the last try.", "kind", "outcome"),
+    # People who change a running service.
+    _counter("faregate_admin_requests_total", "Requests to the admin API, by what came of them.", "outcome"),
     # The process.
     _counter("faregate_log_lines_dropped_total", "Lines of the request log that nobody read in time."),
     _counter("faregate_config_reloads_total", "Tries to load a configuration that changed, by what came of them.", "outcome"),
@@ -393,6 +397,11 @@ class Metrics:
     def reloaded(self, *, outcome: str) -> None:
         """Count a try to load a configuration that changed: `ok`, `refused` or `store_away`."""
         self._add("faregate_config_reloads_total", 1, self._guard.word("outcome", outcome))
+
+    def administered(self, *, status: int) -> None:
+        """Count a request to the admin API by its status."""
+        outcome = _ADMIN_OUTCOMES.get(status, "ok" if status < 400 else "refused" if status < 500 else "failed")
+        self._add("faregate_admin_requests_total", 1, self._guard.word("admin", outcome))
 
     def price_lookup(self, result: str) -> None:
         """Count a lookup in the price book: `found`, `free`, `assumed` or `missing`. `configure` does so for its deployments."""

@@ -156,6 +156,10 @@ class StoredKey(msgspec.Struct, kw_only=True, omit_defaults=True):
     created_ms: int = 0
     expires_ms: int | None = None
     revoked_ms: int | None = None
+    previous_hmac: str = ""
+    """Of the secret that it had before it was rotated; empty: there is none that is still good."""
+    previous_until_ms: int = 0
+    """Until then the secret before is accepted, too."""
 
 
 class KeyStore(Protocol):
@@ -218,6 +222,22 @@ class ControlStore(Controls, AuditLog, Protocol):
     """Both, in one store."""
 
 
+class Shelf(Protocol):
+    """Texts by name, each with a label: configurations that were served. Raises `StoreUnavailable` from every method."""
+
+    async def keep(self, name: str, label: bytes, text: bytes) -> None:
+        """Add or replace."""
+        ...
+
+    async def labels(self) -> Sequence[bytes]:
+        """Of all that are kept."""
+        ...
+
+    async def text(self, name: str) -> bytes | None: ...
+
+    async def drop(self, name: str) -> None: ...
+
+
 class Ledger(BudgetStore, Lending, Lease, Books, KeyStore, Protocol):
     """One store behind all five: SQLite or Redis."""
 
@@ -227,6 +247,10 @@ class Ledger(BudgetStore, Lending, Lease, Books, KeyStore, Protocol):
 
     def alert_store(self) -> AlertStore:
         """What alerts keep in the same store. Usable while this is open."""
+        ...
+
+    def shelf(self) -> Shelf:
+        """Texts of the configuration, in the same store. Usable while this is open."""
         ...
 
     async def open(self, *, replica_id: str, lease_seconds: float) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import structlog
@@ -14,6 +16,7 @@ import structlog
 from router.alerts import emit
 from router.alerts.local import config_rejected
 from router.domain.addresses import is_loopback
+from router.domain.controls import Pin
 from router.errors import ConfigError, StoreUnavailable
 from router.metrics import Metrics
 from router.ports import Endpoint
@@ -70,6 +73,17 @@ def _same(one: Endpoint, other: Endpoint) -> bool:
     return all(getattr(one, field.name) == getattr(other, field.name) for field in dataclasses.fields(Endpoint))
 
 
+def reload_notes(reloader: Reloader, pin: Pin | None) -> list[str]:
+    """What is worth knowing of the configuration that is served. Findings are not in it: anybody may read this."""
+    notes = []
+    if pin is not None:
+        notes.append(f"the configuration was rolled back to version {pin.version}")
+    if reloader.findings:
+        refused = datetime.fromtimestamp(reloader.refused_at, UTC)
+        notes.append(f"the last reload was refused at {refused:%Y-%m-%dT%H:%M:%SZ}; the configuration before stays in force")
+    return notes
+
+
 class Target(Protocol):
     """What is reloaded."""
 
@@ -90,19 +104,36 @@ Signature = tuple[int, int, int] | None
 class Reloader:
     """Watches the file of a configuration, and reads it when it changed or when somebody asks."""
 
-    def __init__(self, target: Target, load: Callable[[], Snapshot]) -> None:
-        """`load` reads and checks the configuration; it raises `ConfigError` with all findings."""
+    def __init__(
+        self, target: Target, load: Callable[[], Snapshot], *, instead: Callable[[], Awaitable[Snapshot | None]] | None = None
+    ) -> None:
+        """`load` reads and checks the configuration; it raises `ConfigError` with all findings.
+
+        `instead` gives what people rolled back to, and is served in place of the file; None: they did not.
+        """
         self._target = target
         self._load = load
+        self._instead = instead
         self._path = target.snapshot.source
         self._seen = _signature(self._path)
         self._asked = asyncio.Event()
         self.findings = ""
         """What was wrong at the last try; empty if nothing was."""
+        self.refused_at = 0.0
+        """When the last try failed, Unix seconds; 0: it did not."""
+        self.waiting: tuple[str, ...] = ()
+        """Fields that differ in the file and hold only from the next start on."""
+        self._tried: list[asyncio.Future[None]] = []
 
     def soon(self) -> None:
         """Read the configuration now, whether the file changed or not."""
         self._asked.set()
+
+    def next_try(self) -> asyncio.Future[None]:
+        """What is done when the next try to read the configuration, of those that begin from now on, has come to its end."""
+        tried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tried.append(tried)
+        return tried
 
     async def look(self) -> None:
         """Wait until somebody asks or a moment has passed, then reload if there is a reason."""
@@ -113,10 +144,16 @@ class Reloader:
         if not self._asked.is_set() and (found is None or found == self._seen):
             return
         self._asked.clear()
-        await self._settled()
-        seen = _signature(self._path)
-        if await self.reload():
-            self._seen = seen
+        waiting, self._tried = self._tried, []
+        try:
+            await self._settled()
+            seen = _signature(self._path)
+            if await self.reload():
+                self._seen = seen
+        finally:
+            for tried in waiting:
+                if not tried.done():
+                    tried.set_result(None)
 
     async def _settled(self) -> None:
         found = _signature(self._path)
@@ -130,7 +167,8 @@ class Reloader:
         """Load and swap. False: the store did not answer, and it is to be tried again."""
         target = self._target
         try:
-            snapshot = await asyncio.to_thread(self._load)
+            kept = None if self._instead is None else await self._instead()
+            snapshot = await asyncio.to_thread(self._load) if kept is None else kept
             if is_open_door(snapshot, target.host):
                 raise ConfigError(f"{self._path}: keys: without keys, everybody who reaches {target.host} could spend your money")
             waiting = needs_restart(snapshot.server, target.snapshot.server)
@@ -142,22 +180,25 @@ class Reloader:
             target.metrics.reloaded(outcome="store_away")
             log.warning("the configuration is not reloaded before the budget store is back", reason=str(exc))
             return False
-        self.findings = ""
+        self.findings, self.refused_at, self.waiting = "", 0.0, tuple(waiting)
         target.metrics.reloaded(outcome="ok")
         if not target.worker:
-            self._say(snapshot, waiting)
+            self._say(snapshot, waiting, rolled_back=kept is not None)
         return True
 
     def _refused(self, findings: str) -> None:
-        self.findings = findings
+        self.findings, self.refused_at = findings, time.time()
         self._target.metrics.reloaded(outcome="refused")
         emit(config_rejected(self._path, findings))
         # One worker speaks for all: they read the same file.
         if not self._target.worker:
             log.error("the configuration has errors; the one before stays in force", file=self._path, findings=findings)
 
-    def _say(self, snapshot: Snapshot, waiting: list[str]) -> None:
-        log.info("the configuration was reloaded", version=snapshot.version, file=self._path)
+    def _say(self, snapshot: Snapshot, waiting: list[str], *, rolled_back: bool) -> None:
+        if rolled_back:
+            log.warning("a configuration that was rolled back to is served, whatever the file says", version=snapshot.version)
+        else:
+            log.info("the configuration was reloaded", version=snapshot.version, file=self._path)
         for warning in snapshot.warnings:
             log.warning(warning)
         if waiting:

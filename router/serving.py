@@ -20,6 +20,7 @@ import structlog
 import uvicorn
 
 from router.app import Service
+from router.edge.gate import Gate
 from router.edge.protocol import GateProtocol
 from router.errors import ConfigError
 from router.snapshot import Snapshot
@@ -128,7 +129,7 @@ class RunningApp:
         try:
             self._port = listener.getsockname()[1]
             await self.service.__aenter__()
-            self._server = GateServer(_uvicorn_config(self.service))
+            self._server = GateServer(server_config(self.service.gate))
             self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="server")
             while not self._server.started:
                 if self._serving.done():
@@ -195,9 +196,10 @@ class RunningApp:
                     await self._asked.wait()
 
 
-def _uvicorn_config(service: Service) -> uvicorn.Config:
+def server_config(gate: Gate, *, grace_seconds: int | None = None) -> uvicorn.Config:
+    """How uvicorn serves a gate. `grace_seconds`: how long requests may go on after the end was asked for."""
     return uvicorn.Config(
-        service.gate,
+        gate,
         http=GateProtocol,
         ws="none",
         lifespan="off",
@@ -208,6 +210,7 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         backlog=BACKLOG,
+        timeout_graceful_shutdown=grace_seconds,
     )
 
 

@@ -13,8 +13,8 @@ from policies.learned.model import Model
 from policies.learned.thresholds import Target
 from policies.types import Traits
 from router.alerts.config import AlertRules, Receiver
-from router.domain.budgets import Budget
 from router.domain.advances import WhenDown
+from router.domain.budgets import Budget
 from router.domain.prices import Price, price_at
 from router.domain.pricing import Tariff, tariff_of
 from router.domain.runaway import RunawayRules

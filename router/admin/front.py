@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from router.admin.pages import Pages
 from router.edge.asgi import AsgiApp, Message, Receive, Scope, Send
 from router.edge.headers import OWN_REQUEST_ID, REQUEST_ID, safe_id
+
+ADMIN: Final = "/admin/"
 
 
 class Front:
@@ -21,6 +24,8 @@ class Front:
         """`new_id` gives ids of requests: those that calls for models have, too."""
         self._pages = pages
         self._new_id = new_id
+        self.admin: AsgiApp | None = None
+        """What answers administrators below `/admin`; None: nothing does."""
         self._loading: asyncio.Future[AsgiApp] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,6 +36,9 @@ class Front:
         headers = dict(scope["headers"])
         own = self._new_id()
         ids = [(REQUEST_ID, (safe_id(headers.get(REQUEST_ID)) or own).encode()), (OWN_REQUEST_ID, own.encode())]
+        if self.admin is not None and scope["path"].startswith(ADMIN):
+            await self.admin(scope, receive, _adding(ids, send))
+            return
         reply = await self._pages.answer(scope["path"], headers) if scope["method"] == "GET" else None
         if reply is None:
             await (await self._framework())(scope, receive, _adding(ids, send))

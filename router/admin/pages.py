@@ -23,11 +23,19 @@ _MODEL_PREFIX: Final = routes.MODEL.partition("{")[0]
 class Pages:
     """Every page of `routes.OTHERS`, by path."""
 
-    def __init__(self, view: View, *, metrics: Callable[[], Awaitable[bytes]], ready: Callable[[], Awaitable[str]]) -> None:
-        """`metrics` renders all workers' metrics; `ready` says what is missing, or nothing."""
+    def __init__(
+        self,
+        view: View,
+        *,
+        metrics: Callable[[], Awaitable[bytes]],
+        ready: Callable[[], Awaitable[str]],
+        notes: Callable[[], list[str]] = list,
+    ) -> None:
+        """`metrics` renders all workers' metrics; `ready` says what is missing, or nothing; `notes` what is worth knowing else."""
         self._view = view
         self._metrics = metrics
         self._ready = ready
+        self._notes = notes
         self._pages: dict[str, Callable[[Headers], Awaitable[Reply]]] = {
             routes.LIVE: self._live,
             routes.READY: self._readiness,
@@ -57,7 +65,9 @@ class Pages:
         missing = await self._ready()
         if missing:
             return _json({"status": "not ready", "reason": missing}, status=503)
-        return _json({"status": "ready", "config_version": self._view.snapshot.version})
+        notes = self._notes()
+        ready = {"status": "ready", "config_version": self._view.snapshot.version}
+        return _json({**ready, "notes": notes} if notes else ready)
 
     async def _metrics_page(self, headers: Headers) -> Reply:
         return Reply(200, [(b"content-type", METRICS_TYPE)], await self._metrics())

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from router.commands.changes import AsJson, Reason, Until, change, ending, moment_text, parse_amount, print_rows, until_ms
+from router.commands.changes import AsJson, Reason, Until, change, ending, moment_text, print_rows, until_ms
 from router.commands.options import Books, Store
 from router.controls import Desk, How, LimitChange, find_budget
 from router.domain.controls import Control, ControlState, amount_text, change_text, limit_in_force
+from router.inputs import parse_amount
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show the limits of budgets, and change them while the service runs.")
 

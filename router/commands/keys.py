@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import typer
@@ -21,34 +21,13 @@ from router.controls import Desk
 from router.domain import keys
 from router.domain.store_address import without_password
 from router.errors import ConfigError
+from router.inputs import parse_expiry
 from router.ports import StoredKey
 from router.settings import load_snapshot
 from router.settings.env import CONFIG
 from router.settings.findings import one_of
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list and revoke the keys of clients.")
-
-_UNITS: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def parse_expiry(text: str, *, now: datetime) -> int:
-    """When a key ends, Unix ms: a date (its first moment, UTC), a date with time, or a time from now such as `30d`.
-
-    Raises:
-        ValueError: neither, or it has passed already.
-    """
-    number, unit = text[:-1], text[-1:]
-    if number.isdigit() and unit in _UNITS:
-        moment_ms = int((now.timestamp() + int(number) * _UNITS[unit]) * 1000)
-    else:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is no time: write 2027-01-01, 2027-01-01T12:00+09:00, 12h, 30d or 8w") from None
-        moment_ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    if moment_ms <= now.timestamp() * 1000:
-        raise ValueError(f"{text} has passed already")
-    return moment_ms
 
 
 def parse_tags(pairs: list[str]) -> dict[str, str]:
@@ -142,7 +121,7 @@ async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -
         if keep:
             await ledger.put_key(key)
             desk = Desk(ledger.control_store(), who=operator(), via="command")
-            await desk.note("key.mint", key.key_id, after=f"{key.name} of team {key.team}" if key.team else key.name)
+            await desk.keys_changed("key.mint", key.key_id, after=f"{key.name} of team {key.team}" if key.team else key.name)
     return first
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from datetime import UTC, datetime, tzinfo
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -14,6 +12,7 @@ import typer
 
 from router.adapters.choose import choose_store, must_exist, open_ledger
 from router.books.reading import TIMEOUT_SECONDS, each_record
+from router.books.tables import csv_text, row_of
 from router.commands.options import Books, Store
 from router.commands.spend_export import command as export
 from router.domain.money import format_usd
@@ -92,49 +91,17 @@ def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _row(sums: Sums) -> dict[str, Any]:
-    return {
-        "requests": len(sums.requests),
-        "calls": sums.calls,
-        "input_tokens": sums.input_tokens,
-        "cached_tokens": sums.cached_tokens,
-        "output_tokens": sums.output_tokens,
-        "cost_nusd": sums.charge_nusd,
-        "cost_usd": format_usd(sums.charge_nusd),
-        "avoided_estimate_nusd": sums.avoided_nusd,
-        "avoided_estimate_usd": None if sums.avoided_nusd is None else format_usd(sums.avoided_nusd),
-        "estimated_nusd": sums.estimated_nusd,
-        "estimated_share": sums.estimated_share,
-    }
-
-
 def json_text(report: Report, *, since: datetime, until: datetime | None) -> str:
     """The report as one JSON object."""
-    rows = [dict(zip(report.by, group, strict=True)) | _row(sums) for group, sums in report.sorted_rows()]
+    rows = [dict(zip(report.by, group, strict=True)) | row_of(sums) for group, sums in report.sorted_rows()]
     whole = {
         "since": since.isoformat(),
         "until": None if until is None else until.isoformat(),
         "by": report.by,
         "rows": rows,
-        "total": _row(report.total),
+        "total": row_of(report.total),
     }
     return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n"
-
-
-def csv_text(report: Report) -> str:
-    """The report as CSV, without a row of totals, so that a column can be summed."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*report.by, *_row(report.total)))
-    for group, sums in report.sorted_rows():
-        values = ["" if value is None else value for value in _row(sums).values()]
-        writer.writerow((*map(_cell, group), *values))
-    return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    # Users' names come from clients. A spreadsheet runs a cell that begins like a formula.
-    return f"'{printable(text)}" if text.startswith(("=", "+", "-", "@")) else printable(text)
 
 
 def _figures(sums: Sums) -> tuple[str, ...]:

@@ -48,6 +48,17 @@ class BaseLimit(msgspec.Struct, frozen=True, omit_defaults=True):
     """Dimensions that the budget is split by; empty: it is not."""
 
 
+class Pin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A roll-back: this version of the configuration is served, whatever the file says."""
+
+    version: str
+    reason: str
+    by: str
+    """Who made it."""
+    at_ms: int
+    """When, Unix time of the store."""
+
+
 class ControlState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that is kept of controls in the store, replaced as a whole."""
 
@@ -61,6 +72,10 @@ class ControlState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """In the order in which they were made."""
     keys_epoch: int = 0
     """Grows whenever minted keys changed: what is remembered of them is then to be forgotten."""
+    reload_epoch: int = 0
+    """Grows whenever all are to read their configuration anew."""
+    pin: Pin | None = None
+    """The configuration that was rolled back to; None: that of the file is served."""
 
     @property
     def ends_ms(self) -> int:

@@ -31,8 +31,8 @@ class MintedKey(NamedTuple):
     text: str
 
 
-def mint(random_bytes: bytes) -> MintedKey:
-    """Make a key out of random bytes.
+def mint(random_bytes: bytes, *, key_id: str = "") -> MintedKey:
+    """Make a key out of random bytes; with `key_id`, another secret for a key that exists.
 
     Raises:
         ValueError: fewer than `RANDOM_BYTES` bytes.
@@ -41,7 +41,7 @@ def mint(random_bytes: bytes) -> MintedKey:
         raise ValueError(f"a key needs {RANDOM_BYTES} random bytes, not {len(random_bytes)}")
     # 512 random bits taken modulo 62^40 (238 bits): what is left of unevenness is below 2^-270.
     digits = _base62(int.from_bytes(random_bytes[:RANDOM_BYTES], "big"), ID_LENGTH + SECRET_LENGTH)
-    key_id, secret = digits[:ID_LENGTH], digits[ID_LENGTH:]
+    key_id, secret = key_id or digits[:ID_LENGTH], digits[ID_LENGTH:]
     head = f"{PREFIX}{key_id}-{secret}"
     return MintedKey(key_id=key_id, text=head + _checksum(head))
 

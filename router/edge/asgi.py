@@ -37,7 +37,7 @@ async def serve_asgi(app: AsgiApp, exchange: WireExchange) -> None:
         "query_string": exchange.head.query,
         "root_path": "",
         "headers": exchange.head.pairs,
-        "client": None,
+        "client": exchange.peer,
         "server": None,
     }
     bridge = _Bridge(exchange)

@@ -62,6 +62,12 @@ class WireExchange:
     def path(self) -> str:
         return self.head.target.decode("latin-1")
 
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Address and port of whoever is connected; None if that has none."""
+        name = self._transport.get_extra_info("peername")
+        return (name[0], name[1]) if isinstance(name, tuple) else None
+
     async def body(self) -> bytes:
         return self._body
 

@@ -30,7 +30,8 @@ BLOCKS: Final = [
     for number, (language, text) in enumerate(_BLOCK.findall(path.read_text(encoding="utf-8")), 1)
 ]
 ENVIRONMENT: Final = {
-    name: "x" * 8 for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", "".join(path.read_text(encoding="utf-8") for path in text_files(".md")))
+    name: name.lower().ljust(32, "x")
+    for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", "".join(path.read_text(encoding="utf-8") for path in text_files(".md")))
 } | {"OPENAI_API_KEY": "x" * 8, "REDIS_URL": "", "SLACK_WEBHOOK": "https://chat.example.com/hook"}
 
 

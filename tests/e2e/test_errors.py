@@ -251,6 +251,10 @@ ELSEWHERE = {
     "upstream_refused",
     # In test_policy_kinds.py.
     "deadline_exceeded",
+    # In test_admin_api.py.
+    "invalid_admin_credential",
+    "role_not_allowed",
+    "not_found",
     # In test_guards.py, test_live_control.py and test_runaway.py.
     "request_limit_exceeded",
     "frozen",

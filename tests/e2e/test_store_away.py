@@ -134,9 +134,7 @@ async def test_a_process_killed_while_redis_is_away_has_spent_its_advance_until_
         assert await gateway.drifts() == []
 
 
-async def test_open_lets_calls_through_up_to_its_cap(
-    tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream
-) -> None:
+async def test_open_lets_calls_through_up_to_its_cap(tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream) -> None:
     """The limit is exceeded by no more than the cap; what was let through is booked in full, as debt."""
     async with Gateway(tmp_path, config(up, "open"), store=own_redis.url) as gateway, gateway.client() as client:
         await served_again(client)

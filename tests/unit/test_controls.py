@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.commands.changes import moment_text, parse_amount, parse_until
+from router.commands.changes import moment_text
 from router.controls import ControlError, Desk
 from router.domain.budgets import NEVER_MS, Budget
 from router.domain.controls import (
@@ -29,6 +29,7 @@ from router.domain.controls import (
 )
 from router.errors import StoreUnavailable
 from router.fleet import Fleet
+from router.inputs import parse_amount, parse_until
 from router.live_controls import LiveControls
 from tests.control_fakes import MemoryControls
 from tests.pipeline_fakes import World, ask, json_answer, snapshot

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from router import inputs
 from router.commands import keys as command
 from router.commands import ledger as ledger_command
 from router.domain import keys
@@ -74,14 +75,14 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 )
 def test_expiry_is_written_as_people_write_it(text: str, expected: str) -> None:
     """A date is its first moment in UTC."""
-    assert command.parse_expiry(text, now=NOW) == datetime.fromisoformat(expected).timestamp() * 1000
+    assert inputs.parse_expiry(text, now=NOW) == datetime.fromisoformat(expected).timestamp() * 1000
 
 
 @pytest.mark.parametrize(("text", "message"), [("soon", "is no time"), ("2020-01-01", "has passed"), ("d", "is no time")])
 def test_an_expiry_that_makes_no_sense_is_refused(text: str, message: str) -> None:
     """A key that has expired already is a mistake."""
     with pytest.raises(ValueError, match=message):
-        command.parse_expiry(text, now=NOW)
+        inputs.parse_expiry(text, now=NOW)
 
 
 @pytest.fixture

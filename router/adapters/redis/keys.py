@@ -145,6 +145,16 @@ class Keys:
         return f"{{{self.prefix}}}:audit"
 
     @property
+    def config_labels(self) -> str:
+        """Hash: version of a configuration that was served -> when, and of which file."""
+        return f"{{{self.prefix}}}:configs"
+
+    @property
+    def config_texts(self) -> str:
+        """Hash: version -> its text."""
+        return f"{self.config_labels}:texts"
+
+    @property
     def alerts_marks(self) -> str:
         """Hash: what was told -> until when it is not told again, ms. See `mark.lua`."""
         return f"{{{self.prefix}}}:alerts:marks"

@@ -38,6 +38,7 @@ from router.adapters.redis.controls import RedisControls
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
 from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
+from router.adapters.redis.shelf import RedisShelf
 from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
 from router.domain.money import MAX_NUSD
@@ -168,6 +169,10 @@ class RedisLedger:
     def control_store(self) -> RedisControls:
         """What people change while the service runs, and who changed it."""
         return RedisControls(self._read, self.keys)
+
+    def shelf(self) -> RedisShelf:
+        """Texts of the configuration."""
+        return RedisShelf(self._read, self.keys)
 
     def alert_store(self) -> RedisMarkers:
         """What alerts keep here."""

@@ -19,6 +19,7 @@ from router.adapters.sqlite.batch import Batch
 from router.adapters.sqlite.controls import SqliteControls
 from router.adapters.sqlite.markers import SqliteMarkers
 from router.adapters.sqlite.reads import Audit, bucket_states
+from router.adapters.sqlite.shelf import SqliteShelf
 from router.adapters.sqlite.writer import Writer
 from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, WindowMoved
 from router.errors import ConfigError, StoreUnavailable
@@ -93,6 +94,10 @@ class SqliteLedger:
     def control_store(self) -> SqliteControls:
         """What people change while the service runs, and who changed it."""
         return SqliteControls(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
+
+    def shelf(self) -> SqliteShelf:
+        """Texts of the configuration."""
+        return SqliteShelf(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
 
     def alert_store(self) -> SqliteMarkers:
         """What alerts keep here."""

@@ -1,0 +1,125 @@
+"""Keys of clients in the ledger: minted, rotated and revoked, each change audited and known to every worker within a second."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from router.controls import Desk
+from router.domain import keys
+from router.errors import INVALID_REQUEST, NOT_FOUND, RouterError
+from router.ports import KeyStore, StoredKey
+from router.snapshot import Snapshot
+
+MAX_OVERLAP_SECONDS: Final = 90 * 86_400
+_TRIES: Final = 5
+
+
+class Keyring:
+    """Changes keys for one person."""
+
+    def __init__(self, store: KeyStore, desk: Desk) -> None:
+        self._store = store
+        self._desk = desk
+
+    async def mint(
+        self,
+        *,
+        name: str,
+        team: str = "",
+        models: Sequence[str] = (),
+        tags: Mapping[str, str],
+        expires_ms: int | None = None,
+        now_ms: int,
+        reason: str = "",
+    ) -> tuple[StoredKey, str]:
+        """Make a key. Returns it, and what its client sends: only a hash of that is kept.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES))
+        key = StoredKey(
+            key_id=minted.key_id,
+            secret_hmac=keys.digest(await self._store.pepper(), minted.text),
+            name=name,
+            team=team,
+            models=list(models),
+            tags=dict(tags),
+            created_ms=now_ms,
+            expires_ms=expires_ms,
+        )
+        await self._store.put_key(key)
+        await self._desk.keys_changed("key.mint", key.key_id, after=f"{name} of team {team}" if team else name, reason=reason)
+        return key, minted.text
+
+    async def rotate(self, key_id: str, *, overlap_seconds: float, now_ms: int, reason: str = "") -> tuple[StoredKey, str]:
+        """Give a key another secret. The one before is accepted for the overlap, the one before that no more.
+
+        Raises:
+            RouterError: 404, or 400 if it is revoked.
+            StoreUnavailable: the store does not answer.
+        """
+        key = await self.find(key_id)
+        if key.revoked_ms is not None:
+            raise RouterError(INVALID_REQUEST, f"Key '{key_id}' is revoked, for good; mint another one.")
+        minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES), key_id=key_id)
+        rotated = msgspec.structs.replace(
+            key,
+            secret_hmac=keys.digest(await self._store.pepper(), minted.text),
+            previous_hmac=key.secret_hmac if overlap_seconds else "",
+            previous_until_ms=now_ms + round(overlap_seconds * 1000) if overlap_seconds else 0,
+        )
+        await self._store.put_key(rotated)
+        await self._desk.keys_changed("key.rotate", key_id, after=f"the secret before is good for {overlap_seconds:.0f} s", reason=reason)
+        return rotated, minted.text
+
+    async def revoke(self, key_id: str, *, now_ms: int, reason: str = "") -> StoredKey:
+        """Refuse a key from now on, for good.
+
+        Raises:
+            RouterError: 404.
+            StoreUnavailable: the store does not answer, or others change the key all the time.
+        """
+        key = await self.find(key_id)
+        if key.revoked_ms is not None:
+            return key
+        for _ in range(_TRIES):
+            key = msgspec.structs.replace(key, revoked_ms=now_ms, previous_hmac="", previous_until_ms=0)
+            await self._store.put_key(key)
+            await self._desk.keys_changed("key.revoke", key_id, before="active", after="revoked", reason=reason)
+            # Whoever rotated it in the same moment may have written it back.
+            key = await self.find(key_id)
+            if key.revoked_ms is not None:
+                break
+        return key
+
+    async def find(self, key_id: str) -> StoredKey:
+        """The key.
+
+        Raises:
+            RouterError: 404.
+        """
+        found = await self._store.get_key(key_id) if len(key_id) == keys.ID_LENGTH else None
+        if found is None:
+            # What is too long for an id may be a secret: it is not repeated.
+            shown = f"'{key_id}'" if len(key_id) <= keys.ID_LENGTH else "of this id"
+            raise RouterError(NOT_FOUND, f"There is no key {shown} in the ledger. Those of the configuration are changed there.")
+        return found
+
+
+def check_names(snapshot: Snapshot, team: str, models: Sequence[str]) -> None:
+    """Refuse a team or model that the configuration does not have: the key would never work, or escape its team's limits.
+
+    Raises:
+        RouterError: 400.
+    """
+    if team and team not in snapshot.teams:
+        known = ", ".join(snapshot.teams) or "none"
+        raise RouterError(INVALID_REQUEST, f"There is no team '{team}'; known: {known}.", param="team")
+    for name in models:
+        if name not in snapshot.routes:
+            raise RouterError(INVALID_REQUEST, f"There is no route or model '{name}'.", param="models")
