@@ -199,8 +199,7 @@ class Attempts:
         usage = unanswered(attempt, call.left_as or "client_left", self._fleet)
         if attempt.state == "held":
             call.winner, call.usage = attempt, usage
-        lost = "hedged" if call.left_as == "hedged" else "upstream_lost"
-        await self._settlements.settle(attempt, usage=usage, outcome="client_left" if exchange.gone else lost)
+        await self._settlements.settle(attempt, usage=usage, outcome=call.left_as or ("client_left" if exchange.gone else "upstream_lost"))
 
     def _learn(self, attempt: Attempt, failure: Failure | None) -> None:
         """Remember what the attempt says of its deployment."""

@@ -57,6 +57,28 @@ def snapshot(*, limit: str = "1.00", slice_tokens: int = 2048, retries: int = 1)
     return load_text(text, source="test.yaml", environ={}, price_book=price_book()).snapshot
 
 
+KINDS = """
+version: 1
+server: {{log_requests: false}}
+providers:
+  one: {{kind: openai, base_url: "http://127.0.0.1:1/v1", api_key: k}}
+  two: {{kind: openai, base_url: "http://127.0.0.1:2/v1", api_key: k}}
+models:
+  m: {{at: one/m, price: {{input: 10, output: 10}}, default_max_output: 200}}
+  n: {{at: two/n, price: {{input: 10, output: 10}}, default_max_output: 200}}
+routes:
+  auto: {{use: [m, n], by: {by}, fallback: {{tries: 4, retries: 0}}}}
+budgets:
+  everyone: {{limit: $1.00}}
+teams: {{lab: {{budget: $1.00}}}}
+"""
+
+
+def by_kind(by: str) -> Snapshot:
+    """Two models under a policy kind."""
+    return load_text(KINDS.format(by=by), source="test.yaml", environ={}, price_book=price_book()).snapshot
+
+
 def with_ways(*ways: OnShort, wait: float = 5.0, least: int = 16, **more: Any) -> Snapshot:
     """One budget that does this when it is short."""
     made = snapshot(limit="1.00")
@@ -412,9 +434,9 @@ def ask(*, stream: bool = False, **more: object) -> dict[str, object]:
     return {"model": "auto", "stream": stream, "messages": [{"role": "user", "content": "Hello"}], **more}
 
 
-def json_answer(completion: int = 5, **more: object) -> Script:
+def json_answer(completion: int = 5, *, text: str = "Hi.", **more: object) -> Script:
     """A JSON answer whose provider says how many tokens it was."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi."}}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     told = {"prompt_tokens": 7, "completion_tokens": completion, "total_tokens": 7 + completion}
     return Script([msgspec.json.encode({"model": "m-1", "choices": [choice], "usage": told, **more})])
 
