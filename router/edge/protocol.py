@@ -47,6 +47,8 @@ CHUNK_MARK_BYTES: Final = 16
 VERSIONS: Final = frozenset({"1.1", "1.0"})
 RESET_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 1.0)
 """Pauses between looks for a reset; the last one again and again."""
+LINGER_SECONDS: Final = 2.0
+"""How long the rest of a request is still taken, and thrown away, after its last answer."""
 HIGH_WATER: Final = 256 * 1024
 MAX_HEADS_KNOWN: Final = 8
 """Different heads of one connection that are made known, one after the other: a proxy before us may mix many clients."""
@@ -197,7 +199,13 @@ class GateProtocol(asyncio.Protocol):
 
     def close(self) -> None:
         self.closing = True
-        self.transport.close()
+        if self.phase == "idle" or self.transport.is_closing():
+            self.transport.close()
+            return
+        # A socket that is closed with unread bytes in it is reset, and the client may lose our last answer with that.
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def refuse(self, spec: ErrorSpec, message: str) -> None:
         """Answer a request that cannot be read, and close. Those before it get their answers first."""

@@ -38,7 +38,10 @@ class Wire:
     def close(self) -> None:
         self.closed = True
 
-    abort = close
+    abort = write_eof = close
+
+    def is_closing(self) -> bool:
+        return self.closed
 
     def is_reading(self) -> bool:
         return self.reading
