@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from msgspec import UNSET
 
@@ -33,6 +33,10 @@ class Branch:
     """The signal that `order` looks at, if it looks at one."""
     live: tuple[Live, ...] = ()
     """What `order` reads of the moment; it comes in `RequestFacts.live`."""
+    private: tuple[str, ...] = ()
+    """The classes of private requests that it is for."""
+    allowed: frozenset[str] | None = None
+    """Deployments that may see the request, on whatever way it is sent there; None: all."""
     selected: frozenset[str] = field(init=False, repr=False, compare=False)
     """`deployments` as a set: whatever else is offered as a candidate is out."""
 
@@ -56,11 +60,28 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateClass:
+    """Requests that only some deployments may see."""
+
+    name: str
+    matches: Callable[[RequestFacts], bool | None]
+    """None, it cannot be told: then the request is private."""
+    allowed: frozenset[str]
+    """The deployments that may see them."""
+    describe: str = ""
+    """The condition in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePolicy:
     """The rules of a route, in order, and what holds if none matches."""
 
     rules: tuple[Rule, ...]
     default: Branch
+    privacy: tuple[PrivateClass, ...] = ()
+    """Looked at whatever rule matches: a request may belong to several, and then only what all of them allow may see it."""
+    confined: dict[tuple[str, tuple[str, ...]], Branch] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Branches as they are for private requests, by rule and classes; made when one comes."""
 
 
 def choose(policy: RoutePolicy, facts: RequestFacts) -> Branch:
@@ -74,9 +95,39 @@ def choose(policy: RoutePolicy, facts: RequestFacts) -> Branch:
         if rule.matches(facts):
             branch = rule.branch
             break
+    if policy.privacy:
+        branch = _confined(policy, branch, facts)
     if branch.reads is not None and getattr(facts.signals, branch.reads) is UNSET:
         raise MissingSignal(branch.reads)
     return branch
+
+
+def _confined(policy: RoutePolicy, branch: Branch, facts: RequestFacts) -> Branch:
+    """The branch without the deployments that may not see the request, if it is private."""
+    # What cannot be told is private: only a plain no lets a request out.
+    classes = [one for one in policy.privacy if one.matches(facts) is not False]
+    if not classes:
+        return branch
+    key = (branch.rule, tuple([one.name for one in classes]))
+    made = policy.confined.get(key)
+    if made is None:
+        made = policy.confined[key] = confine(branch, classes)
+    return made
+
+
+def confine(branch: Branch, classes: Sequence[PrivateClass]) -> Branch:
+    """A branch that leads nowhere but to what all of these classes allow. Whatever its kind does, it is offered nothing else."""
+    allowed = frozenset.intersection(*[one.allowed for one in classes])
+    names = ", ".join(one.name for one in classes)
+    withheld = tuple([Rejection(name, "private", f"may not see {names} requests") for name in branch.deployments if name not in allowed])
+    order = branch.order
+
+    def confined(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
+        ranking = order(facts, kept, draw)
+        return Ranking(ranking.order, (*withheld, *ranking.rejected), ranking.measure, ranking.plan)
+
+    kept = tuple([name for name in branch.deployments if name in allowed])
+    return replace(branch, deployments=kept, order=confined, refuse=True, private=tuple([one.name for one in classes]), allowed=allowed)
 
 
 def decide(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -141,6 +142,17 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What the rules of a route read of the moment."""
+
+    timezone: ZoneInfo | None
+    """Of the time that they read; None: none does."""
+    budgets: bool
+    states: Mapping[str, tuple[str, ...]]
+    """Deployments of `provider:<name>` and `model:<name>`, of those whose state is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A name that clients send in `model`."""
 
@@ -155,6 +167,8 @@ class Route:
     """True for a route that is simply the name of a model or deployment."""
     headers_read: frozenset[str] = frozenset()
     """Lower-case request headers that its rules look at."""
+    watch: Watch | None = None
+    """None: its rules read nothing of the moment."""
     max_cost_nusd: int | None = None
     """Most that one request may cost."""
     guards: tuple[Guards, ...] = ()
@@ -220,6 +234,11 @@ class ServerSettings:
     """`redis://...`, `rediss://...`, `unix://...` or a file path for SQLite."""
     lease_seconds: float = 20.0
     store_timeout_seconds: float = 0.25
+    when_store_is_down: WhenDown = "closed"
+    """For budgets that say nothing themselves."""
+    lease_ppm: int = 20_000
+    """Most of what is left of a budget that is held as advances, in millionths."""
+    open_up_to_nusd: int = 1_000_000_000
     keep_log_seconds: float = 400 * 86_400.0
     """Age at which entries leave the ledger's log."""
     drain_seconds: float = 30.0
@@ -234,11 +253,6 @@ class ServerSettings:
     strict: bool = False
     """Inputs are held at their certain bound, never at a lower one that was learned."""
     learn_lengths: bool = True
-    when_store_is_down: WhenDown = "closed"
-    """For budgets that say nothing themselves."""
-    lease_ppm: int = 20_000
-    """Most of what is left of a budget that is held as advances, in millionths."""
-    open_up_to_nusd: int = 1_000_000_000
     """Caps of answers that are not streamed, and first slices of streams, go by the lengths of earlier answers."""
     least_output_tokens: int = 256
     """Smallest cap that a call is clamped to near the end of a budget."""
@@ -250,11 +264,11 @@ class ServerSettings:
     log_requests: bool = True
     baseline: str | None = None
     """Deployment whose price avoided cost is measured against."""
-    record_decisions: float = 0.01
-    """Share of requests whose records keep what the decision was made of."""
     admin_host: str = "127.0.0.1"
     admin_port: int | None = None
     """Where the admin API listens; None: below `/admin` on `port`."""
+    record_decisions: float = 0.01
+    """Share of requests whose records keep what the decision was made of."""
     budget_status: int = 402
     """Status of a refusal for money; 402 unless a migrating client needs another."""
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from router.domain.budgets import Budget
 from router.domain.prices import Price
 from router.domain.store_address import read_store, redis_problem
 from router.settings import env
@@ -20,13 +21,14 @@ from router.settings.compile_alerts import compile_alerts
 from router.settings.compile_context import Context, PriceLookup
 from router.settings.compile_limits import compile_limits, compile_runaway, with_guards
 from router.settings.compile_models import compile_models, price_of
+from router.settings.compile_privacy import with_privacy
 from router.settings.compile_providers import compile_providers
 from router.settings.compile_routes import compile_routes
 from router.settings.compile_signals import compile_signals
 from router.settings.findings import Finding, InvalidSettings, described, one_of
 from router.settings.lint import lint
 from router.settings.model import Settings
-from router.snapshot import Deployment, ServerSettings, Snapshot
+from router.snapshot import Deployment, Route, ServerSettings, Snapshot
 
 VERSION_DIGITS: Final = 12
 
@@ -58,7 +60,7 @@ def compile_settings(
     context = Context(settings=settings, environ=environ, price_book=price_book, broken=broken or {})
     providers = compile_providers(context)
     deployments = compile_models(context, providers)
-    routes = with_guards(context, compile_routes(context, deployments))
+    routes = with_guards(context, with_privacy(context, compile_routes(context, deployments), deployments))
     # A deployment whose provider has an error is no route, but the names of models and deployments stay known.
     askable = {*routes, *settings.routes, *settings.models, *(item.deployment for model in settings.models.values() for item in model.at)}
     teams = compile_teams(context, askable)
@@ -77,7 +79,7 @@ def compile_settings(
         providers=providers,
         deployments=deployments,
         routes=routes,
-        budgets=budgets,
+        budgets=_watched(budgets, routes),
         limits=compile_limits(context, deployments),
         runaway=compile_runaway(context),
         teams=teams,
@@ -89,6 +91,13 @@ def compile_settings(
     )
     warnings = (*context.warnings, *lint(settings, snapshot))
     return _with_warnings(snapshot, tuple(show(finding) for finding in warnings))
+
+
+def _watched(budgets: tuple[Budget, ...], routes: Mapping[str, Route]) -> tuple[Budget, ...]:
+    """The budgets, with a mark if rules read how full they are."""
+    if not any(route.watch is not None and route.watch.budgets for route in routes.values()):
+        return budgets
+    return tuple(dataclasses.replace(budget, watched=True) for budget in budgets)
 
 
 def _with_warnings(snapshot: Snapshot, warnings: tuple[str, ...]) -> Snapshot:
@@ -141,6 +150,9 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         store=store,
         lease_seconds=given.lease,
         store_timeout_seconds=given.store_timeout,
+        when_store_is_down=given.when_store_is_down,
+        lease_ppm=round(given.lease_share * 1_000_000),
+        open_up_to_nusd=given.open_up_to,
         keep_log_seconds=given.keep_log,
         drain_seconds=given.drain,
         drain_delay_seconds=given.drain_delay,
@@ -149,9 +161,6 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         max_connections=given.max_connections,
         unpriced=given.unpriced,
         assumed_price=assumed,
-        when_store_is_down=given.when_store_is_down,
-        lease_ppm=round(given.lease_share * 1_000_000),
-        open_up_to_nusd=given.open_up_to,
         slice_tokens=given.slice_tokens,
         strict=given.strict,
         learn_lengths=given.learn_lengths,

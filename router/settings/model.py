@@ -19,6 +19,7 @@ from router.settings.model_admin import AdminListenSettings, AdminSettings
 from router.settings.model_alerts import AlertSettings, Receivers
 from router.settings.model_budgets import BudgetEntry
 from router.settings.model_limits import GuardsSection, LimitsSection
+from router.settings.model_privacy import Privacy
 from router.settings.model_routing import ModelEntry, PriceEntry, RouteEntry
 from router.settings.model_signals import SignalsSection
 from router.settings.types import (
@@ -233,6 +234,8 @@ class Settings(Section):
     """Names for models, and where each is served: `provider/id`, a list of them, or an object."""
     routes: dict[ModelName, RouteEntry] = Field(default_factory=dict)
     """Names that clients may ask for, beside those of models: a model, a list of models, or an object with rules."""
+    privacy: Privacy = Field(default_factory=dict)
+    """Requests that only some models may see: `{when: {pii: true}, only: {locality: local}}`, or several such classes by name."""
     budgets: dict[Name, BudgetEntry] = Field(default_factory=dict)
     """Limits on spending: `$50/month`, or an object."""
     teams: dict[Name, TeamSettings] = Field(default_factory=dict)

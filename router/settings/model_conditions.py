@@ -52,7 +52,7 @@ class WhenSettings(Section):
     language: OneOrMore | None = None
     """Language of most of the prompt: codes of ISO 639-1 such as `ko`. Worked out only if the rule is reached."""
     task: OneOrMore | None = None
-    """What is asked for: `code`, `math`, `translation`, `summary`, `extraction`, `chat`, `other`. Worked out only if the rule is reached."""
+    """What is asked for: `code`, `math`, `translation`, `summary`, `extraction`, `chat`, `other`. Worked out only if a rule asks."""
     difficulty: OneOrMore | None = None
     """`"<0.4"` or `"0.4..0.7"`: from 0, a small model will do, to 1. Worked out only if the rule is reached. Unit: 0 to 1."""
     pii: Pii | None = None
@@ -66,7 +66,7 @@ class WhenSettings(Section):
     budget_left: OneOrMore | None = None
     """Least that is left in such a budget: `"<$5"`. Unit: USD."""
     cel: Text | None = None
-    """An expression in CEL, such as `tokens.input > 4000 && tag("kind") != "agent"`. A text in place of the whole object is short for it."""
+    """An expression in CEL, such as `tokens.input > 4000 && tag("kind") != "agent"`. A text in place of the whole is short for it."""
 
     def spec(self) -> dict[str, object]:
         """As the matcher takes it."""
