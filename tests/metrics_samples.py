@@ -101,6 +101,7 @@ def everything(metrics: Metrics) -> None:
     metrics.swept(3)
     metrics.ledger_reset()
     metrics.reloaded(outcome="ok")
+    metrics.administered(status=200)
     metrics.in_flight.value += 1
 
 

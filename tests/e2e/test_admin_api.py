@@ -143,8 +143,8 @@ async def test_without_a_port_of_its_own_it_is_below_admin(desk: Desk) -> None:
     made = await desk.admin.post("freezes", content=chunks(), headers={"content-type": "application/json"})
     assert made.json()["data"][0]["by"] == "alice"
     assert (await desk.ask()).status_code == 403
-    assert (await desk.admin.get("/livez")).json() == {"status": "ok"}
-    assert (await desk.admin.get("/admin")).status_code == 404
+    assert (await desk.admin.get(f"{desk.root}/livez")).json() == {"status": "ok"}
+    assert (await desk.admin.get(f"{desk.root}/admin")).status_code == 404
 
 
 async def test_changes_take_effect_and_are_audited(desk: Desk) -> None:
