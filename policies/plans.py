@@ -145,8 +145,9 @@ def added(plan: Plan | None, **more: object) -> Plan:
     return made
 
 
-def described(plan: Plan, live: Mapping[str, float]) -> list[str]:
-    """The plan for people, a line each."""
+def described(plan: Plan | None, live: Mapping[str, float]) -> list[str]:
+    """The plan for people, and the numbers that it was made by; a line each."""
+    plan = plan or EMPTY
     lines = [f"experiment {arm.experiment}: arm {arm.arm}, drawn with chance {arm.propensity:.3g}" for arm in plan.arms]
     if plan.cascade is not None:
         steps = " -> ".join(f"{step.name} ({', '.join(step.deployments)})" for step in plan.cascade.steps)

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from policies.plans import described
 from policies.types import Decision, MissingSignal, Rejection, RequestFacts, Signals
 from router.call import Call, Principal
 from router.domain.controls import Freezes
@@ -73,6 +74,8 @@ class Explanation(msgspec.Struct, kw_only=True):
     facts: RequestFacts
     candidates: list[CandidateLine]
     """Those to try, in order; then those that are out."""
+    plan: list[str] = []
+    """What would be done beside trying them one after the other, and what the kind knows of the moment."""
     error: str = ""
     """What the client would be told if nothing can serve it."""
 
@@ -136,6 +139,7 @@ def explain(
         rules=_rules(call),
         facts=call.facts,
         candidates=candidates,
+        plan=described(decision.plan, call.facts.live) if decision.plan is not None or call.facts.live else [],
         error=error or refusal_text([(line.deployment, line.budgets) for line in candidates if line.place is not None]),
     )
 
@@ -226,6 +230,7 @@ def as_text(told: Explanation) -> str:
             f"{rule.name}{f' ({rule.condition})' if rule.condition else ''}: {'yes' if rule.matches else 'no'}" for rule in told.rules
         ]
         lines.append(f"rules: {'; '.join(looked)}")
+    lines += [f"plan: {line}" for line in told.plan]
     tried = [line for line in told.candidates if line.place is not None]
     out = [line for line in told.candidates if line.place is None]
     for line in tried:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -12,6 +12,10 @@ from policies.registry import KINDS, all_inside
 from policies.types import SignalName, Traits
 from router.settings.compile_context import Context
 from router.settings.findings import Path, did_you_mean
+
+
+CALENDAR: Final = frozenset({"minute", "hour", "day", "week", "month"})
+"""Windows that have an end."""
 
 
 def kind_fields(context: Context, path: Path, options: BaseModel, offered: Sequence[Traits]) -> dict[str, Any]:
@@ -56,5 +60,8 @@ def _check_others(context: Context, path: Path, options: BaseModel) -> None:
         elif settings.teams[team].budget is None:
             context.wrong((*path, "team"), f'team "{team}" has no budget; give it one, so that copies cannot cost more')
     budget = getattr(options, "budget", None)
-    if isinstance(budget, str) and not context.is_broken("budgets", budget) and budget not in settings.budgets:
-        context.wrong((*path, "budget"), f'there is no budget "{budget}"{did_you_mean(budget, settings.budgets)}')
+    if isinstance(budget, str) and not context.is_broken("budgets", budget):
+        if budget not in settings.budgets:
+            context.wrong((*path, "budget"), f'there is no budget "{budget}"{did_you_mean(budget, settings.budgets)}')
+        elif settings.budgets[budget].resolved_window not in CALENDAR:
+            context.wrong((*path, "budget"), f'budget "{budget}" has no window with an end to keep pace with; give it a day, week or month')
