@@ -1,0 +1,1 @@
+"""What 100,000 requests a second need: `python -m benchmarks.scale`."""
