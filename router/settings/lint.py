@@ -14,8 +14,8 @@ from router.domain.prices import Price
 from router.domain.pricing import worst_case
 from router.settings.compile_models import LOCAL_SOURCE
 from router.settings.findings import Finding, Path
+from router.settings.lint_rules import rules
 from router.settings.model import Settings
-from router.settings.model_routing import RouteSettings, RuleSettings
 from router.snapshot import Deployment, Snapshot
 
 LOWEST_USUAL_NUSD: Final = NUSD_PER_USD // 1000
@@ -32,7 +32,7 @@ def lint(settings: Settings, snapshot: Snapshot) -> list[Finding]:
     return [
         *_server(settings, snapshot),
         *_prices(settings, snapshot),
-        *_rules(settings),
+        *rules(settings),
         *_unused(settings, snapshot),
         *_budgets(snapshot),
         *_keys(settings),
@@ -111,36 +111,6 @@ def doubts_of(price: Price, *, paid: bool) -> Iterator[str]:
         yield "output is cheaper than input; were they swapped?"
     if rates.cache_read is not None and rates.cache_read > rates.input:
         yield "cached_input is dearer than input"
-
-
-def _rules(settings: Settings) -> Iterator[Finding]:
-    for route, given in settings.routes.items():
-        yield from _unreachable(("routes", route), given)
-
-
-def _unreachable(path: Path, given: RouteSettings) -> Iterator[Finding]:
-    for index, rule in enumerate(given.rules):
-        for earlier_index, earlier in enumerate(given.rules[:index]):
-            if covers(earlier, rule):
-                name = earlier.name or f"rule-{earlier_index + 1}"
-                yield Finding((*path, "rules", index), f'is never reached: rule "{name}" matches all that it matches')
-                break
-        if not rule.when.spec() and index == len(given.rules) - 1 and (given.use or given.default):
-            yield Finding((*path, "rules", index), "has no condition, so the default of the route is never reached")
-
-
-def covers(earlier: RuleSettings, later: RuleSettings) -> bool:
-    """Whether all that the later rule matches is matched by the earlier one, as far as plain values tell."""
-    wide, narrow = earlier.when.spec(), later.when.spec()
-    return all(name in narrow and _includes(value, narrow[name]) for name, value in wide.items())
-
-
-def _includes(wide: object, narrow: object) -> bool:
-    if isinstance(wide, dict) and isinstance(narrow, dict):
-        return all(name in narrow and _includes(value, narrow[name]) for name, value in wide.items())
-    if isinstance(wide, tuple) and isinstance(narrow, tuple):
-        return set(narrow) <= set(wide)
-    return wide == narrow
 
 
 def _unused(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:

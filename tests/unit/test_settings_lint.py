@@ -177,3 +177,43 @@ def test_a_budget_of_nobody_is_pointed_out() -> None:
         '7:30: budgets.c.when.key: there is no key "nobody-we-know" in this file; known: alice',
         '7:52: budgets.c.when.team: there is no team "serch" in this file; did you mean "search"?',
     ]
+
+
+SHADOWED = [
+    ('{input_tokens: "<8000"}', '{input_tokens: "1000..4000", team: a}', True),
+    ('{input_tokens: "<8000"}', '{input_tokens: ["<4000", ">9000"]}', False),
+    ('{difficulty: "<0.5"}', '{difficulty: "<= 0.4"}', True),
+    ('{difficulty: "<0.4"}', '{difficulty: "<= 0.4"}', False),
+    ("{tools: true}", "{tools: false}", False),
+    ("{pii: true}", "{pii: [email, card]}", True),
+    ("{pii: true}", "{pii: false}", False),
+    ("{pii: [email]}", "{pii: true}", False),
+    ('{tags: {a: [x, "y"]}}', "{tags: {a: x, b: z}}", True),
+    ("tools && stream", 'stream && (tools && team == "a")', True),
+    ("tools || stream", "stream", True),
+    ("tools || stream", "stream || json_schema", False),
+    ("tools || true", "{team: a}", True),
+    ("{team: a, cel: tools}", "tools", False),
+    ("{cel: tools}", "{team: a, cel: tools}", True),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "shadowed"), SHADOWED, ids=[f"{first} then {second}" for first, second, _ in SHADOWED])
+def test_a_rule_that_an_earlier_one_covers_is_pointed_out(first: str, second: str, shadowed: bool) -> None:
+    """It looks as if it did something."""
+    quoted = [one if one.startswith("{") else f"'{one}'" for one in (first, second)]
+    text = (
+        BASE
+        + f"routes:\n  r:\n    rules:\n      - {{when: {quoted[0]}, use: big}}\n      - {{when: {quoted[1]}, use: tiny}}\n    use: home\n"
+    )
+    expected = ['11:9: routes.r.rules[1]: is never reached: rule "rule-1" matches all that it matches']
+    assert warnings(text) == (expected if shadowed else [])
+
+
+def test_an_expression_that_never_holds_is_pointed_out() -> None:
+    """A rule, or a class of private requests, that does nothing."""
+    text = BASE + 'privacy: {when: "1 > 2", only: home}\nroutes:\n  r: {use: [big, tiny], rules: [{use: home, when: tools && 1 > 2}]}\n'
+    assert warnings(text) == [
+        "9:51: routes.r.rules[0].when: never holds: the rule is never reached",
+        "7:17: privacy.when: never holds: no request is in this class",
+    ]
