@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from policies.types import NOTHING
 from router import __version__
 from router.admin.pages import Pages
 from router.edge import routes
@@ -31,13 +35,19 @@ def make_app(pages: Pages) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> Response:
         place = f"{request.method} {request.url.path[:200]}"
-        if error.status_code == 405 or request.url.path.encode("latin-1", "replace") in routes.OPERATIONS:
-            return _response(error_reply(RouterError(METHOD_NOT_ALLOWED, f"{place} is not served; calls for models are POST.")))
+        is_call = request.url.path.encode("latin-1", "replace") in routes.OPERATIONS
+        if error.status_code == 405 or is_call:
+            wrong = RouterError(METHOD_NOT_ALLOWED, f"{place} is not served; {_HINTS.get(request.method, 'calls for models are POST.')}")
+            return _response(error_reply(wrong), {"allow": "POST" if is_call else "GET, HEAD"})
         served = ", ".join(sorted([path.decode() for path in routes.OPERATIONS] + list(routes.OTHERS)))
         return _response(error_reply(RouterError(ROUTE_NOT_FOUND, f"{place} does not exist here. Served: {served}.")))
 
     return app
 
 
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, status_code=reply.status, headers={name.decode(): value.decode() for name, value in reply.headers})
+_HINTS: Final = {"OPTIONS": "pages of other origins may not call this service (no CORS): a key has no place in a browser."}
+
+
+def _response(reply: Reply, more: Mapping[str, str] = NOTHING) -> Response:
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(reply.body, status_code=reply.status, headers={**headers, **more})

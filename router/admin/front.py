@@ -15,6 +15,8 @@ from router.edge.asgi import AsgiApp, Message, Receive, Scope, Send
 from router.edge.headers import OWN_REQUEST_ID, REQUEST_ID, safe_id
 
 ADMIN: Final = "/admin/"
+READING: Final = frozenset({"GET", "HEAD"})
+"""Methods that pages answer; whoever carries the answer to HEAD leaves its body out."""
 
 
 class Front:
@@ -39,7 +41,7 @@ class Front:
         if self.admin is not None and scope["path"].startswith(ADMIN):
             await self.admin(scope, receive, _adding(ids, send))
             return
-        reply = await self._pages.answer(scope["path"], headers) if scope["method"] == "GET" else None
+        reply = await self._pages.answer(scope["path"], headers) if scope["method"] in READING else None
         if reply is None:
             await (await self._framework())(scope, receive, _adding(ids, send))
             return

@@ -376,7 +376,8 @@ class GateProtocol(asyncio.Protocol):
             self.closing = True
             self._start(exchange)
         else:
-            if expect is not None and expect.lower() == b"100-continue":
+            # RFC 9110, 10.1.1: an HTTP/1.0 client must not be told so.
+            if expect is not None and expect.lower() == b"100-continue" and head.version != "1.0":
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return encoding is None and expect is None and head.version == "1.1" and UPGRADE not in headers
         return False

@@ -344,10 +344,30 @@ async def test_http_1_0_gets_an_answer_that_ends_with_the_connection(app: Runnin
     assert said.endswith(b"data: [DONE]\n\n")
 
 
-async def test_head_requests_have_no_body(app: Running) -> None:
-    """A body after HEAD would be read as the next answer."""
-    said = await talk(app, head(b"connection: close", start=b"HEAD /livez HTTP/1.1"))
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+async def test_head_requests_are_answered_as_get_without_a_body(app: Running, path: str) -> None:
+    """`curl -I` and some balancers probe so; a body after HEAD would be read as the next answer."""
+    said = await talk(app, head(b"connection: close", start=b"HEAD %b HTTP/1.1" % path.encode()))
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\ncontent-length: 0" not in said
     assert said.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(("path", "allowed"), [("/v1/chat/completions", b"POST"), ("/v1/models", b"GET, HEAD")])
+async def test_a_browsers_preflight_is_refused_in_words(app: Running, path: str, allowed: bytes) -> None:
+    """Nobody's key belongs into a page, and a developer who tries must learn that it is no defect."""
+    asks = (b"origin: https://a.example", b"access-control-request-method: POST", b"connection: close")
+    said = await talk(app, head(*asks, start=b"OPTIONS %b HTTP/1.1" % path.encode()))
+    assert said.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nallow: %b\r\n" % allowed in said
+    assert b"no CORS" in said
+    assert b"access-control-allow" not in said
+
+
+async def test_an_http_1_0_client_is_not_told_to_continue(app: Running) -> None:
+    """It would take the interim answer for the answer."""
+    said = await talk(app, call(BODY, b"expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+    assert said.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_pages_may_come_in_parts(app: Running) -> None:
