@@ -6,6 +6,8 @@ The same numbers on every machine and in every process (CRC-32). A change here i
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from itertools import repeat
 from math import log2
 from typing import Final
 from zlib import crc32
@@ -16,10 +18,15 @@ VERSION: Final = 1
 """Of the features; a model can be used with those that it was trained on only."""
 MAX_CHARACTERS: Final = 3_000
 """Of a prompt: of a longer one the first two thousand and the last thousand."""
+CACHED_WORDS: Final = 8_192
+LONGEST_WORD: Final = 40
+"""Characters; what is longer is no word, and would fill the cache."""
 _FIRST: Final = 2_000
 
-_find_tokens = re.compile(r"[^\W\d_]+|\d+|[^\w\s]").findall
-_LAST_LINE: Final = 12
+_find_tokens = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|\n").findall
+_NEW_LINE: Final = b"\n"
+_LINES: Final = 12
+"""Lines whose beginning is looked at."""
 _OPENING: Final = 6
 """Tokens at the beginning that are seen by their place, too."""
 
@@ -35,47 +42,44 @@ def features_of(text: str) -> set[int]:
     found = set(hashes)
     found.update(map(crc32, tokens[1:], hashes))
     for word in set(words):
-        if len(word) > 3:
-            _add_parts(word, found)
-        if not word.isascii():
-            _add_meaning(word, found)
-    _add_places(text, tokens, found)
+        if (len(word) > 3 or not word.isascii()) and len(word) <= LONGEST_WORD:
+            found.update(_parts(word))
+    _add_places(tokens, found)
     _add_structure(text, tokens, found)
     return found
 
 
-def _add_parts(word: str, found: set[int]) -> None:
-    """Beginnings and ends: `differentiate` has to do with `differential`."""
-    add = found.add
-    add(crc32(word[:3].encode(), 3))
-    add(crc32(word[-3:].encode(), 13))
-    if len(word) > 4:
-        add(crc32(word[:4].encode(), 4))
-        add(crc32(word[-4:].encode(), 14))
-    if len(word) > 5:
-        add(crc32(word[:5].encode(), 5))
-        add(crc32(word[:6].encode(), 6))
-
-
-def _add_meaning(word: str, found: set[int]) -> None:
-    """The English word that a Korean one begins with the meaning of: what was learned in English holds for it too."""
+@lru_cache(maxsize=CACHED_WORDS)
+def _parts(word: str) -> tuple[int, ...]:
+    """Beginnings and ends of a word, and what a Korean one means: prompts share most of their words."""
+    found = _ends(word) if len(word) > 3 else ()
+    if word.isascii():
+        return found
+    # Korean joins endings to its words.
     for length in range(min(LONGEST_TERM, len(word)), SHORTEST_TERM - 1, -1):
         english = GLOSSARY.get(word[:length])
         if english is not None:
-            found.add(crc32(english.encode()))
-            _add_parts(english, found)
-            return
+            return (*found, crc32(english.encode()), *_ends(english))
+    return found
 
 
-def _add_places(text: str, tokens: list[bytes], found: set[int]) -> None:
+def _ends(word: str) -> tuple[int, ...]:
+    """`differentiate` has to do with `differential`."""
+    return tuple(crc32(word[:size].encode(), size) for size in (3, 4, 5, 6) if len(word) >= size) + tuple(
+        crc32(word[-size:].encode(), 10 + size) for size in (3, 4) if len(word) >= size
+    )
+
+
+def _add_places(tokens: list[bytes], found: set[int]) -> None:
     """How a prompt opens, and what stands in its further lines, such as the choices of a question."""
-    found.update(crc32(token, 101) for token in tokens[:_OPENING])
+    found.update(map(crc32, tokens[:_OPENING], repeat(101)))
     found.update(crc32(token, 102 + place) for place, token in enumerate(tokens[:3]))
-    for line in text.lower().split("\n")[1 : 1 + _LAST_LINE]:
-        words = _find_tokens(line[2:])
-        if words:
-            found.add(crc32(words[0].encode(), 201))
-            found.update(crc32(b"0000"[: len(word)] if word.isdigit() else word.encode(), 202) for word in words)
+    if _NEW_LINE in tokens:
+        first = tokens.index(_NEW_LINE)
+        found.update(map(crc32, set(tokens[first:]), repeat(202)))
+        # Of `A. the liver`, what follows the mark.
+        starts = [place for place, token in enumerate(tokens) if token == _NEW_LINE][:_LINES]
+        found.update(crc32(tokens[place + 3], 201) for place in starts if place + 3 < len(tokens))
 
 
 def _add_structure(text: str, tokens: list[bytes], found: set[int]) -> None:

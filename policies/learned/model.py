@@ -44,7 +44,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     bits: int
     """Of a hash that count."""
     importance: Sequence[int]
-    """The square of a feature's weight in a prompt, by its hash, in steps; 0: never seen."""
+    """The square of a feature's weight in a prompt, by its hash, in steps; the most: never seen."""
     small: Head
     gap: Head
     ranks: tuple[float, ...]
@@ -53,7 +53,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     def scores(self, text: str) -> Scores:
         """Look at a prompt."""
         small, gap = self.raw(text)
-        return Scores(_through(small, self.small.calibration), _through(gap, self.gap.calibration), self.rank(gap))
+        return Scores(along(small, self.small.calibration), along(gap, self.gap.calibration), self.rank(gap))
 
     def raw(self, text: str) -> tuple[float, float]:
         """The sums of both heads, before they are calibrated."""
@@ -79,7 +79,7 @@ def _sum(head: Head, places: set[int], length: float) -> float:
     return head.bias + head.scale * sum(map(head.weights.__getitem__, places)) / length
 
 
-def _through(value: float, points: tuple[tuple[float, float], ...]) -> float:
+def along(value: float, points: tuple[tuple[float, float], ...]) -> float:
     """Along the straight lines between the points; level beyond the first and the last."""
     if not points:
         return value

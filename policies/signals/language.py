@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-MAX_CHARACTERS: Final = 2_000
+MAX_CHARACTERS: Final = 1_000
 """Of a text; more would not change the answer."""
 LEAST_SHARE: Final = 0.2
 """Of the letters, counted with `WEIGHTS`, that a script other than Latin needs to win: a Korean question may quote much English."""
@@ -54,7 +55,7 @@ _SMALL_WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "da": "og at det er en på af for med til den ikke om et har de jeg var fra kan så vi man eller når hvordan hvad skal denne ved",
         "pl": "i w nie na się jest to z do że jak o co po za od dla przez czy ale są być który może tego lub musi został ma tylko proszę",
         "cs": "a je se na v že to s z do jak o pro není jsou ale by jako nebo který být může musí tato tento co už jen při pokud",
-        "tr": "ve bir bu için ile de da ne olarak çok daha gibi değil mi en olan kadar sonra her ama ben var nasıl veya lütfen olmalıdır",
+        "tr": "ve bir bu için ile de da ne olarak çok daha gibi değil mi olan kadar sonra her ama ben var nasıl veya lütfen olmalıdır",
         "vi": "và của là có không được cho các một những trong với này để người khi đã thì tôi bạn như từ hay hoặc phải nào gì",
         "id": "dan yang di untuk dengan ini itu tidak dari pada adalah dalam akan atau ke saya anda apa bagaimana oleh bisa harus sebuah"
         " dapat telah juga ada",
@@ -95,7 +96,11 @@ _BY_LETTER: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         for letter in letters
     }
 )
+_LETTERS: Final = re.compile(f"[{''.join(_BY_LETTER)}]")
 _LETTER_WEIGHT: Final = 0.6
+_ENGLISH: Final = 0.05
+_MOST_TIMES: Final = 5
+"""How often one word counts."""
 _UKRAINIAN: Final = re.compile("[іїєґІЇЄҐ]")
 _BULGARIAN: Final = re.compile("ъ[а-яА-Я]|\\b(?:се|на|за|да|от|не|са)\\b")
 _RUSSIAN: Final = re.compile("[ыэёЫЭЁ]|\\b(?:и|не|что|это|как|для|в)\\b")
@@ -108,16 +113,16 @@ def language_of(text: str) -> str | None:
     Latin letters without a small word of a known language are taken for English, which commands and identifiers are closest to.
     """
     sample = text[:MAX_CHARACTERS].lower()
+    if sample.isascii():
+        return _latin(sample)
     letters = {script: sum(map(len, pattern.findall(sample))) * WEIGHTS.get(script, 1.0) for script, pattern in _RUNS.items()}
     total = sum(letters.values())
-    if not total:
-        return None
-    latin = letters.pop("latin")
+    letters.pop("latin")
     japanese = letters["kana"] > 0.1 * letters["han"]
     if japanese:
         letters["kana"] += letters.pop("han")
     script = max(letters, key=letters.__getitem__)
-    if letters[script] < LEAST_SHARE * total and latin:
+    if letters[script] <= LEAST_SHARE * total:
         return _latin(sample)
     return _of_script(script, sample)
 
@@ -135,17 +140,21 @@ def _of_script(script: str, sample: str) -> str:
 _ONLY: Final[Mapping[str, str]] = MappingProxyType({"kana": "ja", "han": "zh", "devanagari": "hi"})
 
 
-def _latin(sample: str) -> str:
+def _latin(sample: str) -> str | None:
+    words = _RUNS["latin"].findall(sample)
+    if not words:
+        return None
     points = dict.fromkeys(_SMALL_WORDS, 0.0)
-    for word in _RUNS["latin"].findall(sample):
+    # Commands, names of things and of programs are English in every language.
+    points["en"] = _ENGLISH
+    for word, times in Counter(words).items():
         languages = _BY_WORD.get(word)
         if languages is not None:
+            worth = min(times, _MOST_TIMES) / len(languages)
             for language in languages:
-                points[language] += 1 / len(languages)
-    for letter in sample if not sample.isascii() else "":
-        languages = _BY_LETTER.get(letter)
-        if languages is not None:
-            for language in languages:
-                points[language] += _LETTER_WEIGHT / len(languages)
+                points[language] += worth
+    for letter in _LETTERS.findall(sample):
+        for language in _BY_LETTER[letter]:
+            points[language] += _LETTER_WEIGHT / len(_BY_LETTER[letter])
     # The first of equals, which is English.
     return max(points, key=points.__getitem__)

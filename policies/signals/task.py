@@ -129,6 +129,10 @@ _MARKS: Final[Mapping[str, Marks]] = MappingProxyType(
         ),
     }
 )
+_NUMBER: Final = re.compile(r"\b\d")
+NUMBERS_OF_A_PROBLEM: Final = 2
+"""Numbers in a question that make it look like a problem in words."""
+_PROBLEM: Final = 0.3
 _find_words = re.compile(r"[^\W\d_][\w+#;]*").findall
 
 
@@ -140,6 +144,8 @@ def task_of(text: str) -> str | None:
     sample = sample.lower()
     words = frozenset(_find_words(sample))
     points = {task: _points(marks, sample, words) for task, marks in _MARKS.items()}
+    if "?" in sample and len(_NUMBER.findall(sample)) >= NUMBERS_OF_A_PROBLEM:
+        points["math"] += _PROBLEM
     if len(text) > LONG_FOR_CHAT:
         points["chat"] = 0.0
     task = max(TASKS[:-1], key=points.__getitem__)

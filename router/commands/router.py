@@ -79,12 +79,16 @@ def evaluate(data: Data, model: ModelName = BUILTIN, small: Small = None, large:
 
 def _labels(data: Sequence[Path], small: str | None, large: str | None) -> list[Label]:
     files = [file for path in data for file in (sorted(_in_folder(path)) if path.is_dir() else [path])]
-    labels = [label for file in files for label in read_labels(file, small=small, large=large)]
+    labels = [label for file in files for label in read_labels(file, small=_one(small), large=_one(large))]
     if not labels:
         raise ConfigError(f"{', '.join(map(str, data))}: there are no files of labels ({' or '.join(SUFFIXES)})")
     if not sum(label.gap for label in labels):
         raise ConfigError("the large model is not better than the small one on these labels: there is nothing to route")
     return labels
+
+
+def _one(name: str | None) -> tuple[str, ...]:
+    return () if name is None else (name,)
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -47,12 +47,12 @@ class Label(msgspec.Struct, frozen=True):
         return self.large - self.small
 
 
-def read_labels(path: Path, *, small: str | None = None, large: str | None = None) -> list[Label]:
+def read_labels(path: Path, *, small: Collection[str] = (), large: Collection[str] = ()) -> list[Label]:
     """The labels of a file.
 
     Each line is `{"prompt", "small", "large"}` with scores from 0 to 1, or `{"prompt", "scores": {model: score}}`. Of the latter,
-    `small` and `large` name the pair. Without names: two models are taken as they are, the better one as the large one; of more, the
-    mean of the lesser half stands for the small one and the mean of the best quarter for the large one.
+    `small` and `large` name the models whose mean counts. Without names: two models are taken as they are, the better one as the large
+    one; of more, the mean of the lesser half stands for the small one and the mean of the best quarter for the large one.
 
     Raises:
         ConfigError: the file cannot be read, or a line is not as it should be.
@@ -68,14 +68,18 @@ def read_labels(path: Path, *, small: str | None = None, large: str | None = Non
     low, high = _pair(lines, small, large)
     labels = [label for line in lines if (label := _label(line, low, high, path.name.partition(".")[0])) is not None]
     if not labels:
-        raise ConfigError(f"{path}: no line has scores of {small or 'a small'} and {large or 'a large'} model")
+        raise ConfigError(f"{path}: no line has scores of both {_named(small, 'a small model')} and {_named(large, 'a large one')}")
     return labels
 
 
-def _pair(lines: Sequence[_Line], small: str | None, large: str | None) -> tuple[frozenset[str], frozenset[str]]:
+def _named(names: Collection[str], otherwise: str) -> str:
+    return " or ".join(sorted(names)) or otherwise
+
+
+def _pair(lines: Sequence[_Line], small: Collection[str], large: Collection[str]) -> tuple[frozenset[str], frozenset[str]]:
     """The models that stand for the small and for the large one."""
     if small and large:
-        return frozenset({small}), frozenset({large})
+        return frozenset(small), frozenset(large)
     names = sorted({name for line in lines for name in line.scores})
     means = {name: fmean(score for line in lines if (score := line.scores.get(name)) is not None) for name in names}
     ordered = sorted(names, key=lambda name: means[name])

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 BITS: Final = 17
-RIDGE: Final = 6.0
+RIDGE: Final = 3.0
 """Strength of the penalty on weights, chosen by cross-validation on 6,744 labels of a pair; half or twice as much changes the APGR by
 less than 0.005."""
-RIDGE_OF_FEW: Final = 20.0
+RIDGE_OF_FEW: Final = 8.0
 """With fewer labels than `FEW`: chosen on 1,500 labels of the same pair."""
 FEW: Final = 4_000
 STEPS: Final = 30
 LEAST_PROMPTS: Final = 2
-"""Prompts that a feature must stand in."""
+"""Prompts that a feature must stand in to count less than one that is new."""
 RANKS: Final = 129
 MOST_POINTS: Final = 24
 """Of a calibration."""
@@ -81,11 +81,15 @@ def hashed(labels: Sequence[Label], bits: int = BITS) -> list[Numbers]:
 
 
 def importance_of(rows: Sequence[Numbers], bits: int) -> Floats:
-    """The square of each feature's weight: the rarer, the more it says; in steps that fit into a byte."""
+    """The square of each feature's weight: the rarer, the more it says; in steps that fit into a byte.
+
+    What was never seen has the full weight: it says nothing itself, and the more of it there is, the less the rest of a prompt says.
+    """
     np = numpy()
     count = np.bincount(np.concatenate(rows), minlength=1 << bits)
-    weight = np.where(count >= LEAST_PROMPTS, np.log((len(rows) + 1) / (count + 0.5)), 0.0).clip(min=0.0) ** 2
-    steps: Floats = np.round(weight / max(float(weight.max()), 1e-9) * LEVELS)
+    weight = np.log((len(rows) + 1) / (count + 0.5)).clip(min=0.0) ** 2
+    weight = np.where(count < LEAST_PROMPTS, 0.0, weight)
+    steps: Floats = np.where(count < LEAST_PROMPTS, LEVELS, np.round(weight / max(float(weight.max()), 1e-9) * LEVELS))
     return steps
 
 
@@ -249,7 +253,7 @@ class Base:
 def _own(importance: Floats, found: Floats) -> Floats:
     """What the earlier model knows keeps its importance; what is new gets its own."""
     np = numpy()
-    either: Floats = np.where(importance > 0, importance, found)
+    either: Floats = np.where(importance < LEVELS, importance, found)
     return either
 
 

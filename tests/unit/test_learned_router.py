@@ -14,7 +14,7 @@ from policies.learned.glossary import GLOSSARY
 from policies.learned.model import Head, Model, Scores
 from policies.learned.thresholds import LEAST, MOST_WINDOWS, Target, Thresholds
 from router.errors import ConfigError
-from router.learned.files import load_model, read_bytes, write_bytes
+from router.learned.files import BUILTIN, load_model, read_bytes, write_bytes
 from router.learned.labels import Label, fold_of, read_labels, without_texts
 from router.learned.measure import calibration_error, quality
 from router.learned.train import cross_validate, points, ranks_of, train
@@ -99,13 +99,13 @@ def test_labels_are_read_in_every_form(tmp_path: Path) -> None:
     assert read_labels(file)[:2] == [Label("one", 0, 1, "mine"), Label("two", 0.1, 1.0, "mine", "", None, 0.5)]
     packed = tmp_path / "mine.jsonl.gz"
     packed.write_bytes(gzip.compress(file.read_bytes()))
-    assert [label.prompt for label in read_labels(packed, small="b", large="c")] == ["one", "two", "four"]
+    assert [label.prompt for label in read_labels(packed, small=["b"], large=["c"])] == ["one", "two", "four"]
     file.write_bytes(b'{"prompt": 1}')
     with pytest.raises(ConfigError, match="not JSON lines"):
         read_labels(file)
     file.write_bytes(b'{"prompt": "x", "scores": {"a": null}}')
     with pytest.raises(ConfigError, match="no line has scores"):
-        read_labels(file, small="a", large="b")
+        read_labels(file, small=["a"], large=["b"])
     with pytest.raises(ConfigError, match="No such file"):
         read_labels(tmp_path / "none")
 
@@ -220,3 +220,15 @@ def test_the_first_requests_go_by_the_prompts_of_the_training() -> None:
     assert len(thresholds._windows) == MOST_WINDOWS + 1
     everything = Thresholds(Target(kind="share", value=0.0), size=LEAST)
     assert everything.difficulty("en", said(1.0)) == 0.5
+
+
+def test_the_builtin_model_is_small_and_knows_hard_from_easy() -> None:
+    """It comes with every install: at most a megabyte, no download, Korean included."""
+    model, trained = load_model(BUILTIN)
+    assert trained["labels"] > 10_000
+    assert len(write_bytes(model, trained)) <= 1_000_000
+    trivia, code = "Who wrote Romeo and Juliet?", "Write a Python function that finds the longest common subsequence of two strings."
+    assert model.scores(code).difficulty > model.scores(trivia).difficulty
+    assert 0 <= model.scores("다음 적분을 계산하고 증명하시오.").difficulty <= 1
+    # Of a text of which nothing is known, little is said.
+    assert 0.2 < model.scores("Ωμέγα ψυχή θάλασσα ουρανός " * 5).difficulty < 0.8

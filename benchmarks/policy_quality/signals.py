@@ -1,0 +1,82 @@
+"""What signals cost and how often they are right: `python -m benchmarks.policy_quality.signals --data DIR`. Prints Markdown.
+
+Cost: CPU time of this thread, of each prompt the best of three, of 60 prompts of 1.4 to 1.6 kB the median. Tasks: questions of
+benchmarks whose task is known. Languages: the messages of Django's catalogues (`--locale DIR`, `django/conf/locale` or `contrib`),
+those with at least 25 letters; a catalogue is in one language.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from policies.signals.language import language_of
+from policies.signals.pii import pii_of
+from policies.signals.task import task_of
+from router.learned.files import BUILTIN, load_model
+from router.learned.labels import read_labels
+
+TASKS = (("routellm_gsm8k", "", "math"), ("zeroeval_crux", "", "code"), ("uiuc_train", "mbpp", "code"), ("uiuc_train", "human", "code"))
+LETTERS = 25
+CODES = {"zh_Hans": "zh", "zh_Hant": "zh", "pt_BR": "pt", "es_AR": "es", "es_MX": "es", "en_GB": "en", "nb": "da"}
+
+
+def cost(detect: Callable[[str], object], prompts: list[str]) -> float:
+    """Microseconds for one prompt."""
+    found = []
+    for prompt in prompts:
+        times = []
+        for _ in range(3):
+            began = time.thread_time()
+            detect(prompt)
+            times.append(time.thread_time() - began)
+        found.append(min(times))
+    return median(found) * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--locale", type=Path, action="append", default=[])
+    given = parser.parse_args()
+    prompts = [label.prompt for label in read_labels(given.data / "mmlu_pro_new.jsonl.gz")]
+    sample = [prompt for prompt in prompts if 1_400 <= len(prompt) <= 1_600][:60]
+    model, _ = load_model(BUILTIN)
+    print("| signal | CPU µs |\n|---|---:|")
+    for name, detect in (("language", language_of), ("task", task_of), ("pii", pii_of), ("difficulty", model.scores)):
+        print(f"| {name} | {cost(detect, sample):.0f} |")
+    print("\n| questions | are | found |\n|---|---|---:|")
+    for file, category, task in TASKS:
+        labels = [label for label in read_labels(given.data / f"{file}.jsonl.gz") if category in label.category]
+        hits = sum(task_of(label.prompt) == task for label in labels)
+        print(f"| {file} {category} ({len(labels)}) | {task} | {hits / max(len(labels), 1):.0%} |")
+    languages(given.locale)
+
+
+def languages(folders: list[Path]) -> None:
+    """Print how often the language of a catalogue's messages is told."""
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for file in (file for folder in folders for file in folder.rglob("django.po")):
+        name = file.parts[-3]
+        language = CODES.get(name, name)
+        for text in re.findall(r'^msgstr(?:\[0\])? "(.+)"$', file.read_text(encoding="utf-8"), re.M):
+            if sum(map(str.isalpha, text)) >= LETTERS:
+                asked[language] += 1
+                right[language] += language_of(text) == language
+    known = {"ko", "ja", "zh", "en", "de", "fr", "es", "pt", "it", "nl", "sv", "da", "pl", "cs", "tr", "vi", "id", "fi", "ro", "hu"} | {
+        *("ru", "uk", "bg", "ar", "fa", "hi", "el", "he", "th", "bn", "ta", "te", "ka", "hy")
+    }
+    if asked:
+        print("\n| language | messages | right |\n|---|---:|---:|")
+    for language in sorted(known & set(asked), key=lambda name: -right[name] / asked[name]):
+        print(f"| {language} | {asked[language]} | {right[language] / asked[language]:.0%} |")
+
+
+if __name__ == "__main__":
+    main()
