@@ -145,13 +145,25 @@ def added(plan: Plan | None, **more: object) -> Plan:
     return made
 
 
+def _checks(cascade: Cascade) -> str:
+    verify = cascade.verify
+    words = [name for name in ("finish", "refusal", "schema") if getattr(verify, name)]
+    if verify.logprob is not None:
+        words.append(f"logprob of at least {verify.logprob:g}")
+    if verify.agree is not None:
+        words.append(f"agree with {', '.join(cascade.seconds) or 'nobody'}")
+    if verify.judge is not None:
+        words.append(f"judge {', '.join(cascade.judges) or 'nobody'}")
+    return ", ".join(words) or "none"
+
+
 def described(plan: Plan | None, live: Mapping[str, float]) -> list[str]:
     """The plan for people, and the numbers that it was made by; a line each."""
     plan = plan or EMPTY
     lines = [f"experiment {arm.experiment}: arm {arm.arm}, drawn with chance {arm.propensity:.3g}" for arm in plan.arms]
     if plan.cascade is not None:
         steps = " -> ".join(f"{step.name} ({', '.join(step.deployments)})" for step in plan.cascade.steps)
-        lines.append(f"cascade {plan.cascade.name}: {steps}")
+        lines.append(f"cascade {plan.cascade.name}: {steps}; checks: {_checks(plan.cascade)}")
     if plan.hedge is not None:
         lines.append(f"hedge: the second is called too if the first has not begun after {plan.hedge.after_ms:.0f} ms")
     if plan.shadow is not None:

@@ -11,6 +11,7 @@ from router.settings.findings import one_of, shown
 from router.settings.model_conditions import WhenEntry
 from router.settings.model_limits import GuardFields, RateFields
 from router.settings.model_select import AtLeastSettings, Capabilities, Quality, UseEntry
+from router.settings.preset import with_preset
 from router.settings.types import (
     Count,
     DeploymentName,
@@ -299,6 +300,8 @@ class RouteTimeouts(Section):
 class RouteSettings(GuardFields):
     """A name that clients may ask for, and the rules that choose a model for it."""
 
+    policy: Text | None = None
+    """A ready-made route by name, such as `cheapest-capable`; the other fields here win over its own. Default: none."""
     use: UseEntry | None = None
     """Models to choose from if no rule holds. A name or a list in place of the whole object is short for it."""
     by: ByEntry | None = None
@@ -317,6 +320,11 @@ class RouteSettings(GuardFields):
     """When another model is tried."""
     timeout: RouteTimeouts = all_defaults()
     """How long calls may take."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ready_made(cls, route: Any) -> Any:
+        return with_preset(route)
 
     @model_validator(mode="after")
     def _one_default(self) -> RouteSettings:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from policies.engine import choose, decide
-from policies.types import Candidate, RequestFacts, Traits
+from policies.types import Candidate, RequestFacts, Signals, Traits
+from router.errors import ConfigError
 from router.settings import load_snapshot
 from router.snapshot import Route
 
@@ -23,13 +24,23 @@ PRESETS = {
 CONFIG: dict[str, Any] = {
     "version": 1,
     "providers": {name: {"kind": "sim", "base_url": "http://127.0.0.1:9/v1"} for name in ("cloud", "room", "edge")},
+    "budgets": {"everyone": "$50/month"},
     "models": {
-        "frontier": {"at": "cloud/frontier-closed", "size": "large", "weights": "closed", "locality": "cloud", "weight": 3},
-        "mid": {"at": "cloud/mid-closed", "size": "medium", "weights": "closed", "locality": "cloud"},
-        "open": {"at": "room/large-open-local", "size": "large", "weights": "open", "locality": "local", "weight": 1},
+        "frontier": {"at": "cloud/frontier-closed", "size": "large", "weights": "closed", "locality": "cloud", "weight": 3, "quality": 0.9},
+        "mid": {"at": "cloud/mid-closed", "size": "medium", "weights": "closed", "locality": "cloud", "domain": "korean", "quality": 0.75},
+        "open": {
+            "at": "room/large-open-local",
+            "size": "large",
+            "weights": "open",
+            "locality": "local",
+            "weight": 1,
+            "domain": "code",
+            "quality": {"code": 0.85},
+        },
         "pocket": {"at": "edge/small-edge", "size": "small", "weights": "open", "locality": "edge"},
     },
 }
+UNREMARKABLE = Signals(language="en", task="chat", difficulty=0.5, pii=frozenset())
 TRAITS: dict[str, Traits] = {}
 COST = {"cloud/frontier-closed": 900, "cloud/mid-closed": 300, "room/large-open-local": 60, "edge/small-edge": 10}
 
@@ -42,9 +53,28 @@ def preset(name: str, tmp_path: Path) -> Route:
     return load_snapshot(str(path)).routes["auto"]
 
 
+def test_a_preset_is_taken_by_its_name_and_the_routes_own_fields_win(tmp_path: Path) -> None:
+    """Pasting and naming give the same; what stands beside the name is what the operator wants otherwise."""
+    path = tmp_path / "router.yaml"
+    routes: dict[str, Any] = {name: {"policy": name} for name in PRESETS}
+    routes["dear"] = {"policy": "agents", "max_cost": "$9", "use": "frontier"}
+    path.write_text(yaml.safe_dump({**CONFIG, "routes": routes}))
+    found = load_snapshot(str(path)).routes
+    for name in PRESETS:
+        pasted = preset(name, tmp_path)
+        assert (found[name].deployments, found[name].fallback) == (pasted.deployments, pasted.fallback)
+        assert [rule.name for rule in found[name].policy.rules] == [rule.name for rule in pasted.policy.rules]
+        assert found[name].policy.default.kind == pasted.policy.default.kind
+    assert (found["dear"].max_cost_nusd, found["dear"].deployments) == (9_000_000_000, ("cloud/frontier-closed",))
+    assert found["dear"].policy.default.kind == "cost"
+    path.write_text(yaml.safe_dump({**CONFIG, "routes": {"auto": {"policy": "agent"}}}))
+    with pytest.raises(ConfigError, match='"agent" is not a ready-made policy; did you mean "agents"'):
+        load_snapshot(str(path))
+
+
 def order(route: Route, *, draw: float = 0.5, states: dict[str, dict[str, Any]] | None = None, **facts: Any) -> tuple[str, list[str]]:
     """The rule, and the deployments to try."""
-    asked = RequestFacts(**{"operation": "chat", "route": "auto", **facts})
+    asked = RequestFacts(**{"operation": "chat", "route": "auto", "signals": UNREMARKABLE, **facts})
     branch = choose(route.policy, asked)
     candidates = [
         Candidate(traits=TRAITS[name], worst_case_nusd=COST[name] * 10, expected_nusd=COST[name], **(states or {}).get(name, {}))
@@ -118,3 +148,53 @@ def test_balanced_weighted_shares_by_weight(tmp_path: Path) -> None:
     firsts = [order(route, draw=step / 100)[1][0] for step in range(100)]
     assert firsts.count("cloud/frontier-closed") == 75
     assert firsts.count("room/large-open-local") == 25
+
+
+def test_quality_per_dollar_takes_the_cheapest_that_is_good_enough_for_the_task(tmp_path: Path) -> None:
+    """The open model is known to be good at code; for everything else it is taken for less."""
+    route = preset("quality-per-dollar", tmp_path)
+    assert order(route)[1] == ["cloud/mid-closed", "cloud/frontier-closed", "room/large-open-local", "edge/small-edge"]
+    code = Signals(language="en", task="code", difficulty=0.5, pii=frozenset())
+    assert order(route, signals=code)[1][0] == "room/large-open-local"
+
+
+def test_small_first_cascade_asks_small_models_before_large_ones(tmp_path: Path) -> None:
+    """The medium one is neither: it is left for when all else fails."""
+    route = preset("small-first-cascade", tmp_path)
+    assert order(route)[1] == ["edge/small-edge", "room/large-open-local", "cloud/frontier-closed", "cloud/mid-closed"]
+
+
+def test_local_private_keeps_personal_data_at_home(tmp_path: Path) -> None:
+    """Found in the text, or tagged."""
+    route = preset("local-private", tmp_path)
+    personal = Signals(language="en", task="chat", difficulty=0.5, pii=frozenset({"email"}))
+    assert order(route, signals=personal)[0] == "personal"
+    assert set(order(route, signals=personal)[1]) == {"edge/small-edge", "room/large-open-local"}
+    assert order(route, tags={"data": "restricted"})[0] == "restricted"
+    assert len(order(route)[1]) == 4
+
+
+def test_korean_and_code_go_to_the_models_that_are_good_at_it(tmp_path: Path) -> None:
+    """By what the text is found to be, and for code by a tag, too."""
+    hangul = Signals(language="ko", task="chat", difficulty=0.5, pii=frozenset())
+    assert order(preset("korean", tmp_path), signals=hangul) == ("korean", ["cloud/mid-closed"])
+    program = Signals(language="en", task="code", difficulty=0.5, pii=frozenset())
+    route = preset("code", tmp_path)
+    assert order(route, signals=program) == ("code", ["room/large-open-local"])
+    assert order(route, tags={"task": "code"}) == ("tagged", ["room/large-open-local"])
+
+
+def test_budget_pacing_goes_over_to_cheap_models_as_the_budget_runs_ahead(tmp_path: Path) -> None:
+    """On its pace the best comes first; a tenth ahead of it, the cheapest."""
+    route = preset("budget-pacing", tmp_path)
+    firsts = [order(route, live={"spent/everyone": spent, "passed/everyone": 0.5})[1][0] for spent in (0.4, 0.5, 0.6)]
+    assert firsts == ["cloud/frontier-closed", "room/large-open-local", "edge/small-edge"]
+
+
+def test_vendor_neutral_shares_and_agents_stay(tmp_path: Path) -> None:
+    """By weight the one, by what the session's cached prompt saves the other."""
+    assert set(order(preset("vendor-neutral", tmp_path))[1]) == {"cloud/frontier-closed", "room/large-open-local"}
+    agents = preset("agents", tmp_path)
+    assert order(agents)[1][0] == "edge/small-edge"
+    assert order(agents, live={"saves/cloud/mid-closed": 295.0})[1][0] == "cloud/mid-closed"
+    assert agents.max_cost_nusd == 500_000_000
