@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from router.adapters.choose import file_of, open_ledger, outbox_path, store_of
 from router.adapters.lanes import Lanes
 from router.adapters.upstream.http1 import Http1Upstream
+from router.admin.feedback import FeedbackDesk
 from router.admin.front import Front
 from router.admin.pages import Pages
 from router.admin.views import View
@@ -221,7 +222,9 @@ class Service:
             clock_ms=wall_clock_ms,
             started=self.started,
         )
-        self._front = Front(Pages(self._view, metrics=self.scrape, ready=self.missing, notes=self.notes), new_id=self._new_id)
+        pages = Pages(self._view, metrics=self.scrape, ready=self.missing, notes=self.notes)
+        desk = FeedbackDesk(self._view, self.ledger.feedback_store(), self.metrics)
+        self._front = Front(pages, new_id=self._new_id, feedback=desk)
         self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=self._front, settings=self.snapshot.server)
 
     async def swap(self, snapshot: Snapshot) -> None:

@@ -106,9 +106,10 @@ def _listed(names: Iterable[bytes]) -> str:
 
 def paths() -> str:
     """The tables of `router/edge/routes.py`."""
-    from router.edge.routes import OPERATIONS, OTHERS
+    from router.edge.routes import FEEDBACK, FEEDBACK_MEANING, OPERATIONS, OTHERS
 
     calls = [(code(f"POST {path.decode()}"), f"Calls a model: {operation}, on OpenAI's wire.") for path, operation in OPERATIONS.items()]
+    calls.append((code(f"POST {FEEDBACK}"), FEEDBACK_MEANING))
     reads = [(code(f"GET {path.replace('{name:path}', '{name}')}"), meaning) for path, meaning in OTHERS.items()]
     return page(
         "Paths",

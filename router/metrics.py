@@ -135,6 +135,7 @@ _TABLE: Final = (
     _histogram("faregate_shadow_length_ratio", "Output tokens of a copy by those of the answer.", _RATIOS, "shadow"),
     # Limits on speed and on single requests.
     _counter("faregate_rate_limited_total", "Calls that a rate limit had no room for, by what was done.", "kind", "limit", "action"),
+    _counter("faregate_feedback_total", "Ratings that clients sent, by what became of them.", "outcome"),
     _counter("faregate_guarded_requests_total", "Requests that asked for more than one request may, by what was done.", "guard", "action"),
     _counter("faregate_runaway_total", "Requests of sessions that ran away, by what said so and what was done.", "signal", "action"),
     # What was read in prompts, because a rule asked.
@@ -351,6 +352,10 @@ class Metrics:
     def guarded(self, *, guard: str, action: str) -> None:
         """Count a request that asked for more than one request may, and what was done: `refuse`, `clamp`."""
         self._add("faregate_guarded_requests_total", 1, self._guard.word("guard", guard), self._guard.word("action", action))
+
+    def feedback(self, *, outcome: str) -> None:
+        """Count a call of `POST /v1/feedback`: `stored`, `refused`, or `failed` because of the store."""
+        self._add("faregate_feedback_total", 1, self._guard.word("outcome", outcome))
 
     def rejected_request(self, *, code: str) -> None:
         """Count a request that was answered with an error of `router.errors`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
@@ -13,6 +13,7 @@ from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, 
 if TYPE_CHECKING:
     from router.alerts.ports import AlertStore
     from router.domain.controls import Limit
+    from router.domain.feedback import Feedback
 
 
 class BudgetStore(Protocol):
@@ -218,6 +219,22 @@ class AuditLog(Protocol):
         ...
 
 
+MOST_FEEDBACK: Final = 1_000_000
+"""Older feedback than so many is dropped."""
+
+
+class FeedbackStore(Protocol):
+    """What clients say of answers. Raises `StoreUnavailable` from every method."""
+
+    async def put(self, given: Feedback) -> None:
+        """Keep it; what the same key said of the same request before no longer counts. The request need not be known."""
+        ...
+
+    def all(self, *, since_ms: int = 0) -> AsyncIterator[Feedback]:
+        """What was said from then on, in the order in which it was kept; a key may come twice with a request, and the last one counts."""
+        ...
+
+
 class ControlStore(Controls, AuditLog, Protocol):
     """Both, in one store."""
 
@@ -243,6 +260,10 @@ class Ledger(BudgetStore, Lending, Lease, Books, KeyStore, Protocol):
 
     def control_store(self) -> ControlStore:
         """What people change, and the audit log, in the same store. Usable while this is open."""
+        ...
+
+    def feedback_store(self) -> FeedbackStore:
+        """What clients say of answers, in the same store. Usable while this is open."""
         ...
 
     def alert_store(self) -> AlertStore:

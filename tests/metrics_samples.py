@@ -89,6 +89,7 @@ def everything(metrics: Metrics) -> None:
     metrics.stepped(budget="everyone", action="downgrade")
     metrics.rate_limited(kind="team", limit="rpm", action="refuse")
     metrics.guarded(guard="max_n", action="refuse")
+    metrics.feedback(outcome="stored")
     metrics.alert(kind="budget_threshold", outcome="sent")
     metrics.rejected_request(code="budget_exceeded")
     metrics.fell_back(from_deployment="sim/a", to_deployment="sim/b", reason="5xx")

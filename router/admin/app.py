@@ -35,11 +35,11 @@ def make_app(pages: Pages) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> Response:
         place = f"{request.method} {request.url.path[:200]}"
-        is_call = request.url.path.encode("latin-1", "replace") in routes.OPERATIONS
+        is_call = request.url.path.encode("latin-1", "replace") in routes.OPERATIONS or request.url.path == routes.FEEDBACK
         if error.status_code == 405 or is_call:
             wrong = RouterError(METHOD_NOT_ALLOWED, f"{place} is not served; {_HINTS.get(request.method, 'calls for models are POST.')}")
             return _response(error_reply(wrong), {"allow": "POST" if is_call else "GET, HEAD"})
-        served = ", ".join(sorted([path.decode() for path in routes.OPERATIONS] + list(routes.OTHERS)))
+        served = ", ".join(sorted([path.decode() for path in routes.OPERATIONS] + [routes.FEEDBACK, *routes.OTHERS]))
         return _response(error_reply(RouterError(ROUTE_NOT_FOUND, f"{place} does not exist here. Served: {served}.")))
 
     return app

@@ -10,9 +10,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from router.admin.feedback import MAX_BYTES, FeedbackDesk
 from router.admin.pages import Pages
 from router.edge.asgi import AsgiApp, Message, Receive, Scope, Send
 from router.edge.headers import OWN_REQUEST_ID, REQUEST_ID, safe_id
+from router.edge.replies import Reply
+from router.edge.routes import FEEDBACK
 
 ADMIN: Final = "/admin/"
 READING: Final = frozenset({"GET", "HEAD"})
@@ -22,9 +25,10 @@ READING: Final = frozenset({"GET", "HEAD"})
 class Front:
     """Answers pages; hands everything else to FastAPI. Every answer carries the ids of its request."""
 
-    def __init__(self, pages: Pages, *, new_id: Callable[[], str]) -> None:
-        """`new_id` gives ids of requests: those that calls for models have, too."""
+    def __init__(self, pages: Pages, *, new_id: Callable[[], str], feedback: FeedbackDesk | None = None) -> None:
+        """`new_id` gives ids of requests: those that calls for models have, too. `feedback` takes what clients say of answers."""
         self._pages = pages
+        self._feedback = feedback
         self._new_id = new_id
         self.admin: AsgiApp | None = None
         """What answers administrators below `/admin`; None: nothing does."""
@@ -41,7 +45,10 @@ class Front:
         if self.admin is not None and scope["path"].startswith(ADMIN):
             await self.admin(scope, receive, _adding(ids, send))
             return
-        reply = await self._pages.answer(scope["path"], headers) if scope["method"] in READING else None
+        if self._feedback is not None and scope["method"] == "POST" and scope["path"] == FEEDBACK:
+            reply: Reply | None = await self._feedback.take(headers, await _body(receive))
+        else:
+            reply = await self._pages.answer(scope["path"], headers) if scope["method"] in READING else None
         if reply is None:
             await (await self._framework())(scope, receive, _adding(ids, send))
             return
@@ -59,6 +66,20 @@ class Front:
         from router.admin.app import make_app
 
         return make_app(self._pages)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The body of a small request; None: it is larger."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MAX_BYTES:
+            return None
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
 def _adding(ids: list[tuple[bytes, bytes]], send: Send) -> Send:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from router.domain.feedback import Feedback, latest
 from router.domain.records import SpendRecord
 from router.errors import ConfigError, StoreUnavailable
 from router.ports import Ledger
@@ -28,6 +29,28 @@ def each_record(ledger: Ledger, take: Callable[[SpendRecord], None], *, since_ms
         return asyncio.run(_read(ledger, take, since_ms=since_ms, until_ms=until_ms))
     except StoreUnavailable as error:
         raise ConfigError(f"The ledger cannot be read: {error}") from None
+
+
+def read_feedback(ledger: Ledger, *, since_ms: int = 0) -> dict[tuple[str, str], Feedback]:
+    """What clients said of answers from then on, by request and key.
+
+    Raises:
+        ConfigError: the store cannot be read.
+    """
+    try:
+        return latest(asyncio.run(_feedback(ledger, since_ms)))
+    except StoreUnavailable as error:
+        raise ConfigError(f"The ledger cannot be read: {error}") from None
+
+
+async def _feedback(ledger: Ledger, since_ms: int) -> list[Feedback]:
+    await ledger.open(replica_id=f"books-{secrets.token_hex(6)}", lease_seconds=LEASE_SECONDS)
+    try:
+        found = [given async for given in ledger.feedback_store().all(since_ms=since_ms)]
+        await ledger.release()
+    finally:
+        await ledger.close()
+    return found
 
 
 async def _read(ledger: Ledger, take: Callable[[SpendRecord], None], *, since_ms: int, until_ms: int | None) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from router.adapters.choose import must_exist, open_ledger, store_of
-from router.books.reading import TIMEOUT_SECONDS, each_record
+from router.books.reading import TIMEOUT_SECONDS, each_record, read_feedback
 from router.domain.records import SpendRecord
 from router.replay.requests import Asked, read_requests, records_of_file
 from router.snapshot import Snapshot
@@ -45,4 +45,9 @@ def read_log(snapshot: Snapshot, replay: str | None, since: str, until: str | No
     unreadable = each_record(ledger, records.append, since_ms=begin, until_ms=end)
     if unreadable:
         typer.echo(f"{unreadable} records could not be read and are left out.", err=True)
-    return read_requests(records)
+    requests = read_requests(records)
+    given = read_feedback(open_ledger(replay or store_of(snapshot), timeout_seconds=TIMEOUT_SECONDS), since_ms=begin)
+    for asked in requests:
+        said = given.get((asked.request_id, asked.facts.key_id))
+        asked.rating = None if said is None else said.rating
+    return requests

@@ -21,6 +21,10 @@ LIVE: Final = "/livez"
 READY: Final = "/readyz"
 METRICS: Final = "/metrics"
 
+FEEDBACK: Final = "/v1/feedback"
+FEEDBACK_MEANING: Final = "What the answer to a request of the same key was worth: `request_id`, `rating` from 0 to 1, `label`."
+"""POST: answered by `router.admin.feedback`."""
+
 OTHERS: Final[Mapping[str, str]] = {
     MODELS: "Names that `model` may be: routes, models and deployments that the key may use.",
     MODEL: "One of them.",

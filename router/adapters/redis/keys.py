@@ -155,6 +155,11 @@ class Keys:
         return f"{self.config_labels}:texts"
 
     @property
+    def feedback(self) -> str:
+        """Stream: what clients say of answers, JSON of `Feedback`; as many as `MOST_FEEDBACK`, roughly."""
+        return f"{{{self.prefix}}}:feedback"
+
+    @property
     def alerts_marks(self) -> str:
         """Hash: what was told -> until when it is not told again, ms. See `mark.lua`."""
         return f"{{{self.prefix}}}:alerts:marks"

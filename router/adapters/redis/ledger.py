@@ -35,6 +35,7 @@ from router.adapters.redis.address import parse_url
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
 from router.adapters.redis.controls import RedisControls
+from router.adapters.redis.feedback import RedisFeedback
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
 from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
@@ -173,6 +174,10 @@ class RedisLedger:
     def shelf(self) -> RedisShelf:
         """Texts of the configuration."""
         return RedisShelf(self._read, self.keys)
+
+    def feedback_store(self) -> RedisFeedback:
+        """What clients say of answers."""
+        return RedisFeedback(self._read, self.keys)
 
     def alert_store(self) -> RedisMarkers:
         """What alerts keep here."""

@@ -17,6 +17,7 @@ from router.adapters.entries import CLOSED, Entry, checked_amount, checked_attem
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
 from router.adapters.sqlite.controls import SqliteControls
+from router.adapters.sqlite.feedback import SqliteFeedback
 from router.adapters.sqlite.markers import SqliteMarkers
 from router.adapters.sqlite.reads import Audit, bucket_states
 from router.adapters.sqlite.shelf import SqliteShelf
@@ -98,6 +99,10 @@ class SqliteLedger:
     def shelf(self) -> SqliteShelf:
         """Texts of the configuration."""
         return SqliteShelf(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
+
+    def feedback_store(self) -> SqliteFeedback:
+        """What clients say of answers."""
+        return SqliteFeedback(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
 
     def alert_store(self) -> SqliteMarkers:
         """What alerts keep here."""

@@ -1,0 +1,74 @@
+"""What clients say of answers: a rating, a label, of a request by its id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+MAX_LABEL: Final = 64
+WORDS: Final[dict[str, float]] = {"up": 1.0, "good": 1.0, "down": 0.0, "bad": 0.0}
+_is_id: Final = re.compile(r"[!-~]{1,128}").fullmatch
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One rating. The same key may rate a request again; the last one counts."""
+
+    request_id: str
+    key_id: str = ""
+    """Who rates. It counts only if the record of the request names the same key."""
+    at_ms: int = 0
+    rating: float | None = None
+    """From 0 (useless) to 1 (perfect); None: only a label."""
+    label: str = ""
+
+
+class FeedbackError(ValueError):
+    """What a client sent is no feedback. The message says what is wrong."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    request_id: str
+    rating: float | bool | str | None = None
+    label: str = ""
+
+
+_decode: Final = msgspec.json.Decoder(_Body).decode
+
+
+def parse_feedback(body: bytes, *, key_id: str, at_ms: int) -> Feedback:
+    """Read `{"request_id": "fg-...", "rating": 0.8, "label": "wrong number"}`; a rating may be true, false, `up` or `down`, too.
+
+    Raises:
+        FeedbackError: it is something else.
+    """
+    try:
+        given = _decode(body)
+    except msgspec.MsgspecError as error:
+        raise FeedbackError("", f"The body is not feedback: {error}.") from None
+    if _is_id(given.request_id) is None:
+        raise FeedbackError("request_id", "'request_id' is the value of the header x-faregate-request-id of the answer.")
+    rating = WORDS.get(given.rating) if isinstance(given.rating, str) else None if given.rating is None else float(given.rating)
+    if (given.rating is not None and rating is None) or (rating is not None and not 0 <= rating <= 1):
+        raise FeedbackError("rating", "'rating' is a number from 0 to 1, true, false, 'up' or 'down'.")
+    if len(given.label) > MAX_LABEL or not given.label.isprintable():
+        raise FeedbackError("label", f"'label' is a text of at most {MAX_LABEL} printable characters.")
+    if rating is None and not given.label:
+        raise FeedbackError("rating", "Give a 'rating', a 'label', or both.")
+    return Feedback(request_id=given.request_id, key_id=key_id, at_ms=at_ms, rating=rating, label=given.label)
+
+
+def latest(given: Iterable[Feedback]) -> dict[tuple[str, str], Feedback]:
+    """The last word of each key on each request, by request and key."""
+    found: dict[tuple[str, str], Feedback] = {}
+    for one in given:
+        before = found.get((one.request_id, one.key_id))
+        if before is None or before.at_ms <= one.at_ms:
+            found[(one.request_id, one.key_id)] = one
+    return found

@@ -1,0 +1,119 @@
+"""Feedback: who made a request may say what its answer was worth, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from router.admin import feedback as module
+from router.cli import load
+from router.domain.feedback import Feedback, FeedbackError, latest, parse_feedback
+from tests.contract.stores import RedisStore, SqliteStore
+from tests.gateway import KEY
+from tests.running import running
+from tests.scripted_behaviours import Json, usage
+from tests.scripted_upstream import ScriptedUpstream
+
+OTHER = "sk-other-0123456789abcdefghijklmnopqrstuv"
+CONFIG = """
+version: 1
+server: {store: "STORE"}
+providers:
+  up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
+models:
+  m: {at: up/m, price: {input: 1, output: 10}}
+keys:
+  tester: {secret: $TEST_KEY}
+  other: {secret: $OTHER_KEY}
+"""
+
+
+def said(*words: str) -> dict[str, Any]:
+    result = CliRunner().invoke(load(words[0]), [*words[1:], "--json"])
+    assert result.exit_code == 0, result.output
+    told: dict[str, Any] = json.loads(result.stdout)
+    return told
+
+
+async def test_ratings_join_the_records_of_the_key_that_made_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over HTTP and back: a second word replaces the first, another key's counts for nothing, a plan reads the rest as quality."""
+    up = ScriptedUpstream()
+    up.on("m", Json(usage=usage(100, 20)))
+    async with running(tmp_path, CONFIG, up=up, environment={"OTHER_KEY": OTHER}) as run:
+        ids = [(await run.ask()).headers["x-faregate-request-id"] for _ in range(3)]
+
+        async def rate(key: str = KEY, **body: object) -> int:
+            answer = await run.client.post("feedback", json=body, headers={"authorization": f"Bearer {key}"})
+            return answer.status_code
+
+        assert await rate(request_id=ids[0], rating=0.2) == 200
+        assert await rate(request_id=ids[0], rating="up", label="right") == 200
+        assert await rate(request_id=ids[1], rating=False) == 200
+        assert await rate(OTHER, request_id=ids[2], rating=1) == 200
+        assert await rate("sk-wrong", request_id=ids[2], rating=1) == 401
+        assert await rate(request_id=ids[2], rating=7) == 400
+        assert await rate(request_id=ids[2], label="x" * 5000) == 413
+        assert (await run.client.get("feedback")).status_code == 405
+        metrics = (await run.client.get("../metrics")).text
+        await run.settled()
+        store = run.store
+        address = run.up.base_url
+    assert 'faregate_feedback_total{outcome="stored"} 4' in metrics
+    assert 'faregate_feedback_total{outcome="refused"} 3' in metrics
+    told = await asyncio.to_thread(said, "feedback", "--store", store, "--by", "model,key")
+    assert told["unmatched"] == 1
+    (row,) = told["rows"]
+    assert (row["model"], row["requests"], row["rated"], row["mean"], row["labels"]) == ("m", 3, 2, 0.5, {"right": 1})
+    for name, value in (("PROVIDER_KEY", "p"), ("TEST_KEY", KEY), ("OTHER_KEY", OTHER)):
+        monkeypatch.setenv(name, value)
+    config = tmp_path / "router.yaml"
+    config.write_text(CONFIG.replace("UP", address).replace("STORE", store))
+    plan = await asyncio.to_thread(said, "plan", str(config), str(config))
+    assert plan["plan"]["total"]["quality"]["new"] == pytest.approx(0.5)
+
+
+async def test_both_stores_keep_the_last_word(tmp_path: Path, redis_url: str) -> None:
+    """Sent again by a client that is not sure, it is counted once."""
+    for store in (SqliteStore(tmp_path), RedisStore(redis_url)):
+        ledger = await store.replica("one")
+        kept = ledger.feedback_store()
+        for number in range(3):
+            await kept.put(Feedback(request_id="r", key_id="k", at_ms=number + 1, rating=number / 2))
+        await kept.put(Feedback(request_id="r", key_id="l", at_ms=2, label="bad"))
+        found = latest([one async for one in kept.all()])
+        assert {who: (one.rating, one.label) for who, one in found.items()} == {("r", "k"): (1.0, ""), ("r", "l"): (None, "bad")}
+        assert [one.key_id async for one in kept.all(since_ms=3)] == ["k"]
+        await store.close()
+
+
+async def test_a_key_cannot_flood_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feedback costs a write; more than people can give is refused."""
+    monkeypatch.setattr(module, "BURST", 2.0)
+    monkeypatch.setattr(module, "PER_SECOND", 0.0)
+    async with running(tmp_path, CONFIG, environment={"OTHER_KEY": OTHER}) as run:
+        codes = [(await run.client.post("feedback", json={"request_id": "r", "rating": 1})).status_code for _ in range(3)]
+        assert codes == [200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{", ""),
+        (b'{"request_id":"a b","rating":1}', "request_id"),
+        (b'{"request_id":"r","rating":"great"}', "rating"),
+        (b'{"request_id":"r","rating":-0.1}', "rating"),
+        (b'{"request_id":"r"}', "rating"),
+        (b'{"request_id":"r","label":"a\\u0007"}', "label"),
+        (b'{"request_id":"r","rating":1,"comment":"a whole prompt"}', ""),
+    ],
+)
+def test_what_is_no_feedback_says_what_is(body: bytes, param: str) -> None:
+    """Nothing is kept that was not asked for: no comment, no text of unknown length."""
+    with pytest.raises(FeedbackError) as caught:
+        parse_feedback(body, key_id="k", at_ms=1)
+    assert caught.value.param == param
