@@ -80,6 +80,11 @@ async def everything(ledger: RedisLedger) -> None:
     await alerts.save(b"{}")
     await alerts.load()
     await alerts.lead("one", lease_ms=0)
+    shelf = ledger.shelf()
+    await shelf.keep("v", b"label", b"text")
+    assert (await shelf.labels(), await shelf.text("v")) == ([b"label"], b"text")
+    await shelf.drop("v")
+    assert (await shelf.labels(), await shelf.text("v")) == ([], None)
     await ledger.release()
 
 
