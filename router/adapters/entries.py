@@ -20,6 +20,8 @@ KEEP_INVENTED_MS: Final = 8 * 86_400_000
 """The same where clients make up the scope: longer than a swept attempt can still be corrected."""
 IDLE_MS: Final = 7 * 86_400_000
 """After so long without use a session's window that never ends counts as ended."""
+MOST_LEASES: Final = 3
+"""A lease that ends after so many leases from now was written before the clock went back: it is cut to that."""
 TOMBSTONE_MS: Final = 15 * 60_000
 """How long a settled or voided attempt is remembered, so that a second delivery does nothing."""
 SWEPT_MS: Final = 7 * 86_400_000

@@ -23,12 +23,17 @@ from router.domain.windows import SLOTS, rolling_of, slot_ms
 from router.ports import Ledger
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 
 
 class Store(Protocol):
     """One set of books, with as many replicas as a test opens."""
 
-    async def replica(self, name: str) -> Ledger: ...
+    async def replica(self, name: str, *, lease_seconds: float = 20) -> Ledger: ...
+
+    async def clock_went_back(self, name: str) -> None:
+        """Let the lease of a replica end in a day: it was renewed before the clock was corrected."""
+        ...
 
     async def now_ms(self) -> int:
         """The store's clock."""
@@ -57,8 +62,8 @@ class _Replicas:
     def __init__(self) -> None:
         self._open: list[Ledger] = []
 
-    async def _opened(self, ledger: Ledger, name: str) -> Ledger:
-        await ledger.open(replica_id=name, lease_seconds=20)
+    async def _opened(self, ledger: Ledger, name: str, lease_seconds: float) -> Ledger:
+        await ledger.open(replica_id=name, lease_seconds=lease_seconds)
         self._open.append(ledger)
         return ledger
 
@@ -75,8 +80,12 @@ class SqliteStore(_Replicas):
         self._path = str(folder / "ledger.sqlite")
         self.clock_ms = machine_clock_ms()
 
-    async def replica(self, name: str) -> Ledger:
-        return await self._opened(SqliteLedger(self._path, clock_ms=lambda: self.clock_ms), name)
+    async def replica(self, name: str, *, lease_seconds: float = 20) -> Ledger:
+        return await self._opened(SqliteLedger(self._path, clock_ms=lambda: self.clock_ms), name, lease_seconds)
+
+    async def clock_went_back(self, name: str) -> None:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=5)) as connection, connection:
+            connection.execute("UPDATE lease SET until_ms=? WHERE replica=?", (self.clock_ms + DAY_MS, name))
 
     async def now_ms(self) -> int:
         return self.clock_ms
@@ -114,8 +123,13 @@ class RedisStore(_Replicas):
         super().__init__()
         self._url = url
 
-    async def replica(self, name: str) -> Ledger:
-        return await self._opened(RedisLedger(self._url, timeout_seconds=5), name)
+    async def replica(self, name: str, *, lease_seconds: float = 20) -> Ledger:
+        return await self._opened(RedisLedger(self._url, timeout_seconds=5), name, lease_seconds)
+
+    async def clock_went_back(self, name: str) -> None:
+        ends_ms = await self.now_ms() + DAY_MS
+        await self.command("ZADD", "{fg}:leases", ends_ms, name)
+        await self.command("HSET", "{fg}:books", lease_field(name), ends_ms)
 
     async def now_ms(self) -> int:
         seconds, micros = await self.command("TIME")

@@ -13,7 +13,7 @@ from router.domain.budgets import Refusal, Reservation, WindowMoved
 from router.domain.money import MAX_NUSD
 from router.domain.records import SpendRecord
 from router.ports import Drift, Ledger, StoredKey
-from tests.contract.stores import HOUR_MS, Store, bucket, buckets, counters, held, records
+from tests.contract.stores import HOUR_MS, SqliteStore, Store, bucket, buckets, counters, held, records
 
 RECORD = b'{"attempt_id":"a","request_id":"r","at_ms":1,"charge_nusd":80,"hold_nusd":100}'
 
@@ -478,3 +478,16 @@ async def test_a_trimmed_log_still_verifies(store: Store) -> None:
     assert await ledger.audit() == list(await other.verify()) == []
     await store.tamper("company||all", 1)
     assert await other.verify() == [Drift("company||all", 216, 215, "spent")]
+
+
+async def test_a_clock_that_goes_back_does_not_keep_holds_for_longer(store: Store) -> None:
+    """The lease of a dead replica then ends far in the future, and its holds would stay as long."""
+    one, two = await store.replica("one"), await store.replica("two", lease_seconds=0.05)
+    await held(one, 100, buckets(bucket()))
+    await store.clock_went_back("one")
+    async with asyncio.timeout(10):
+        while not await two.sweep():
+            if isinstance(store, SqliteStore):
+                store.clock_ms += 10
+            await asyncio.sleep(0.01)
+    assert await counters(two) == {"company": (100, 0, 0)}

@@ -18,6 +18,7 @@ from router.adapters.entries import (
     IDLE_MS,
     KEEP_INVENTED_MS,
     KEEP_MS,
+    MOST_LEASES,
     SWEPT_MS,
     TOMBSTONE_MS,
     checked_amount,
@@ -364,6 +365,7 @@ class RedisLedger:
         swept: int
         while True:
             args: list[str | bytes | int] = [keys.progress, cursor, began_ms, SWEEP_LIMIT, SWEPT_MS, KEEP_MS, KEEP_INVENTED_MS, IDLE_MS]
+            args.append(MOST_LEASES * self.lease_ms)
             swept, cursor, began_ms = await self._run(script_call("sweep", into, args))
             total += swept
             if cursor == b"0":

@@ -402,17 +402,16 @@ class Batch:
         """See `Lease.release`: the lease ends now."""
         self._set_lease(replica, self.now_ms - 1)
 
-    def sweep(self) -> int:
+    def sweep(self, longest_ms: int) -> int:
         """See `Lease.sweep`; also drops tombstones and counters that nobody can need any more."""
+        self._db.execute("UPDATE lease SET until_ms=?1 WHERE until_ms > ?1", (self.now_ms + longest_ms,))
         rows = self._db.execute(
             "SELECT a.id, p.burnt FROM attempt a LEFT JOIN lease l USING (replica)"
             " LEFT JOIN progress p ON p.replica=a.replica AND p.attempt_id=a.id"
             " WHERE a.done_ms IS NULL AND coalesce(l.until_ms, 0) < ? LIMIT ?",
             (self.now_ms, SWEEP_LIMIT),
         ).fetchall()
-        wanted = [row[0] for row in rows if row[0] not in self._attempts]
-        if wanted:
-            self._load_attempts(wanted)
+        self._load_attempts([row[0] for row in rows if row[0] not in self._attempts])
         swept = 0
         for attempt_id, burnt in rows:
             attempt = self._attempts[attempt_id]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from router.adapters.entries import CLOSED, Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present, share_rest
+from router.adapters.entries import CLOSED, MOST_LEASES, Entry, checked_amount, checked_attempt, machine_clock_ms, plan, present, share_rest
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
 from router.adapters.sqlite.controls import SqliteControls
@@ -171,7 +171,7 @@ class SqliteLedger:
     async def sweep(self) -> int:
         """See `Lease.sweep`."""
         total = 0
-        while swept := await self._submit(Batch.sweep, ""):
+        while swept := await self._submit(Batch.sweep, "", MOST_LEASES * self._lease_ms):
             total += swept
         return total
 

@@ -10,6 +10,7 @@
 -- ARGV[4]  holds to look at                         ARGV[5]  how long a swept attempt is remembered, ms
 -- ARGV[6]  how long counters outlive their window, ms      ARGV[7]  the same where clients make up the scope
 -- ARGV[8]  how long a session is remembered that is not used, ms
+-- ARGV[9]  longest time that a lease can be from now, ms: one that ends later was written before the clock went back
 -- Returns {holds charged, cursor of the next page or '0', when the pass began}.
 -- A hold is charged once: it leaves the open holds in the same step. A replica that was dead during a whole pass is
 -- forgotten at its end. The first page also drops counters that nobody can need any more.
@@ -99,6 +100,13 @@ if ARGV[2] == '0' then
   for i, index in ipairs({KEYS[5], KEYS[5] .. ':scopes'}) do
     local past = redis.call('ZRANGE', index, '-inf', '(' .. string.format('%.0f', now - ARGV[5 + i]), 'BYSCORE', 'LIMIT', 0, 200)
     for _, id in ipairs(past) do drop(index, id) end
+  end
+end
+if ARGV[2] == '0' then
+  local most = string.format('%.0f', now + ARGV[9])
+  for _, replica in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. most, '+inf')) do
+    redis.call('ZADD', KEYS[3], most, replica)
+    redis.call('HSET', KEYS[1], '|' .. replica, most)
   end
 end
 local dead, some = {}, false
