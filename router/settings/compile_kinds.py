@@ -13,7 +13,6 @@ from policies.types import SignalName, Traits
 from router.settings.compile_context import Context
 from router.settings.findings import Path, did_you_mean
 
-
 CALENDAR: Final = frozenset({"minute", "hour", "day", "week", "month"})
 """Windows that have an end."""
 
