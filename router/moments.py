@@ -77,7 +77,8 @@ class Moments:
             states = fleet.look()
             for key, names in watch.states.items():
                 up[key] = any(states[name].view.health not in _CLOSED for name in names)
-                error_rate[key] = fleet.error_rate(names)
+                if key.startswith("provider:"):
+                    error_rate[key] = fleet.error_rate(names)
         return Moment(hour=hour, weekday=weekday, month=month, budget_used=used, budget_left_nusd=left, up=up, error_rate=error_rate)
 
     def _budgets_of(self, call: Call) -> tuple[float, int | None]:
