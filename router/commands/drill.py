@@ -14,7 +14,7 @@ from router.replay.drill import Drill, drill, notes_of, tables_of
 from router.replay.observed import Observed
 from router.replay.report import as_markdown, as_text
 from router.replay.simulate import World
-from router.settings import load_snapshot
+from router.settings.offline import load_offline
 from router.settings.units import parse_share
 from router.snapshot import Snapshot
 
@@ -38,7 +38,7 @@ def command(
 
     Without a log, only the configuration is looked at. Nothing is sent and nothing is changed; `faregate drain` does it live.
     """
-    snapshot = load_snapshot(config)
+    snapshot = load_offline(config)
     _check(snapshot, without)
     limits = dict(map(_limit, most or []))
     try:

@@ -13,7 +13,7 @@ from router.replay.observed import Observed
 from router.replay.report import as_markdown, as_text, notes_of, tables_of
 from router.replay.simulate import World, reproduced, simulate
 from router.replay.thresholds import MEASURES, Threshold, broken, parse_threshold
-from router.settings import load_snapshot
+from router.settings.offline import load_offline
 
 EXIT_BROKEN: Final = 1
 
@@ -35,7 +35,7 @@ def command(
     Nothing is sent. Requests that were refused then are not in the log, and what clients would do differently is not known.
     """
     thresholds = _thresholds(fail_on or [])
-    snapshots = load_snapshot(old), load_snapshot(new)
+    snapshots = load_offline(old), load_offline(new)
     requests = read_log(snapshots[0], replay, since, until)
     observed = Observed(requests)
     worlds = World(snapshots[0], observed), World(snapshots[1], observed)

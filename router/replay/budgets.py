@@ -12,6 +12,7 @@ from router.domain.budgets import Bucket, BucketSet, Budget
 from router.domain.windows import bucket_at, bucket_id, bucket_set, scope_of
 
 MILLION: Final = 1_000_000
+OF_CANDIDATES: Final = frozenset({"model", "provider", "deployment"})
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class LedgerModel:
 
     def __init__(self, budgets: Sequence[Budget]) -> None:
         self._budgets = budgets
+        self._of_callers = [one for one in budgets if ":" not in one.name and OF_CANDIDATES.isdisjoint((*one.dimensions, *dict(one.when)))]
         self._steering = [budget for budget in budgets if budget.steps]
         self._counters: dict[str, Counter] = {}
         self._sets: dict[tuple[object, ...], tuple[BucketSet, list[tuple[str, Counter]]]] = {}
@@ -124,6 +126,20 @@ class LedgerModel:
             if reached:
                 found = (budget.name, "downgrade")
         return found
+
+    def fullest(self, dims: Mapping[str, str], tags: Mapping[str, str], now_ms: int) -> tuple[float, int | None]:
+        """Largest used share of the budgets that a request falls under whatever serves it, and the least left of those in USD."""
+        largest, least = 0.0, None
+        for budget in self._of_callers:
+            scope = scope_of(budget, dims=dims, tags=tags)
+            if scope is None:
+                continue
+            counter = self._counter(bucket_at(budget, scope, now_ms))
+            used = counter.used(now_ms)
+            largest = max(largest, used / counter.limit if counter.limit > 0 else 1.0)
+            if budget.unit == "usd" and (least is None or counter.limit - used < least):
+                least = max(0, counter.limit - used)
+        return largest, least
 
     def _find(self, dims: Mapping[str, str], tags: Mapping[str, str], now_ms: int) -> list[tuple[str, Counter]]:
         key = (*[dims[name] for name in self._dimensions], None, *[tags.get(name) for name in self._tags])

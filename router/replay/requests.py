@@ -118,7 +118,7 @@ def _add_trace(asked: Asked, record: SpendRecord, trace: Trace) -> None:
         return
     asked.draw, asked.restrict, asked.exact = trace.draw, trace.restrict, True
     decision = trace.decision
-    if decision.order and decision.measure == "share":
+    if decision.order and decision.measure in ("share", "chance"):
         asked.share = decision.order[0].score
         asked.first = decision.order[0].deployment
 

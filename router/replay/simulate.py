@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 
 from policies.engine import Branch, choose, decide
-from policies.types import Candidate, Decision, MissingSignal, RequestFacts
+from policies.expressions.vocabulary import WEEKDAYS
+from policies.types import Candidate, Decision, MissingSignal, Moment, RequestFacts
 from router.domain.extras import with_search
 from router.domain.money import MAX_NUSD
 from router.domain.prices import Price, price_at
@@ -18,10 +20,13 @@ from router.replay.observed import Observed
 from router.replay.requests import Asked
 from router.routing import may_ask
 from router.scopes import NO_KEY, NO_TEAM
-from router.snapshot import Deployment, Route, Snapshot
+from router.snapshot import Deployment, Route, Snapshot, Watch
 
 STATE: Final = ("health", "in_flight", "available_in_seconds", "closed_for")
 """Of what is known of a deployment, what the log's own moment says."""
+CHANCES: Final = frozenset({"share", "chance"})
+"""Measures of kinds whose scores are the chances of their choices."""
+CLOSED: Final = frozenset({"cooldown", "drained", "frozen"})
 MOST_SHARES: Final = 64
 TINY: Final = 1e-9
 
@@ -70,14 +75,39 @@ class World:
         """The route that was asked for."""
         return self.snapshot.routes.get(asked.facts.route)
 
-    def branch_of(self, route: Route, facts: RequestFacts) -> tuple[Branch, RequestFacts]:
-        """The branch of the first rule that matches. What was never read from the prompt counts as tried without success."""
+    def branch_of(self, asked: Asked, route: Route, ledger: LedgerModel | None = None) -> tuple[Branch, RequestFacts]:
+        """The branch of the first rule that matches. What was never read from a prompt counts as what most prompts are: nothing
+        personal in it, all else unknown. Without a ledger, nothing is taken for spent."""
+        facts = asked.facts
+        if route.watch is not None:
+            facts = msgspec.structs.replace(facts, moment=self._moment(asked, route.watch, ledger))
         while True:
             try:
                 return choose(route.policy, facts), facts
             except MissingSignal as missing:
-                known = msgspec.structs.replace(facts.signals, **{missing.name: None})
-                facts = msgspec.structs.replace(facts, signals=known)
+                known: Any = {missing.name: frozenset() if missing.name == "pii" else None}
+                facts = msgspec.structs.replace(facts, signals=msgspec.structs.replace(facts.signals, **known))
+
+    def _moment(self, asked: Asked, watch: Watch, ledger: LedgerModel | None) -> Moment:
+        """What rules read of the moment: by the log's own time, the simulated budgets, and what was known of the providers."""
+        hour, weekday, month = 0, "", 0
+        if watch.timezone is not None:
+            local = datetime.fromtimestamp(asked.starts_ms / 1000, watch.timezone)
+            hour, weekday, month = local.hour, WEEKDAYS[local.weekday()], local.month
+        used, left = 0.0, None
+        if watch.budgets and ledger is not None:
+            used, left = ledger.fullest(self._dims(asked), asked.facts.tags, asked.starts_ms)
+        known = asked.health or {}
+        closed = {name for name, state in known.items() if state["health"] in CLOSED} | self._gone
+        return Moment(
+            hour=hour,
+            weekday=weekday,
+            month=month,
+            budget_used=used,
+            budget_left_nusd=left,
+            up={key: not closed.issuperset(names) for key, names in watch.states.items()},
+            error_rate={key: asked.facts.moment.error_rate.get(key) for key in watch.states},
+        )
 
     def candidates(self, asked: Asked, branch: Branch, facts: RequestFacts) -> list[Candidate]:
         """What the branch has to offer, as the log knows it at that moment. Read it at once: the next request reuses it."""
@@ -107,9 +137,9 @@ class World:
         output = 0 if facts.operation == "embeddings" else length * facts.choices
         return int(expected(price, input_tokens=facts.input_tokens, output_tokens=output))
 
-    def decide(self, asked: Asked, route: Route, *, steered: str = "") -> Decision:
+    def decide(self, asked: Asked, route: Route, ledger: LedgerModel | None = None, *, steered: str = "") -> Decision:
         """Where the request goes. `steered`: what a budget that fills does."""
-        branch, facts = self.branch_of(route, asked.facts)
+        branch, facts = self.branch_of(asked, route, ledger)
         offered = self.candidates(asked, branch, facts)
         if steered == "downgrade":
             offered = [view for view in offered if view.traits.size == "small"]
@@ -123,7 +153,7 @@ class World:
         route = self.route_of(asked)
         if route is None:
             return None
-        branch, facts = self.branch_of(route, asked.facts)
+        branch, facts = self.branch_of(asked, route)
         offered = self.candidates(asked, branch, facts)
         draw = 0.0
         for _ in range(MOST_SHARES):
@@ -131,7 +161,7 @@ class World:
             if not decision.order:
                 return None
             first = decision.order[0]
-            drawn = decision.measure == "share" and first.score is not None
+            drawn = decision.measure in CHANCES and first.score is not None
             if first.deployment == deployment:
                 return draw, first.score if drawn and first.score is not None else 1.0
             if not drawn or not first.score:
@@ -168,7 +198,7 @@ class World:
         step = ledger.step(dims, asked.facts.tags, asked.starts_ms) if ledger.steers else None
         if step is not None and step[1] == "refuse":
             return Served(refused=f"budget:{step[0]}")
-        decision = self.decide(asked, route, steered="" if step is None else step[1])
+        decision = self.decide(asked, route, ledger, steered="" if step is None else step[1])
         if not decision.order:
             return Served(rule=decision.rule, refused="no_deployment" if step is None else f"budget:{step[0]}")
         refused = ""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from policies.types import RequestFacts
 from router.cli import load
 from router.domain.records import SpendRecord
-from router.replay.trace import SPREAD, facts_of_record, read_trace, recall, states_of
+from router.replay.trace import SPREAD, Trace, facts_of_record, read_trace, recall, states_of
 from tests.books import typed
 from tests.gateway import KEY
 from tests.running import compiled, running
@@ -70,6 +70,64 @@ async def test_a_recorded_decision_is_made_again_bit_for_bit(tmp_path: Path) -> 
         assert recall(snapshot, record, trace) == trace.decision
         assert trace.decision.rule == record.rule
     assert any("total_ms" in states for record in records for states in states_of(read_trace(record) or trace).values())
+
+
+KINDS = """
+version: 1
+server: {store: STORE, record_decisions: 100%}
+providers:
+  one: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
+  two: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
+models:
+  big: {at: [one/big, two/big], size: large, quality: 0.9, price: {input: 10, output: 30}}
+  small: {at: one/small, size: small, quality: 0.6, price: {input: 1, output: 2}}
+routes:
+  watched:
+    rules:
+      - {name: full, when: {budget_used: ">99%"}, use: small}
+      - {name: korean, when: {language: ko}, use: big, by: latency}
+      - {name: day, when: {hour: "0..23", task: code}, use: small}
+    default: {use: [big, small], by: {kind: quality, target: 0.8}}
+  drawn: {default: {use: [big, small], by: {kind: bandit, name: b, worth_usd: 0.01}}}
+  careful: {default: {use: [big, small], by: least_busy}}
+privacy: {when: {pii: true}, only: {provider: one}}
+budgets:
+  everyone: {limit: $100}
+keys:
+  tester: {secret: $TEST_KEY}
+"""
+
+
+async def test_what_kinds_and_rules_read_of_the_moment_is_in_the_trace(tmp_path: Path) -> None:
+    """Beliefs of a bandit, signals, the time, budgets, privacy: whatever a decision was made of stands beside it."""
+    async with running(tmp_path, KINDS, up=scripted()) as run:
+        for text in (
+            "Hello",
+            "안녕하세요, 오늘 서울 날씨가 어떤지 알려 주세요",
+            "Write to kim@example.com",
+            "def f(x): return x  # fix this code",
+        ):
+            for route in ("watched", "drawn", "careful"):
+                body = {"messages": [{"role": "user", "content": text}]}
+                assert (await run.ask(route, **body)).status_code == 200
+        late = await run.ask("careful", headers={"x-faregate-deadline-ms": "60000"})
+        assert late.status_code == 200
+        await run.settled()
+        records = typed(await run.records())
+        snapshot = run.app.service.snapshot
+    assert {"korean", "default"} <= {record.rule for record in records}
+    assert len(records) == 13
+    for record in records:
+        trace = read_trace(record)
+        assert trace is not None
+        assert recall(snapshot, record, trace) == trace.decision
+    assert any(out.reason == "private" for record in records for out in trace_of(record).decision.rejected)
+
+
+def trace_of(record: SpendRecord) -> Trace:
+    trace = read_trace(record)
+    assert trace is not None
+    return trace
 
 
 async def test_a_trace_holds_neither_prompt_nor_credential_and_stands_in_one_record(tmp_path: Path) -> None:
