@@ -52,9 +52,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 class Way:
     """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
 
-    __slots__ = ("answered", "buckets", "habits", "heads", "log", "priced_by_image", "record", "served", "tiered", "timeouts")
+    __slots__ = ("answered", "buckets", "habits", "heads", "log", "priced_by_image", "record", "secrets", "served", "tiered", "timeouts")
 
-    def __init__(self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts, priced_by_image: bool = False) -> None:
+    def __init__(
+        self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts, priced_by_image: bool = False, secrets: tuple[bytes, ...] = ()
+    ) -> None:
         self.record = record
         """The members of a spend record that do not change, as JSON without braces."""
         self.log = log
@@ -64,6 +66,8 @@ class Way:
         self.priced_by_image = priced_by_image
         """Whether each record names the number of images."""
         self.timeouts = timeouts
+        self.secrets = secrets
+        """What begins a credential of the provider."""
         self.heads: dict[bool, bytes] = {}
         """Header lines of an answer: of a stream, and of a JSON body."""
         self.buckets: BucketSet | None = None

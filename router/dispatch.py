@@ -6,7 +6,6 @@ import email.utils
 import re
 import time
 from collections.abc import Awaitable, Mapping
-from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -25,6 +24,7 @@ from router.errors import (
 )
 from router.fleet import cause_of_status
 from router.ports import Timeouts, Upstream, UpstreamError, UpstreamResponse
+from router.quoted import body_without_secrets, headers_without_secrets, without_secrets
 from router.snapshot import Fallback, Provider
 
 PATHS: Final[Mapping[str, str]] = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
@@ -33,10 +33,6 @@ TIMEOUT_FAULTS: Final = frozenset({"connect_timeout", "first_byte_timeout", "idl
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 """About the proxy's own account at the provider, not about the client."""
 MAX_MESSAGE: Final = 2000
-SHORTEST_SECRET: Final = 8
-"""Shorter parts of a header's value, such as `Bearer`, are no secret."""
-SECRET_START: Final = 12
-"""What begins with so many characters of a secret is taken for it, wherever it was cut."""
 MOST_DIGITS: Final = 12
 """Of a wait in a header; more is no wait but a mistake, or an attack."""
 _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|key|gsk|xai)[-_][\w.-]{12,}", re.IGNORECASE)
@@ -136,7 +132,7 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
         response.abort()
         body = b""
     attempt.status = status
-    shown, code = _error_body(_without_secrets(body, attempt.deployment.provider))
+    shown, code = _error_body(body_without_secrets(body, attempt.deployment.provider))
     too_long = code == "context_length_exceeded"
     fall_back = status in fallback.statuses or status in CREDENTIAL_STATUSES or (too_long and fallback.on_context_length)
     failure = Failure(
@@ -158,41 +154,10 @@ async def of_status(response: UpstreamResponse, attempt: Attempt, fallback: Fall
         failure.error = RouterError(of_upstream_status(status), f"Deployment '{name}' answered HTTP {status} without an error object.")
     else:
         failure.reply = Reply(status, [JSON], shown)
-        failure.headers = passed_from_upstream(response.headers)
-        failure.upstream_id = find(response.headers, REQUEST_ID)
+        headers = headers_without_secrets(response.headers, attempt.deployment.provider)
+        failure.headers = passed_from_upstream(headers)
+        failure.upstream_id = find(headers, REQUEST_ID)
     return failure
-
-
-def _without_secrets(body: bytes, provider: Provider) -> bytes:
-    """An error body without the credentials that were sent with the call, whole or in part: some providers quote them."""
-    secrets = _secrets_of(provider)
-    if secrets is None or b"\\" not in body:
-        return body if secrets is None else secrets.sub("[key]", body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-    try:
-        plain = msgspec.json.encode(msgspec.json.decode(body))
-    except (msgspec.MsgspecError, RecursionError):
-        plain = body
-    # Escapes may hide a letter of it; where they hide nothing, the body stays as it came.
-    shown = plain.decode("utf-8", "surrogateescape")
-    return secrets.sub("[key]", shown).encode("utf-8", "surrogateescape") if secrets.search(shown) else body
-
-
-def without_secrets(text: str, provider: Provider) -> str:
-    """A text for a client or a log without the credentials that go to the provider."""
-    secrets = _secrets_of(provider)
-    return text if secrets is None else secrets.sub("[key]", text)
-
-
-@lru_cache(maxsize=1024)
-def _pattern(values: tuple[str, ...]) -> re.Pattern[str] | None:
-    starts = sorted(
-        {re.escape(value.rpartition(" ")[2][:SECRET_START]) for value in values if len(value.rpartition(" ")[2]) >= SHORTEST_SECRET}
-    )
-    return re.compile(f"(?:{'|'.join(starts)})[\\w.~+/=-]*") if starts else None
-
-
-def _secrets_of(provider: Provider) -> re.Pattern[str] | None:
-    return _pattern(tuple(value for _, value in provider.endpoint.headers))
 
 
 def _error_body(body: bytes) -> tuple[bytes | None, str]:

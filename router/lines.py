@@ -18,6 +18,7 @@ from router.domain.learning import Learned
 from router.domain.prices import Price
 from router.domain.pricing import rates_for
 from router.domain.usage import Usage
+from router.quoted import secrets_of
 from router.snapshot import Deployment, Snapshot
 
 MOST_WAYS: Final = 50_000
@@ -101,6 +102,7 @@ def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
         tiered=price is not None and bool(price.tiers),
         priced_by_image=price is not None and price.per_image_nusd is not None,
         timeouts=call.route.timeouts or deployment.timeouts,
+        secrets=secrets_of(deployment.provider).starts,
     )
 
 

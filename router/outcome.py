@@ -12,6 +12,7 @@ from router.domain.money import NUSD_PER_USD, format_amount, format_usd
 from router.edge import headers as h
 from router.edge.replies import JSON
 from router.errors import BUDGET_EXCEEDED, RouterError
+from router.quoted import secrets_of
 from router.relay import STREAM_HEADERS
 
 _IDS: Final = b"%b: %%b\r\n%b: %%b\r\n" % (h.REQUEST_ID, h.OWN_REQUEST_ID)
@@ -93,7 +94,11 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
     if left is not None:
         passed += _LEFT % divmod(left if left > 0 else 0, NUSD_PER_USD)
     ids = _id_lines(call, named.get(h.REQUEST_ID))
-    return _ANSWER % (head, call.attempts, overhead_seconds * 1000, passed, ids)
+    lines = _ANSWER % (head, call.attempts, overhead_seconds * 1000, passed, ids)
+    for start in way.secrets:
+        if start in lines:
+            return secrets_of(attempt.deployment.provider).hide(lines)
+    return lines
 
 
 def _reset_text(ends_ms: int) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from router.call import Attempt, Call
-from router.dispatch import Failure, invalid_answer, is_event_stream, says_error, without_secrets
+from router.dispatch import Failure, invalid_answer, is_event_stream, says_error
 from router.domain.budgets import Refusal, Reservation
 from router.domain.counting import BYTES_PER_TOKEN
 from router.domain.estimate import worst_of
@@ -23,6 +23,7 @@ from router.edge.headers import find
 from router.edge.replies import error_object
 from router.errors import STORE_UNAVAILABLE, UPSTREAM_FAILED, UPSTREAM_TIMEOUT, RouterError, StoreUnavailable
 from router.ports import BudgetStore, UpstreamError, UpstreamResponse
+from router.quoted import QuotedInStream, without_secrets
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAX_FIRST_BYTES: Final = 64 * 1024
@@ -103,6 +104,8 @@ class Stream:
     # Defaults stand in the class: most streams never change them.
     _look_at = 0
     """So many bytes may come before it matters again how much is held."""
+    _quoted: QuotedInStream | None = None
+    """Takes out credentials, once anything may hold some."""
     _full: Awaitable[None] | None = None
     """Ends when the client can take more."""
     _short_of = ""
@@ -137,6 +140,8 @@ class Stream:
         self._response = response
         self._exchange = exchange
         self._write = exchange.write
+        # Then events pass before they have ended.
+        self._in_parts = attempt.call.request.wants_usage
         self._store = store
         self._clock = clock
         self._extend_short = extend_short
@@ -189,6 +194,8 @@ class Stream:
             return False
         shown = meter.feed(chunk)
         if shown:
+            if b"error" in shown or self._in_parts:
+                shown = self._without_secrets(shown)
             full = self._write(shown)
             if full is not None:
                 self._full = full
@@ -250,7 +257,7 @@ class Stream:
         if not covered:
             waiting[:] = split_events(waiting[0])
         while waiting and (covered or self._fits(waiting[0])):
-            self._full = self._write(meter.feed(waiting.pop(0)))
+            self._full = self._write(self._without_secrets(meter.feed(waiting.pop(0))))
             await self._drain()
         # What is held is used up: the next event would be beyond it.
         used_up = self._short_of and meter.output_tokens_bound >= self._held_bound - self._spare
@@ -262,8 +269,13 @@ class Stream:
         return self._bytes_to_cap(event) > 0
 
     async def _send(self, data: bytes) -> None:
-        self._full = self._write(data)
+        self._full = self._write(self._without_secrets(data))
         await self._drain()
+
+    def _without_secrets(self, data: bytes) -> bytes:
+        if self._quoted is None:
+            self._quoted = QuotedInStream(self.attempt.deployment.provider)
+        return self._quoted.clean(data)
 
     def _unread(self) -> bytes:
         """What the provider has written and nobody will see."""
@@ -274,6 +286,8 @@ class Stream:
         rest = meter.flush()
         if rest:
             await self._send(rest)
+        if self._quoted is not None:
+            self._write(self._quoted.flush())
         tail = meter.tail
         if tail.error:
             await exchange.finish()
