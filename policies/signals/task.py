@@ -51,6 +51,9 @@ _MARKS: Final[Mapping[str, Marks]] = MappingProxyType(
             parts=(
                 "```",
                 "unit test",
+                "write a function",
+                "write a program",
+                "write a python",
                 "stack trace",
                 "파이썬",
                 "자바스크립트",
@@ -77,13 +80,12 @@ _MARKS: Final[Mapping[str, Marks]] = MappingProxyType(
                 *("계산", "행렬", "몇 개", "몇 명", "몇 원", "얼마", "나머지", "퍼센트", "方程", "計算", "计算"),
             ),
             hints=_words("total each cost costs twice half average sum product ratio fraction number numbers angle area volume more"),
-            pattern=re.compile(r"\d ?[-+*/^=×÷] ?[\dxyz(]"),
+            pattern=re.compile(r"\d ?[-+*/^=×÷] ?[\dxyz(]|\\[a-z]{3}|\$[^$\n]{1,40}\$"),
         ),
         "translation": Marks(
             worth=1.4,
             words=_words("translate translation translating translates traduire traduis traduce traducir übersetze übersetzen"),
             parts=("번역", "翻訳", "翻译", "翻譯"),
-            hints=_words("english korean japanese chinese german french spanish"),
         ),
         "summary": Marks(
             worth=1.3,
@@ -129,6 +131,7 @@ _MARKS: Final[Mapping[str, Marks]] = MappingProxyType(
         ),
     }
 )
+_WORK: Final = tuple(task for task in TASKS if task in _MARKS and task != "chat")
 _NUMBER: Final = re.compile(r"\b\d")
 NUMBERS_OF_A_PROBLEM: Final = 2
 """Numbers in a question that make it look like a problem in words."""
@@ -146,10 +149,11 @@ def task_of(text: str) -> str | None:
     points = {task: _points(marks, sample, words) for task, marks in _MARKS.items()}
     if "?" in sample and len(_NUMBER.findall(sample)) >= NUMBERS_OF_A_PROBLEM:
         points["math"] += _PROBLEM
-    if len(text) > LONG_FOR_CHAT:
-        points["chat"] = 0.0
-    task = max(TASKS[:-1], key=points.__getitem__)
-    return task if points[task] >= ENOUGH else "other"
+    task = max(_WORK, key=points.__getitem__)
+    if points[task] >= ENOUGH:
+        return task
+    # A greeting may stand before any task.
+    return "chat" if points["chat"] >= ENOUGH and len(text) <= LONG_FOR_CHAT else "other"
 
 
 def _points(marks: Marks, sample: str, words: frozenset[str]) -> float:

@@ -9,6 +9,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 _FOLDERS: Final = (".ci", "benchmarks", "config", "deploy", "docs", "policies", "requirements", "router", "tests")
 _GENERATED: Final = frozenset({"__pycache__", "results"})
+_NOT_TEXT: Final = frozenset({".fgr"})
 
 
 def text_files(*suffixes: str) -> Iterator[Path]:
@@ -18,7 +19,9 @@ def text_files(*suffixes: str) -> Iterator[Path]:
         found += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     for path in sorted(found):
         inside = path.relative_to(ROOT)
-        if _GENERATED.isdisjoint(inside.parts) and not inside.name.startswith(".coverage") and (not suffixes or path.suffix in suffixes):
+        if path.suffix in _NOT_TEXT or not _GENERATED.isdisjoint(inside.parts) or inside.name.startswith(".coverage"):
+            continue
+        if not suffixes or path.suffix in suffixes:
             yield path
 
 
