@@ -232,3 +232,10 @@ def test_what_a_kind_rejects_is_among_the_rejected() -> None:
 def test_amounts_are_written_exactly(nusd: int, text: str) -> None:
     """A rounded limit would contradict the decision it explains."""
     assert usd(nusd) == text
+
+
+def test_what_usually_takes_longer_than_there_is_time_comes_last() -> None:
+    """It is still better than nothing; what was never seen may be fast."""
+    kept = [candidate("p/slow", total_ms=900.0), candidate("p/new"), candidate("p/fast", total_ms=100.0)]
+    decision = decide(branch("p/slow", "p/new", "p/fast"), facts(), kept, 0.0, Restriction(deadline_ms=500))
+    assert names(decision) == ["p/new", "p/fast", "p/slow"]
