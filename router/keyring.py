@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from router.controls import Desk
+from policies.types import NOTHING
+from router.controls import ControlError, Desk, find_budget
 from router.domain import keys
 from router.errors import INVALID_REQUEST, NOT_FOUND, RouterError
+from router.inputs import parse_amount
 from router.ports import KeyStore, StoredKey
 from router.snapshot import Snapshot
 
@@ -33,15 +36,27 @@ class Keyring:
         models: Sequence[str] = (),
         tags: Mapping[str, str],
         expires_ms: int | None = None,
+        limits: Mapping[str, str] = NOTHING,
         now_ms: int,
         reason: str = "",
     ) -> tuple[StoredKey, str]:
         """Make a key. Returns it, and what its client sends: only a hash of that is kept.
 
+        `limits`: amounts by the name of a budget or rate limit that is split by key: in force before the key is.
+
         Raises:
+            RouterError: 400 for a limit that cannot be set; there is no key then.
+            ControlError: there is no such budget, or there are too many changes of limits.
             StoreUnavailable: the store does not answer.
         """
+        amounts = await self._amounts(limits)
         minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES))
+        try:
+            for budget, amount in amounts.items():
+                await self._desk.change_limit(budget, "set", amount, scope=f"key={minted.key_id}", reason=reason or f"of key {name}")
+        except ControlError:
+            await self._drop_limits(minted.key_id)
+            raise
         key = StoredKey(
             key_id=minted.key_id,
             secret_hmac=keys.digest(await self._store.pepper(), minted.text),
@@ -55,6 +70,26 @@ class Keyring:
         await self._store.put_key(key)
         await self._desk.keys_changed("key.mint", key.key_id, after=f"{name} of team {team}" if team else name, reason=reason)
         return key, minted.text
+
+    async def _amounts(self, limits: Mapping[str, str]) -> dict[str, int]:
+        state = await self._desk.state()
+        amounts = {}
+        for name, text in limits.items():
+            full, base = find_budget(state, name)
+            if base.each != ("key",):
+                split = ", ".join(known for known, each in state.base.items() if each.each == ("key",)) or "none"
+                raise RouterError(INVALID_REQUEST, f"'{name}' is not split by key; those that are: {split}.", param="limits")
+            try:
+                amounts[full] = parse_amount(text, base.unit)
+            except (ValueError, OverflowError) as error:
+                raise RouterError(INVALID_REQUEST, f"limits.{name}: {error}", param="limits") from None
+        return amounts
+
+    async def _drop_limits(self, key_id: str) -> None:
+        """A key that is refused for good needs no limits: there is room for so many."""
+        for budget in {control.target for control in (await self._desk.state()).of_kind("limit") if control.scope == f"key={key_id}"}:
+            with suppress(ControlError):
+                await self._desk.reset_limit(budget, scope=f"key={key_id}", reason=f"key {key_id} was revoked")
 
     async def rotate(self, key_id: str, *, overlap_seconds: float, now_ms: int, reason: str = "") -> tuple[StoredKey, str]:
         """Give a key another secret. The one before is accepted for the overlap, the one before that no more.
@@ -95,6 +130,7 @@ class Keyring:
             key = await self.find(key_id)
             if key.revoked_ms is not None:
                 break
+        await self._drop_limits(key_id)
         return key
 
     async def find(self, key_id: str) -> StoredKey:

@@ -178,6 +178,10 @@ class KeyGiven(Given):
     models: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=256)] = []
     """Routes and models that it may ask for; empty: all of its team."""
     tags: Annotated[dict[Name, Annotated[str, Field(max_length=256), AfterValidator(_maybe_printable)]], Field(max_length=MAX_TAGS)] = {}
+    limits: Annotated[
+        dict[Annotated[str, Field(max_length=MAX_TARGET)], Amount],
+        Field(max_length=16, description="Its own limit in budgets and rate limits that are split by key: `{per-key: 5usd}`."),
+    ] = {}
     expires: Annotated[str | None, Field(max_length=40, description="`12h`, `30d`, `8w`, `2027-01-31` or ISO 8601. Default: never.")] = None
     reason: Why = ""
 
@@ -207,6 +211,8 @@ class KeyCard(Shown):
     created_at: str | None
     expires_at: str | None
     revoked_at: str | None
+    limits: dict[str, str]
+    """Its own, by the budget or rate limit, in that one's unit."""
     previous_secret_until: str | None
     """Until then the secret before the last rotation is accepted, too."""
 

@@ -36,6 +36,7 @@ teams:
   search: {budget: $2/month, rpm: 1000}
 keys:
   tester: {secret: $TEST_KEY, team: search}
+limits: {each_key: {rpm: 100000}}
 admins:
   alice: {secret: $ALICE, role: admin}
   oscar: {secret: $OSCAR, role: operator}
@@ -259,13 +260,19 @@ async def test_hostile_input_is_refused_in_one_shape_and_nothing_leaks(desk: Des
 
 async def test_keys_are_minted_rotated_and_revoked(desk: Desk) -> None:
     """A secret is shown once; a rotation keeps id and spending, and both secrets work until the overlap is over."""
-    made = await desk.post("keys", 201, name="night job", team="search", models=["m"], tags={"kind": "batch"}, expires="30d")
+    limits = {"per-key": "0.0021usd", "each_key:rpm": "3"}
+    made = await desk.post("keys", 201, name="night job", team="search", tags={"kind": "batch"}, expires="30d", limits=limits)
     first, key_id = made["key"], made["card"]["id"]
     assert first.startswith(f"sk-fg-{key_id}-")
-    assert (await desk.ask(first)).status_code == 200
-    await desk.post("budgets/per-key/set", amount="0usd", scope=f"key={key_id}", reason="a limit of its own")
-    assert (await desk.ask(first)).json()["error"]["scope"] == f"key={key_id}"
-    await desk.post("budgets/per-key/reset", reason="enough")
+    assert made["card"]["limits"] == {"per-key": "0.0021", "each_key:rpm": "3"}
+    # Limits of its own: two calls would be 0.00028 USD, and one more could cost 0.00192 USD.
+    assert [(await desk.ask(first)).status_code for _ in range(3)] == [200, 200, 402]
+    await desk.post("budgets/per-key/reset", scope=f"key={key_id}", reason="enough")
+    assert [(await desk.ask(first)).status_code for _ in range(2)] == [200, 429]
+    await desk.post("budgets/each_key:rpm/reset", scope=f"key={key_id}", reason="enough")
+    await desk.post("budgets/per-key/set", amount="3usd", scope=f"key={key_id}", reason="more")
+    for wrong in ({"everyone": "5usd"}, {"per-key": "5"}, {"nothing": "5usd"}):
+        assert (await desk.admin.post("keys", json={"name": "x", "limits": wrong})).status_code == 400
     second = (await desk.post(f"keys/{key_id}/rotate", overlap="1h", reason="quarter"))["key"]
     assert [(await desk.ask(key)).status_code for key in (first, second)] == [200, 200]
     third = (await desk.post(f"keys/{key_id}/rotate", overlap="0s"))["key"]
@@ -276,7 +283,7 @@ async def test_keys_are_minted_rotated_and_revoked(desk: Desk) -> None:
     await until(lambda: statuses(), [401, 401, 200])
     shown = await desk.get(f"keys/{key_id}")
     assert (shown["state"], shown["previous_secret_until"], shown["source"]) == ("active", None, "minted")
-    await desk.post(f"keys/{key_id}/revoke", reason="it leaked")
+    assert (await desk.post(f"keys/{key_id}/revoke", reason="it leaked"))["limits"] == {}
     await until(lambda: statuses(), [401, 401, 401])
     assert (await desk.admin.post(f"keys/{key_id}/rotate", json={})).status_code == 400
     assert (await desk.admin.post("keys/tester/revoke", json={})).status_code == 404
