@@ -122,6 +122,7 @@ def explain(
     call.moments = Moments(snapshot, clock_ms)
     if spent is not None:
         call.moments.read(spent.states)
+        fleet.memory.read_budgets(spent.states, snapshot.budgets)
         _steer(call, spent)
     error = ""
     try:

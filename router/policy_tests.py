@@ -20,6 +20,7 @@ from router.errors import RouterError
 from router.explain import CandidateLine, Explanation, explain
 from router.explain_budgets import BudgetLine, Spent
 from router.fleet import Closed, Fleet
+from router.memory import Memory
 from router.settings.model_tests import Ask, Case, Expect, Given, GivenDeployment, TestFile
 from router.snapshot import Deployment, KeyEntry, Snapshot
 
@@ -121,7 +122,7 @@ def decided(snapshot: Snapshot, ask: Ask, given: Given) -> Explanation:
     body = body_of(ask)
 
     def once(spent: Spent | None) -> Explanation:
-        fleet = _fleet(snapshot, given.fleet)
+        fleet = _fleet(snapshot, given.fleet, now_ms)
         return explain(
             snapshot, body, principal=principal, headers=headers, fleet=fleet, draw=given.draw, spent=spent, clock_ms=lambda: now_ms
         )
@@ -175,8 +176,9 @@ def _principal(snapshot: Snapshot, ask: Ask, now_ms: int) -> Principal:
     return fresh(principal_of_entry(found, snapshot.teams), now_ms / 1000)
 
 
-def _fleet(snapshot: Snapshot, states: Mapping[str, GivenDeployment]) -> Fleet:
+def _fleet(snapshot: Snapshot, states: Mapping[str, GivenDeployment], now_ms: int) -> Fleet:
     fleet = Fleet(lambda: 0.0)
+    fleet.memory = Memory(clock=lambda: now_ms / 1000, quantile=fleet.first_token_quantile)
     closed: dict[str, Closed] = {}
     for name, state in states.items():
         mine = [one for one in snapshot.deployments.values() if name in _names(one)]
