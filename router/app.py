@@ -223,7 +223,7 @@ class Service:
             started=self.started,
         )
         pages = Pages(self._view, metrics=self.scrape, ready=self.missing, notes=self.notes)
-        desk = FeedbackDesk(self._view, self.ledger.feedback_store(), self.metrics)
+        desk = FeedbackDesk(self._view, self.ledger.feedback_store(), self.metrics, learn=self.fleet.memory.rated)
         self._front = Front(pages, new_id=self._new_id, feedback=desk)
         self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=self._front, settings=self.snapshot.server)
 
@@ -335,7 +335,8 @@ class Service:
 
     def notes(self) -> list[str]:
         """What is worth knowing although the service is ready."""
-        return [] if self.reloader is None else reload_notes(self.reloader, self.controls.state.pin)
+        notes = [] if self.reloader is None else reload_notes(self.reloader, self.controls.state.pin)
+        return notes if self.escrow is None or self._store_watch.is_up else [*notes, self.escrow.note()]
 
     async def scrape(self) -> bytes:
         """The metrics of all workers."""

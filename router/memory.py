@@ -117,6 +117,7 @@ class _Cached(msgspec.Struct, gc=False):
 class _Given(msgspec.Struct, gc=False):
     """A reward that a rating may still change."""
 
+    key_id: str
     belief: Belief
     reward: float
     cost: float
@@ -302,17 +303,21 @@ class Memory:
         reward = max(-1.0, (0.0 if failed else 1.0) - cost)
         belief.add(reward, memory)
         if not failed:
-            self._given.setdefault(call.request_id, []).append(_Given(belief, reward, cost))
+            self._given.setdefault(call.request_id, []).append(_Given(call.principal.key_id, belief, reward, cost))
             if len(self._given) > MOST_RATED:
                 self._given.popitem(last=False)
 
-    def rated(self, request_id: str, rating: float) -> bool:
-        """Somebody says how good an answer was, 0 to 1: that replaces what was assumed of it. False: no bandit chose it, or long ago."""
-        given = self._given.pop(request_id, None)
-        for each in given or ():
+    def rated(self, request_id: str, key_id: str, rating: float) -> bool:
+        """Somebody says how good an answer was, 0 to 1: that replaces what was assumed of it.
+
+        False: no bandit chose it here, that was long ago, or another key asked for it.
+        """
+        given = [each for each in self._given.get(request_id, ()) if each.key_id == key_id]
+        for each in given:
             better = max(-1.0, min(max(rating, 0.0), 1.0) - each.cost)
             each.belief.mean += (better - each.reward) / (each.belief.seen + 1.0)
-        return given is not None
+            each.reward = better
+        return bool(given)
 
 
 def _session(call: Call) -> tuple[str, str, str]:

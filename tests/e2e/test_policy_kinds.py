@@ -215,6 +215,14 @@ async def test_a_bandit_goes_over_to_what_is_worth_more_and_logs_its_chances(tmp
         records = [r for r in await app.records() if r.get("propensity_ppm")]
         assert records
         assert all(12_500 <= r["propensity_ppm"] <= 1_000_000 for r in records)
+        memory = app.app.service.fleet.memory
+        (beliefs,) = memory.beliefs.values()
+        before = beliefs["up/small"].mean
+        answer = await app.ask("auto", headers={"x-faregate-use": "small"})
+        rated = {"request_id": answer.headers["x-faregate-request-id"], "rating": 0}
+        assert (await app.client.post("/feedback", json=rated)).status_code == 200
+        assert beliefs["up/small"].mean < before
+        assert not memory.rated(rated["request_id"], "another key", 1.0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
