@@ -17,7 +17,7 @@ from typing import Any, Final
 from policies.expressions.check import check_condition
 from policies.expressions.engine import run_by_engine
 from policies.expressions.syntax import parse
-from policies.expressions.tree import Binary, Call, ListOf, Literal, Node, Unary, children, flattened, written
+from policies.expressions.tree import Binary, Call, ListOf, Literal, Node, Ternary, Unary, children, flattened, written
 from policies.expressions.vocabulary import ENGINE, Fact, Getter, fact_of
 from policies.types import RequestFacts
 
@@ -144,6 +144,8 @@ def _plain(node: Node) -> _Part | None:
             return _negated(_part(operand))
         case Binary(op="&&" | "||" as op):
             return _joined(op, [_part(each) for each in flattened(node, op)])
+        case Ternary(condition=condition, yes=yes, no=no):
+            return _chosen(_part(condition), _part(yes), _part(no))
         case Binary(op="in", left=left, right=right):
             return _member(left, right)
         case Binary(op=op, left=left, right=right) if op in _COMPARISONS:
@@ -155,8 +157,29 @@ def _plain(node: Node) -> _Part | None:
 
 
 def _operand(node: Node) -> _Part | None:
-    """A fact or constant."""
-    return _plain(node) if isinstance(node, Literal) or fact_of(node) is not None else None
+    """A fact, a constant, or the size of one."""
+    if isinstance(node, Literal) or fact_of(node) is not None:
+        return _plain(node)
+    return _size(node) if isinstance(node, Call) and node.name == "size" else None
+
+
+def _size(node: Call) -> _Part | None:
+    """Of a text in characters, of a list in elements."""
+    of = _operand(node.args[0] if node.target is None else node.target)
+    if of is None:
+        return None
+    get = of.run
+    return _Part(lambda facts: None if (value := get(facts)) is None else len(value), of.sure, of.cost)
+
+
+def _chosen(condition: _Part, yes: _Part, no: _Part) -> _Part:
+    ask, then, otherwise = condition.run, yes.run, no.run
+
+    def chosen(facts: RequestFacts) -> Any:
+        holds = ask(facts)
+        return None if holds is None else then(facts) if holds else otherwise(facts)
+
+    return _Part(chosen, condition.sure and yes.sure and no.sure, max(condition.cost, yes.cost, no.cost))
 
 
 def _negated(part: _Part) -> _Part:

@@ -78,6 +78,9 @@ def holds(text: str, facts: RequestFacts = REQUEST) -> bool | None:
         ("tokens.input / (time.hour - 14) > 1", None),
         ("modality[7] == team", None),
         ("size(team) in [5, 6]", True),
+        ("size(team + user) in [9]", True),
+        ('size([team]) == 1 && size("가나") == 2', True),
+        ('(tokens.output_cap > 1 ? team : user) == "x"', None),
         ("-tokens.input < 0 && -5 < tokens.input % 7", True),
         ('team in [user, "search"]', True),
         ('team.startsWith(user) || user in modality.filter(fact, fact != "x")', False),
@@ -167,12 +170,14 @@ def test_a_signal_is_asked_for_only_if_nothing_else_decides() -> None:
     blank = RequestFacts(operation="chat", route="auto", tags={"data": "restricted"})
     assert holds('pii.found || tag("data") == "restricted"', blank) is True
     assert holds("task.difficulty < 0.4 && tokens.input > 4000", blank) is False
+    assert holds('[team + "x"].exists(t, t == "x") || size(task.domain + "x") == 1', blank) is True
     assert holds('stream ? task.domain == "code" : true', blank) is True
     assert holds('size(language) == 2 && team == "x"', blank) is False
     for text, name in (
         ('task.domain == "code" && language == "ko"', "language"),
         ("size(task.domain) > 1 || tools", "task"),
         ('!stream ? pii.found : language == "ko"', "pii"),
+        ('language.matches("k.") || tools', "language"),
     ):
         with pytest.raises(MissingSignal, match=name):
             holds(text, blank)
