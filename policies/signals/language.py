@@ -1,4 +1,4 @@
-"""Which language most of a text is in: by its script, and where a script serves many languages, by their small words and letters."""
+"""Which language most of a text is in: by its script, and where a script serves many languages, by small words, letters and trigrams."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
+
+from policies.signals.profiles import TRIGRAMS
 
 MAX_CHARACTERS: Final = 1_000
 """Of a text; more would not change the answer."""
@@ -82,13 +84,18 @@ _SPECIAL: Final[Mapping[str, str]] = MappingProxyType(
         "hu": "őűáéíóöü",
     }
 )
-_BY_WORD: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        word: tuple(language for language, others in _SMALL_WORDS.items() if word in others.split())
-        for words in _SMALL_WORDS.values()
-        for word in words.split()
-    }
-)
+
+
+def _inverted(texts: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
+    """The languages of each word."""
+    found: dict[str, tuple[str, ...]] = {}
+    for language, text in texts.items():
+        for word in text.split():
+            found[word] = (*found.get(word, ()), language)
+    return MappingProxyType(found)
+
+
+_BY_WORD: Final[Mapping[str, tuple[str, ...]]] = _inverted(_SMALL_WORDS)
 _BY_LETTER: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         letter: tuple(language for language, others in _SPECIAL.items() if letter in others)
@@ -101,6 +108,10 @@ _LETTER_WEIGHT: Final = 0.6
 _ENGLISH: Final = 0.05
 _MOST_TIMES: Final = 5
 """How often one word counts."""
+_TRIGRAM_WEIGHT: Final = 0.6
+CERTAIN: Final = 6.0
+"""Points that tell a language without a closer look, if no other has half as many."""
+_BY_TRIGRAM: Final[Mapping[str, tuple[str, ...]]] = _inverted(TRIGRAMS)
 _UKRAINIAN: Final = re.compile("[іїєґІЇЄҐ]")
 _BULGARIAN: Final = re.compile("ъ[а-яА-Я]|\\b(?:се|на|за|да|от|не|са)\\b")
 _RUSSIAN: Final = re.compile("[ыэёЫЭЁ]|\\b(?:и|не|что|это|как|для|в)\\b")
@@ -156,5 +167,19 @@ def _latin(sample: str) -> str | None:
     for letter in _LETTERS.findall(sample):
         for language in _BY_LETTER[letter]:
             points[language] += _LETTER_WEIGHT / len(_BY_LETTER[letter])
+    best, second = sorted(points.values())[:-3:-1]
+    if best < CERTAIN or best < 2 * second:
+        _add_trigrams(words, points)
     # The first of equals, which is English.
     return max(points, key=points.__getitem__)
+
+
+def _add_trigrams(words: list[str], points: dict[str, float]) -> None:
+    """Look closer: at what words are made of."""
+    for word in words:
+        framed = f"_{word}_"
+        for start in range(len(framed) - 2):
+            languages = _BY_TRIGRAM.get(framed[start : start + 3])
+            if languages is not None:
+                for language in languages:
+                    points[language] += _TRIGRAM_WEIGHT / len(languages)

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from policies.engine import RoutePolicy, Rule
+from policies.learned.thresholds import Target
 from policies.types import MissingSignal, RequestFacts, SignalName
 from router.domain.prompt_text import MAX_ASKED, MAX_CHARACTERS, Prompt, prompt_of
 from router.signals import Detector, PromptSignals
-from router.snapshot import SignalRules, Snapshot
+from router.snapshot import DifficultyRules, SignalRules, Snapshot
 from tests.pipeline_fakes import World, ask, json_answer, snapshot
 
 
@@ -126,6 +127,27 @@ async def test_a_search_for_personal_data_that_runs_out_of_time_is_no_search(pri
     """What was not looked through in time is not taken for clean."""
     signals = PromptSignals(SignalRules(unread_is_private=private))
     assert signals._careful(None) == classes
+
+
+async def test_a_price_that_is_held_counts_what_both_models_cost() -> None:
+    """The price of a request is that of its own length: the likely cost at the pair that the configuration names."""
+    target = Target(kind="price", value=1.0)
+    rules = SignalRules(timeout_seconds=5, difficulty=DifficultyRules(target=target, small="one/m", large="two/m"))
+    world = World(with_rules(reading("difficulty", lambda v: isinstance(v, float) and v >= 0), rules=rules), json_answer())
+    await world.ask(ask())
+    assert world.ledger.records[0].rule == "rule-1"
+    thresholds = world.pipeline._signals._thresholds if world.pipeline._signals else None
+    assert thresholds is not None
+    [seen] = thresholds._windows["en"]._seen
+    assert (seen.small_usd, seen.extra_usd) == (pytest.approx(0.0022, rel=0.2), 0.0)
+
+
+@pytest.mark.parametrize(("content", "rule"), [("Who wrote Hamlet?", "rule-1"), ("  ", "default")])
+async def test_how_difficult_nothing_is_cannot_be_told(content: str, rule: str) -> None:
+    """Without a target it is what the learned router says; of an empty prompt it says nothing."""
+    world = World(with_rules(reading("difficulty", lambda v: True)), json_answer())
+    await world.ask(ask(messages=[{"role": "user", "content": content}]))
+    assert world.ledger.records[0].rule == rule
 
 
 def test_the_text_of_a_prompt_is_what_people_wrote() -> None:
