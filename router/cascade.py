@@ -18,7 +18,7 @@ from router.domain.pricing import expected
 from router.domain.request import ParsedRequest, parse_request
 from router.edge import headers as h
 from router.edge.exchange import Exchange
-from router.errors import RouterError
+from router.errors import RouterError, StoreUnavailable
 from router.plans import Doors, beside, following
 
 MOST_SHOWN: int = 60_000
@@ -100,7 +100,7 @@ class Chain:
         failure: Failure | None = None
         try:
             failure = await following(self._doors, call, self._client, self._part(step, rest=True))
-        except RouterError:
+        except (RouterError, StoreUnavailable):
             if kept is None or self._client.started:
                 raise
             failure = Failure(cause="refused")
@@ -156,7 +156,7 @@ class Chain:
         operation, call.operation = call.operation, request.operation
         try:
             failure, part = await beside(self._doors, call, captured, request, names, f"cascade:{what}")
-        except RouterError:
+        except (RouterError, StoreUnavailable):
             return None
         finally:
             call.operation = operation

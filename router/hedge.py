@@ -54,16 +54,20 @@ class Race:
                 await asyncio.wait(waiting, timeout=seconds)
                 return
             await asyncio.wait(waiting)
+            self._forget_errors()
         except asyncio.CancelledError:
             for task in self.tasks:
                 task.cancel()
             while pending := [task for task in self.tasks if not task.done()]:
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait(pending)
-            for task in self.tasks:
-                # What went wrong besides is no longer anybody's business; asking for it keeps the loop from reporting it.
-                _ = task.cancelled() or task.exception()
+            self._forget_errors()
             raise
+
+    def _forget_errors(self) -> None:
+        """What went wrong besides is no longer anybody's business; asking for it keeps the loop from reporting it."""
+        for task in self.tasks:
+            _ = task.cancelled() or task.exception()
 
     def result(self, index: int) -> Outcome:
         """What came of a call that is over. Raises what it raised."""

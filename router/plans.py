@@ -16,7 +16,7 @@ from router.dispatch import Failure
 from router.domain.budgets import Refusal
 from router.domain.request import ParsedRequest
 from router.edge.exchange import Exchange
-from router.errors import DEADLINE_EXCEEDED, RouterError
+from router.errors import DEADLINE_EXCEEDED, NO_DEPLOYMENT, RouterError
 from router.fleet import Fleet
 from router.hedge import Leg, merge, race
 from router.metrics import Metrics
@@ -122,7 +122,8 @@ class Plans:
         async def leg(part: Call, lane: Exchange) -> Failure | Refusal | None:
             doors = self._doors
             if not doors.fleet.claim_probe(name):
-                return Failure(cause="cooldown", error=RouterError(DEADLINE_EXCEEDED, "It is being probed."))
+                error = RouterError(NO_DEPLOYMENT, f"Deployment '{name}' is being probed; try again.", retry_after_seconds=1)
+                return Failure(cause="cooldown", error=error)
             return await doors.try_one(part, lane, part.snapshot.deployments[name], reason)
 
         return leg
