@@ -17,6 +17,7 @@ import pytest
 from router.admin.office import Office
 from router.serving import RunningApp
 from router.settings import load_snapshot
+from router.snapshot import Snapshot
 from tests.gateway import KEY
 from tests.running import PROVIDER_KEY, chat
 from tests.scripted_behaviours import Gate, Json
@@ -324,6 +325,7 @@ async def test_a_configuration_is_reloaded_refused_and_rolled_back(desk: Desk) -
     back = await desk.post("config/rollback", version=first, reason="too dear")
     assert (back["version"], back["pin"]["by"], back["pin"]["reason"]) == (first, "alice", "too dear")
     assert (await desk.get("budgets/everyone"))["limit"] == "5.00"
+    await _starts_with(first, desk)
     desk.file.write_text(text.replace("limit: $5}", "limit: $9}"))
     assert (await desk.post("config/reload"))["version"] == first
     assert (await desk.post("config/unpin", reason="mended"))["pin"] is None
@@ -338,6 +340,17 @@ async def test_a_configuration_is_reloaded_refused_and_rolled_back(desk: Desk) -
     await desk.post("config/reload")
     locked = await desk.admin.post("config/rollback", json={"version": without, "reason": "x"}, headers=bearer(SECRETS["OSCAR"]))
     assert (locked.status_code, "could not take it back" in locked.text) == (400, True)
+
+
+async def _starts_with(version: str, desk: Desk) -> None:
+    """What people rolled back to outlives the process; whoever looks at it is told."""
+
+    def load() -> Snapshot:
+        return load_snapshot(str(desk.file))
+
+    async with RunningApp(load(), port=0, load=load) as again, httpx.AsyncClient() as client:
+        ready = (await client.get(f"{again.base_url.removesuffix('/v1')}/readyz")).json()
+    assert (ready["config_version"], ready["notes"]) == (version, [f"the configuration was rolled back to version {version}"])
 
 
 async def kept(desk: Desk) -> list[str]:
