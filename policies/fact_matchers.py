@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from policies.expressions.vocabulary import WEEKDAYS, read_signal
 from policies.ranges import Range, RangeError, read_count, read_range, read_share, read_usd
+from policies.readers import WEEKDAYS, read_signal
 from policies.signals.names import PII_CLASSES, TASKS
 from policies.types import RequestFacts
 from policies.words import did_you_mean

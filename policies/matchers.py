@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from policies.expressions.compiled import Expression, compile_expression
-from policies.expressions.tree import ExpressionError
 from policies.fact_matchers import READS, SIGNALS, UNSURE, compile_fact
 from policies.types import RequestFacts
+
+if TYPE_CHECKING:
+    from policies.expressions.compiled import Expression
 
 Check = Callable[[RequestFacts], bool | None]
 """None: it cannot be told, because what it reads is not known. Then it does not hold."""
@@ -114,6 +115,10 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
 
 
 def _compiled_expression(value: object) -> Expression:
+    # Loaded by who writes one: the start of all others is shorter.
+    from policies.expressions.compiled import compile_expression
+    from policies.expressions.tree import ExpressionError
+
     if not isinstance(value, str):
         raise MatcherError((_EXPRESSION,), f"{_EXPRESSION} takes an expression, as in 'tokens.input > 4000'")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING
 
 from router.admission import Admission
 from router.call import Attempt, Call
@@ -20,7 +21,6 @@ from router.live_controls import LiveControls
 from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_ledger import MeteredStore
-from router.moments import Moments
 from router.outcome import answer_headers
 from router.ports import UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
@@ -32,6 +32,9 @@ from router.slices import IGNORED_STREAM, Slices
 from router.snapshot import Deployment, Snapshot
 from router.steering import Steering
 from router.unanswered import of_no_answer, unanswered
+
+if TYPE_CHECKING:
+    from router.moments import Moments
 
 
 class Attempts:
@@ -80,7 +83,7 @@ class Attempts:
         self._ways = ways_of(snapshot, fleet.learned)
         self._slices = Slices(fleet, store, metrics)
         self.steering = Steering(snapshot, metrics)
-        self.moments = Moments(snapshot, clock_ms) if any(route.watch is not None for route in snapshot.routes.values()) else None
+        self.moments = _moments(snapshot, clock_ms)
         """What rules read of the moment; None: none does."""
         self.runaway = None if snapshot.runaway is None else Runaway(snapshot.runaway, metrics, self.steering, clock_ms)
         self._limits = RateLimits(metrics, clock=clock, clock_ms=clock_ms)
@@ -301,3 +304,11 @@ class Attempts:
         else:
             call.usage = answer.metered.usage
             self._fleet.failed(attempt.deployment.name, cause="reset")
+
+
+def _moments(snapshot: Snapshot, clock_ms: Callable[[], int]) -> Moments | None:
+    if all(route.watch is None for route in snapshot.routes.values()):
+        return None
+    from router.moments import Moments
+
+    return Moments(snapshot, clock_ms)

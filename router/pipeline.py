@@ -22,14 +22,14 @@ from router.live_controls import refuse_frozen
 from router.metrics_series import RequestSeries
 from router.outcome import refused_by, with_ids
 from router.relay import break_off
-from router.replay.trace import SPREAD, trace_of
+from router.replay import SPREAD
 from router.routing import route_call
-from router.signals import PromptSignals
 from router.snapshot import Deployment
 from router.unanswered import limited_answer
 
 if TYPE_CHECKING:
     from router.plans import Plans
+    from router.signals import PromptSignals
 
 LONGEST_BACKOFF_SECONDS: Final = 8.0
 FIRST_BACKOFF_SECONDS: Final = 0.25
@@ -101,6 +101,8 @@ class Pipeline(Attempts):
     async def _route_by_signals(self, call: Call, missing: MissingSignal) -> Failure | None:
         """Decide again with the signal that was missing, as often as one is."""
         if self._signals is None:
+            from router.signals import PromptSignals
+
             self._signals = PromptSignals(self.snapshot.signals, self._metrics)
         while True:
             await self._signals.find(call, missing.name)
@@ -123,6 +125,8 @@ class Pipeline(Attempts):
             call.plan, call.special, call.results = decision.plan, True, []
         # By bits of the draw that choices hardly use, so that the sample says nothing about the choice.
         if draw * SPREAD % 1.0 < call.snapshot.server.record_decisions:
+            from router.replay.trace import trace_of
+
             call.trace = trace_of(call, self._fleet, draw)
         for rejection in decision.rejected:
             self._metrics.rejected(deployment=rejection.deployment, reason=rejection.reason)

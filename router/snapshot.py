@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from policies.engine import RoutePolicy
-from policies.learned.model import Model
-from policies.learned.thresholds import Target
 from policies.types import Traits
 from router.alerts.config import AlertRules, Receiver
 from router.domain.advances import WhenDown
@@ -20,6 +18,10 @@ from router.domain.prices import Price, price_at
 from router.domain.pricing import Tariff, tariff_of
 from router.domain.runaway import RunawayRules
 from router.ports import Endpoint, Timeouts
+
+if TYPE_CHECKING:
+    from policies.learned.model import Model
+    from policies.learned.thresholds import Target
 
 Lane = Literal["wire", "litellm"]
 

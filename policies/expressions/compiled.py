@@ -18,7 +18,8 @@ from policies.expressions.check import check_condition
 from policies.expressions.engine import run_by_engine
 from policies.expressions.syntax import parse
 from policies.expressions.tree import Binary, Call, ListOf, Literal, Node, Ternary, Unary, children, flattened, written
-from policies.expressions.vocabulary import ENGINE, Fact, Getter, fact_of
+from policies.expressions.vocabulary import ENGINE, Fact, fact_of
+from policies.readers import Getter
 from policies.types import RequestFacts
 
 Check = Callable[[RequestFacts], bool | None]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from policies.expressions.tree import ExpressionError, Node, written
-from policies.expressions.vocabulary import Fact, Getter
+from policies.expressions.vocabulary import Fact
+from policies.readers import Getter
 from policies.types import MissingSignal, RequestFacts
 
 FAILURES: Final = (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError)

@@ -8,13 +8,11 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
-from msgspec import UNSET
-
 from policies.expressions.tree import Call, ExpressionError, Ident, Literal, Node, Select
+from policies.readers import WEEKDAYS as WEEKDAYS
+from policies.readers import Getter, read_signal
 from policies.signals.names import PII_CLASSES, TASKS
-from policies.types import MissingSignal, RequestFacts, SignalName
-
-Getter = Callable[[RequestFacts], Any]
+from policies.types import RequestFacts, SignalName
 
 CHEAP: Final = 0
 ENGINE: Final = 10
@@ -38,19 +36,6 @@ class Fact:
     header: str = ""
     """The request header that it is."""
     signal: SignalName | None = None
-
-
-def read_signal(name: SignalName) -> Getter:
-    """What gives the value of a signal."""
-    get = attrgetter(name)
-
-    def read(facts: RequestFacts) -> Any:
-        value = get(facts.signals)
-        if value is UNSET:
-            raise MissingSignal(name)
-        return value
-
-    return read
 
 
 def _signal(name: SignalName, type_: str, shape: Callable[[Any], Any] | None = None) -> Fact:
@@ -108,7 +93,6 @@ LOOKUPS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Functions of one text that stands in the expression, and how they are used."""
 _FIELDS: Final = {"provider": ("up", "error_rate"), "model": ("up",)}
-WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 KNOWN_WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "time.weekday": WEEKDAYS,

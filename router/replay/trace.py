@@ -31,8 +31,6 @@ SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cook
 """Never kept, even if a rule reads them; a decision by their value cannot be made again."""
 STEERED: Final = frozenset({"budget_downgrade", "budget_exhausted", "rate_limited"})
 """Reasons that were found before the policy was asked: such candidates were not offered to it."""
-SPREAD: Final = 2.0**20
-"""Of a draw times this, the fraction is a number in [0, 1) by bits that choices hardly use."""
 
 
 def _twin(name: str, of: type[msgspec.Struct], leave_out: frozenset[str], extra: list[Any]) -> type[msgspec.Struct]:

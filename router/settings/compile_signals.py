@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from policies.learned.model import Model
-from policies.learned.thresholds import Target
 from router.errors import ConfigError
-from router.learned.files import BUILTIN, load_model
 from router.settings.compile_context import Context
 from router.settings.findings import one_of
 from router.settings.model_signals import DifficultySettings, TargetSettings
 from router.snapshot import Deployment, DifficultyRules, SignalRules
 
+if TYPE_CHECKING:
+    from policies.learned.model import Model
+    from policies.learned.thresholds import Target
+
 _NUSD: Final = 1_000_000_000
+_BUILTIN: Final = DifficultySettings.model_fields["model"].default
 
 
 def compile_signals(context: Context, deployments: Mapping[str, Deployment], folder: Path | None) -> SignalRules:
@@ -32,8 +34,11 @@ def compile_signals(context: Context, deployments: Mapping[str, Deployment], fol
 
 
 def _model(context: Context, given: DifficultySettings, folder: Path | None) -> Model | None:
-    if given.model == BUILTIN:
+    if given.model == _BUILTIN:
         return None
+    # Only who has a model of his own waits for what reads it.
+    from router.learned.files import load_model
+
     try:
         return load_model(given.model, folder)[0]
     except ConfigError as error:
@@ -42,6 +47,8 @@ def _model(context: Context, given: DifficultySettings, folder: Path | None) -> 
 
 
 def _target(given: TargetSettings) -> Target:
+    from policies.learned.thresholds import Target
+
     if given.share is not None:
         return Target(kind="share", value=given.share)
     if given.quality is not None:

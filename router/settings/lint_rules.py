@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from policies.expressions.compiled import Expression, compile_expression
 from policies.fact_matchers import RANGES, ranges_of
 from policies.ranges import Range, read_count, read_range
 from router.settings.findings import Finding, Path
 from router.settings.model import Settings
 from router.settings.model_routing import RouteSettings, RuleSettings
+
+if TYPE_CHECKING:
+    from policies.expressions.compiled import Expression
 
 
 def rules(settings: Settings) -> Iterator[Finding]:
@@ -42,6 +44,8 @@ def _unreachable(path: Path, given: RouteSettings) -> Iterator[Finding]:
 
 @lru_cache(maxsize=256)
 def _compiled(text: str) -> Expression:
+    from policies.expressions.compiled import compile_expression
+
     return compile_expression(text)
 
 

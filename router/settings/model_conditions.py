@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from policies.expressions.syntax import MOST_CHARACTERS
 from router.settings.types import Flag, Section, Text, one_or_many
 
 OneOrMore = Annotated[tuple[Text, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
@@ -77,6 +76,8 @@ def _when(value: object) -> object:
     if value is None:
         return {}
     if isinstance(value, str):
+        from policies.expressions.syntax import MOST_CHARACTERS
+
         if len(value) > MOST_CHARACTERS:
             raise ValueError(f"is longer than {MOST_CHARACTERS:,} characters")
         return {"cel": value}

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from policies.types import RequestFacts
 from router.cli import load
 from router.domain.records import SpendRecord
-from router.replay.trace import SPREAD, Trace, facts_of_record, read_trace, recall, states_of
+from router.replay import SPREAD
+from router.replay.trace import Trace, facts_of_record, read_trace, recall, states_of
 from tests.books import typed
 from tests.gateway import KEY
 from tests.running import compiled, running
