@@ -77,9 +77,9 @@ else:
     # UP007: the kinds are known at run time only, so the union cannot be written with |.
     AnyKind = Annotated[Union[tuple(kind.options for kind in _ALL)], Field(discriminator="kind")]  # noqa: UP007
 
-for _kind in _ALL:
-    # Kinds that hold others could not name them all before they were there.
-    _kind.options.model_rebuild(_types_namespace={"AnyKind": AnyKind})
+for _module in (cascade, hedge, shadow, split):
+    # Kinds that hold others could not name them all before they were there. Their schemas are built when one is first used.
+    vars(_module)["AnyKind"] = AnyKind
 
 
 def all_inside(options: BaseModel) -> list[BaseModel]:

@@ -23,7 +23,7 @@ REACH: Final = 4.0
 class BanditOptions(BaseModel):
     """Learn which model is worth most: good answers, less what they cost. The chance of each choice is in its record."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["bandit"] = "bandit"
     name: Word = Field(default="bandit", description="Name in records and metrics. Default: `bandit`.")

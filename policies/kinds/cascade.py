@@ -22,7 +22,7 @@ QUESTION = (
 class AgreeOptions(BaseModel):
     """Two cheap answers must agree."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     model: str = Field(default="", description="Model or deployment that is asked too. Default: that of the step, a second time.")
     extract: Extract = Field(
@@ -37,7 +37,7 @@ class AgreeOptions(BaseModel):
 class JudgeOptions(BaseModel):
     """Another model says how good the answer is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     model: str = Field(description="Model or deployment that judges.")
     at_least: Share = Field(default=0.6, description="Least chance that the answer is right. Unit: 0 to 1 or a percentage. Default: 60%.")
@@ -57,7 +57,7 @@ def _judge(value: object) -> object:
 class VerifyOptions(BaseModel):
     """What the answer of a step must pass. All must hold; the cheap ones are tried first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     finish: bool = Field(default=True, description="It ended by itself: not at a cap, not by a filter, and it is not empty. Default: true.")
     refusal: bool = Field(default=True, description="It does not begin by refusing (English, Korean and others). Default: true.")

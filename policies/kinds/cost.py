@@ -18,7 +18,7 @@ from policies.types import Candidate, Ranked, Ranking, Rejection, RequestFacts
 class CostOptions(BaseModel):
     """Order by what this request will likely cost at each deployment; ties keep the order of the YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["cost"] = "cost"
     max_request_usd: Decimal | None = Field(

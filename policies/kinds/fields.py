@@ -81,7 +81,7 @@ InnerEntry = Annotated[SerializeAsAny[Inner], BeforeValidator(inner, json_schema
 class Pick(BaseModel):
     """Which candidates are meant: names of models, deployments or providers, or classes that must all fit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     names: tuple[str, ...] = Field(default=(), description="Models, deployments or providers. A name or a list is short for it.")
     size: Literal["small", "medium", "large"] | None = Field(default=None, description="Class by size. Default: any.")

@@ -14,7 +14,7 @@ from policies.types import Candidate, Ranked, Ranking, RequestFacts
 class FixedOptions(BaseModel):
     """Try the deployments in the order they are written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["fixed"] = "fixed"
 

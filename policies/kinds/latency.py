@@ -15,7 +15,7 @@ from policies.types import Candidate, Ranked, Ranking, RequestFacts
 class LatencyOptions(BaseModel):
     """Order by the time that recent calls took; ties keep the order of the YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["latency"] = "latency"
     metric: Literal["first_token", "total"] = Field(

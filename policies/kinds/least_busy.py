@@ -14,7 +14,7 @@ from policies.types import Candidate, Ranked, Ranking, RequestFacts
 class LeastBusyOptions(BaseModel):
     """Order by calls in flight from this process, in proportion to each deployment's `weight`; ties are drawn."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["least_busy"] = "least_busy"
 

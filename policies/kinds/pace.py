@@ -25,7 +25,7 @@ LEAST_LEFT: Final = 0.02
 class PaceOptions(BaseModel):
     """Order by quality less the price times a weight, which grows as the budget is spent faster than its window passes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["pace"] = "pace"
     budget: str = Field(description="Name of the budget that is to last. It needs a window with an end.")

@@ -16,7 +16,7 @@ from policies.types import Candidate, Ranked, Ranking, Rejection, RequestFacts, 
 class QualityOptions(BaseModel):
     """The cheapest candidate that reaches a quality comes first; then dearer ones that reach it, then the others, best first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["quality"] = "quality"
     target: Share = Field(

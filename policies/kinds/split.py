@@ -59,7 +59,7 @@ class SplitOptions(BaseModel):
 class RampStep(BaseModel):
     """A share from some time on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     after: Seconds = Field(description="Since the beginning. Unit: a duration, `1h`.")
     share: Share = Field(description="Share from then on. Unit: 0 to 1 or a percentage.")
@@ -68,7 +68,7 @@ class RampStep(BaseModel):
 class StopIf(BaseModel):
     """By how much the canary may be worse. Each is tested all the time; together they stop a good one with a chance below `alpha`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     errors: Share | None = Field(default=None, description="Share of failed calls above the others', `2%`. Default: not looked at.")
     first_token: Excess | None = Field(

@@ -16,7 +16,7 @@ Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 class WeightedOptions(BaseModel):
     """Spread requests in proportion to weights; what follows the first is drawn the same way from the rest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["weighted"] = "weighted"
     weights: dict[str, Weight] = Field(
