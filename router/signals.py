@@ -76,8 +76,9 @@ def _difficulty(rules: SignalRules) -> Detector:
     def detect(prompt: Prompt) -> Found:
         if not prompt.asked.strip():
             return None
-        scores = model.scores(prompt.asked)
-        return Hardness(scores, language_of(prompt.asked) or NO_LANGUAGE) if targeted else scores.difficulty
+        if not targeted:
+            return model.difficulty(prompt.asked)
+        return Hardness(model.scores(prompt.asked), language_of(prompt.asked) or NO_LANGUAGE)
 
     return detect
 

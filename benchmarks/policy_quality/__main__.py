@@ -46,6 +46,12 @@ def row(name: str, found: Sequence[Quality]) -> str:
     return f"| {name} | {apgr:.3f} | {half:.1%} | {most:.1%} | {least:.1%} | {usd} |".replace("%", " %")
 
 
+def alone(name: str, answers: Sequence[tuple[float, float | None]]) -> str:
+    """A line of the table: one model for everything."""
+    usd = "" if any(cost is None for _, cost in answers) else f"{1_000 * fmean(cost or 0 for _, cost in answers):.2f} (at its own quality)"
+    return f"| {name}: quality {fmean(score for score, _ in answers):.3f} | | | | | {usd} |"
+
+
 def of_few(labels: list[Label]) -> list[Quality]:
     """Trained on a few labels of the benchmark."""
     rows = hashed(labels)
@@ -82,6 +88,8 @@ def benchmark(name: str, data: dict[str, list[Label]]) -> None:
     folds = cross_validate(labels, penalty=usual_penalty(len(labels)))
     small, large = fmean(label.small for label in labels), fmean(label.large for label in labels)
     print(f"\n### {name}: {len(labels):,} prompts, small {small:.3f}, large {large:.3f}\n\n{HEAD}")
+    print(alone("always small", [(label.small, label.small_usd) for label in labels]))
+    print(alone("always large", [(label.large, label.large_usd) for label in labels]))
     print(row("oracle", [quality([label.gap for label in labels], labels)]))
     print(row("cross-validated", [quality(folds.gap.tolist(), labels)]))
     print(row("cross-validated, by the chance that small is right", [quality((-folds.small).tolist(), labels)]))

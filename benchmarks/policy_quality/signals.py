@@ -1,6 +1,6 @@
 """What signals cost and how often they are right: `python -m benchmarks.policy_quality.signals --data DIR`. Prints Markdown.
 
-Cost: CPU time of this thread, of each prompt the best of three, of 60 prompts of 1.4 to 1.6 kB the median. Tasks: questions of
+Cost: CPU time of this thread, of each prompt the best of 15 times, of 60 prompts of 1.4 to 1.6 kB the median. Tasks: questions of
 benchmarks whose task is known. Languages: the messages of Django's catalogues (`--locale DIR`, `django/conf/locale` or `contrib`),
 those with at least 25 letters that the trigrams of `policies.signals.profiles` were not counted in (the CRC-32 of the English
 message is even); a catalogue is in one language.
@@ -33,7 +33,7 @@ def cost(detect: Callable[[str], object], prompts: list[str]) -> float:
     found = []
     for prompt in prompts:
         times = []
-        for _ in range(3):
+        for _ in range(15):
             began = time.thread_time()
             detect(prompt)
             times.append(time.thread_time() - began)

@@ -19,11 +19,13 @@ VERSION: Final = 1
 MAX_CHARACTERS: Final = 3_000
 """Of a prompt: of a longer one the first two thousand and the last thousand."""
 CACHED_WORDS: Final = 8_192
-LONGEST_WORD: Final = 40
-"""Characters; what is longer is no word, and would fill the cache."""
+LONGEST_WORD: Final = 60
+"""Bytes; what is longer is no word, and would fill the cache."""
 _FIRST: Final = 2_000
-
-_find_tokens = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|\n").findall
+_UPPER, _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"123456789"
+_PLAIN: Final = bytes.maketrans(_UPPER + _DIGITS, _UPPER.lower() + b"0" * len(_DIGITS))
+"""To lower case; a number is seen by its length, its digits say nothing about the next one."""
+_find_tokens = re.compile(rb"[a-z\x80-\xff]+|0{1,4}|[^\sa-z0\x80-\xff]|\n").findall
 _NEW_LINE: Final = b"\n"
 _LINES: Final = 12
 """Lines whose beginning is looked at."""
@@ -35,29 +37,30 @@ def features_of(text: str) -> set[int]:
     """Hashes of 32 bits. Every prompt has some: those of its structure."""
     if len(text) > MAX_CHARACTERS:
         text = f"{text[:_FIRST]}\n{text[_FIRST - MAX_CHARACTERS :]}"
-    words = _find_tokens(text.lower())
-    # A number is seen by its length: its digits say nothing about the next one.
-    tokens = [b"0000"[: len(word)] if word.isdigit() else word.encode() for word in words]
+    # What is no character (half of a surrogate pair) is no reason to fail.
+    data = text.encode("utf-8", "replace").translate(_PLAIN)
+    tokens: list[bytes] = _find_tokens(data)
     hashes = list(map(crc32, tokens))
     found = set(hashes)
     found.update(map(crc32, tokens[1:], hashes))
-    for word in set(words):
-        if (len(word) > 3 or not word.isascii()) and len(word) <= LONGEST_WORD:
+    for word in set(tokens):
+        if 3 < len(word) <= LONGEST_WORD:
             found.update(_parts(word))
     _add_places(tokens, found)
-    _add_structure(text, tokens, found)
+    _add_structure(data, len(tokens), found)
     return found
 
 
 @lru_cache(maxsize=CACHED_WORDS)
-def _parts(word: str) -> tuple[int, ...]:
+def _parts(word: bytes) -> tuple[int, ...]:
     """Beginnings and ends of a word, and what a Korean one means: prompts share most of their words."""
-    found = _ends(word) if len(word) > 3 else ()
+    text = word.decode("utf-8", "replace")
+    found = _ends(text)
     if word.isascii():
         return found
     # Korean joins endings to its words.
-    for length in range(min(LONGEST_TERM, len(word)), SHORTEST_TERM - 1, -1):
-        english = GLOSSARY.get(word[:length])
+    for length in range(min(LONGEST_TERM, len(text)), SHORTEST_TERM - 1, -1):
+        english = GLOSSARY.get(text[:length])
         if english is not None:
             return (*found, crc32(english.encode()), *_ends(english))
     return found
@@ -73,7 +76,7 @@ def _ends(word: str) -> tuple[int, ...]:
 def _add_places(tokens: list[bytes], found: set[int]) -> None:
     """How a prompt opens, and what stands in its further lines, such as the choices of a question."""
     found.update(map(crc32, tokens[:_OPENING], repeat(101)))
-    found.update(crc32(token, 102 + place) for place, token in enumerate(tokens[:3]))
+    found.update(map(crc32, tokens[:3], (102, 103, 104)))
     if _NEW_LINE in tokens:
         first = tokens.index(_NEW_LINE)
         found.update(map(crc32, set(tokens[first:]), repeat(202)))
@@ -82,26 +85,25 @@ def _add_places(tokens: list[bytes], found: set[int]) -> None:
         found.update(crc32(tokens[place + 3], 201) for place in starts if place + 3 < len(tokens))
 
 
-def _add_structure(text: str, tokens: list[bytes], found: set[int]) -> None:
+def _add_structure(data: bytes, size: int, found: set[int]) -> None:
     """Sizes and counts, each as a step of a scale."""
-    size = len(tokens)
-    digits = sum(token[:1] == b"0" for token in tokens)
-    lines = text.split("\n")
-    options = sum(len(line) for line in lines[1:] if line[1:2] == ".")
+    digits = data.count(b"0")
+    lines = data.split(_NEW_LINE)
+    options = sum(len(line) for line in lines[1:] if line[1:2] == b".")
     steps = (
         (b"length", int(2 * log2(size + 1))),
         (b"lines", min(len(lines), 13)),
         (b"digits", int(2 * log2(digits + 1))),
         (b"share", 10 * digits // (size + 1)),
-        (b"questions", min(text.count("?"), 3)),
-        (b"brackets", min(text.count("("), 6)),
-        (b"quotes", min(text.count('"'), 4)),
-        (b"blanks", min(text.count("_"), 2)),
-        (b"dollars", min(text.count("$"), 4)),
-        (b"percents", min(text.count("%"), 4)),
+        (b"questions", min(data.count(b"?"), 3)),
+        (b"brackets", min(data.count(b"("), 6)),
+        (b"quotes", min(data.count(b'"'), 4)),
+        (b"blanks", min(data.count(b"_"), 2)),
+        (b"dollars", min(data.count(b"$"), 4)),
+        (b"percents", min(data.count(b"%"), 4)),
         (b"first", int(2 * log2(len(lines[0]) + 1))),
         (b"options", int(2 * log2(options + 1))),
-        (b"words", 3 * sum(map(len, tokens)) // (size + 1)),
+        (b"words", 3 * len(data) // (size + 1)),
         (b"both", int(log2(size + 1)) * 10 + int(log2(digits + 1))),
     )
-    found.update(crc32(b"%s=%d" % step) for step in steps)
+    found.update([crc32(b"%s=%d" % step) for step in steps])

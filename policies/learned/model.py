@@ -55,13 +55,20 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         small, gap = self.raw(text)
         return Scores(along(small, self.small.calibration), along(gap, self.gap.calibration), self.rank(gap))
 
+    def difficulty(self, text: str) -> float:
+        """The same number as in `scores`, for less."""
+        places, length = self._places(text)
+        return self.rank(_sum(self.gap, places, length))
+
     def raw(self, text: str) -> tuple[float, float]:
         """The sums of both heads, before they are calibrated."""
-        mask = (1 << self.bits) - 1
-        places = {mask & found for found in features_of(text)}
-        total = sum(map(self.importance.__getitem__, places))
-        length = sqrt(total) or 1.0
+        places, length = self._places(text)
         return _sum(self.small, places, length), _sum(self.gap, places, length)
+
+    def _places(self, text: str) -> tuple[set[int], float]:
+        """Where a prompt's features stand in the tables, and the length of the vector that they make."""
+        places = set(map(((1 << self.bits) - 1).__and__, features_of(text)))
+        return places, sqrt(sum(map(self.importance.__getitem__, places))) or 1.0
 
     def rank(self, gap: float) -> float:
         """Where a sum of the gap's head stands among those of the training prompts, from 0 to 1."""

@@ -40,7 +40,8 @@ WEIGHTS: Final[Mapping[str, float]] = MappingProxyType({"ko": 2.5, "kana": 2.0, 
 _SMALL_WORDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "en": "the of and to in is that it for you was with on as are this be not have what from or by how which can an at does if will my"
-        " i we they there would a write please me your when why who",
+        " i we they there would a write please me your when why who"
+        " hello explain summarize give list make create show tell find get run fix install using into all use help add test describe",
         "de": "der die das und ist nicht ein eine zu den mit von für auf sich dem des im wie was ich sie wir es auch als an bei aus dass"
         " werden wird sind oder kann einen einer bitte nach über muss diese dieser haben",
         "fr": "le la les des et est une un du que qui dans pour pas ne sur au avec ce il elle je vous nous sont en plus par ou cette être"
@@ -105,7 +106,7 @@ _BY_LETTER: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 _LETTERS: Final = re.compile(f"[{''.join(_BY_LETTER)}]")
 _LETTER_WEIGHT: Final = 0.6
-_ENGLISH: Final = 0.05
+_ENGLISH: Final = 0.8
 _MOST_TIMES: Final = 5
 """How often one word counts."""
 _TRIGRAM_WEIGHT: Final = 0.6

@@ -24,7 +24,7 @@ BITS: Final = 17
 RIDGE: Final = 3.0
 """Strength of the penalty on weights, chosen by cross-validation on 6,744 labels of a pair; half or twice as much changes the APGR by
 less than 0.005."""
-RIDGE_OF_FEW: Final = 8.0
+RIDGE_OF_FEW: Final = 16.0
 """With fewer labels than `FEW`: chosen on 1,500 labels of the same pair."""
 FEW: Final = 4_000
 STEPS: Final = 30

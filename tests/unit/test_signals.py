@@ -138,7 +138,8 @@ async def test_a_price_that_is_held_counts_what_both_models_cost() -> None:
     assert world.ledger.records[0].rule == "rule-1"
     thresholds = world.pipeline._signals._thresholds if world.pipeline._signals else None
     assert thresholds is not None
-    [seen] = thresholds._windows["en"]._seen
+    [window] = thresholds._windows.values()
+    [seen] = window._seen
     assert (seen.small_usd, seen.extra_usd) == (pytest.approx(0.0022, rel=0.2), 0.0)
 
 
