@@ -16,7 +16,7 @@ import structlog
 from router.adapters.entries import plan
 from router.domain.advances import MARK, Cover, cover_of, sizes
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
-from router.domain.money import NUSD_PER_USD
+from router.domain.money import NUSD_PER_USD, format_usd
 from router.errors import StoreUnavailable
 from router.metrics import Metrics
 from router.metrics_store import Scrape
@@ -137,6 +137,11 @@ class Escrow:
         """Set the gauges."""
         scrape.set("faregate_store_advances_usd", sum(advance.left_nusd for advance in self._advances.values()) / NUSD_PER_USD)
         scrape.set("faregate_store_open_usd", max(self._open.values(), default=0) / NUSD_PER_USD)
+
+    def note(self) -> str:
+        """What people are told while the store is away."""
+        left = sum(advance.left_nusd for advance in self._advances.values())
+        return f"the budget store is away; advances are left for calls that hold {format_usd(left)} USD"
 
     @property
     def serves(self) -> bool:

@@ -95,7 +95,9 @@ async def test_an_advance_pays_for_calls_while_redis_is_away(tmp_path: Path, own
         served = await until_refused(client)
         # The last one needs a whole hold; what those before did not use is there again.
         assert served == (room - HOLD) // BILL + 1
-        assert (await client.get(f"{gateway.root}/readyz")).status_code == 200
+        ready = await client.get(f"{gateway.root}/readyz")
+        assert ready.status_code == 200
+        assert "the budget store is away; advances are left for calls that hold" in ready.text
         assert await metric(gateway, client, 'faregate_store_away_calls_total{mode="lease"}') == served
         assert await metric(gateway, client, 'faregate_store_away_calls_total{mode="refused"}') == 1
         own_redis.signal(signal.SIGCONT)
