@@ -45,7 +45,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
             _verb("plan", "Say what a change of the configuration would do, on the requests of a log."),
             _verb("drill", "Say what would be without a vendor: requests with nothing left, costs, budgets."),
             _verb("feedback", "Show how clients rated the answers, by model, team or rule."),
-            _verb("keys", "Make, list and revoke the keys of clients."),
+            _verb("keys", "Make, list, rotate and revoke the keys of clients."),
             _verb("spend", "Show what was spent, by day, team, model or route."),
             _verb("ledger", "Show budgets, and compare the counters with the log."),
             _verb("reconcile", "Compare the ledger with a provider's own account of costs or usage."),

@@ -164,7 +164,8 @@ class Office:
             await _reply(error_reply(error), counted)
         else:
             await (await self._framework())(scope, receive, counted)
-        self.service.metrics.administered(status=counted.status)
+        finally:
+            self.service.metrics.administered(status=counted.status)
 
     async def _framework(self) -> AsgiApp:
         """FastAPI takes half a second and 20 MB to load: the first request does it, in a thread."""

@@ -1,4 +1,4 @@
-"""`faregate keys`: make, list and revoke the keys of clients."""
+"""`faregate keys`: make, list, rotate and revoke the keys of clients."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
@@ -20,14 +20,18 @@ from router.commands.options import Books, Names, Store
 from router.controls import Desk
 from router.domain import keys
 from router.domain.store_address import without_password
-from router.errors import ConfigError
+from router.errors import ConfigError, RouterError
 from router.inputs import parse_expiry
+from router.keyring import MAX_OVERLAP_SECONDS, Keyring
 from router.ports import StoredKey
 from router.settings import load_snapshot
 from router.settings.env import CONFIG
 from router.settings.findings import one_of
+from router.settings.units import parse_duration
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list and revoke the keys of clients.")
+T = TypeVar("T")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list, rotate and revoke the keys of clients.")
 
 
 def parse_tags(pairs: list[str]) -> dict[str, str]:
@@ -158,7 +162,7 @@ def list_(
     found = asyncio.run(_list(must_exist(choose_store(store, config))))
     if as_json:
         shown = [
-            {name: value for name, value in msgspec.to_builtins(key).items() if name != "secret_hmac"} | {"state": _state(key)}
+            {name: value for name, value in msgspec.to_builtins(key).items() if not name.endswith("_hmac")} | {"state": _state(key)}
             for key in found
         ]
         print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
@@ -202,22 +206,48 @@ def _id_of(text: str) -> str:
     return text.removeprefix("sk-fg-").partition("-")[0] if text.startswith("sk-fg-") else text
 
 
-def _shown_id(key_id: str) -> str:
-    """What was given, unless it is too long for an id: then it may be a secret."""
-    return repr(key_id) if len(key_id) <= keys.ID_LENGTH else "of that id"
-
-
 async def _revoke(store: str, key_id: str, reason: str) -> StoredKey:
+    return await _at_ring(store, lambda ring: ring.revoke(key_id, now_ms=_now_ms(), reason=reason))
+
+
+@app.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The 8 characters after `sk-fg-`.")],
+    overlap: Annotated[str, typer.Option(help="How long the secret before is good, too: 0s, 15m, 24h, 7d.")] = "24h",
+    reason: Why = "",
+    store: Store = None,
+    config: Books = None,
+) -> None:
+    """Give a key another secret and show it, once: its id, and so its budgets and what it spent, stay."""
+    try:
+        seconds = parse_duration(overlap)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--overlap") from None
+    if seconds > MAX_OVERLAP_SECONDS:
+        raise typer.BadParameter(f"at most {MAX_OVERLAP_SECONDS // 86_400}d", param_hint="--overlap")
+    books = must_exist(choose_store(store, config))
+
+    def work(ring: Keyring) -> Awaitable[tuple[StoredKey, str]]:
+        return ring.rotate(_id_of(key_id), overlap_seconds=seconds, now_ms=_now_ms(), reason=reason)
+
+    key, text = asyncio.run(_at_ring(books, work))
+    print(text)
+    print("This is the only time that the key is shown.", file=sys.stderr)
+    if seconds:
+        print(f"The secret before is good until {_moment(key.previous_until_ms)}.", file=sys.stderr)
+
+
+async def _at_ring(store: str, work: Callable[[Keyring], Awaitable[T]]) -> T:
+    """Change a key of the ledger."""
     async with visiting(store) as ledger:
-        key = await ledger.get_key(key_id)
-        if key is None:
-            raise ConfigError(f"There is no key {_shown_id(key_id)} in the ledger; `faregate keys list` shows them.")
-        if key.revoked_ms is None:
-            key.revoked_ms = int(time.time() * 1000)
-            await ledger.put_key(key)
-            desk = Desk(ledger.control_store(), who=operator(), via="command")
-            await desk.keys_changed("key.revoke", key_id, before="active", after="revoked", reason=reason)
-        return key
+        try:
+            return await work(Keyring(ledger, Desk(ledger.control_store(), who=operator(), via="command")))
+        except RouterError as error:
+            raise ConfigError(f"{error.message} `faregate keys list` shows them.") from None
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 @app.command("hash")

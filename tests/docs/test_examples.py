@@ -76,6 +76,7 @@ PAGES: Final = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in t
 NOT_RUN: Final = {
     ("serve",): "it would not end",
     ("keys", "revoke"): "the key of the example is nobody's",
+    ("keys", "rotate"): "the key of the example is nobody's",
     ("demo",): "it has tests of its own",
     ("alerts", "test"): "there is nobody to take it",
     ("ledger", "rerate", "--prices"): "the reader's file",

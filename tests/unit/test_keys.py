@@ -118,6 +118,16 @@ def test_a_revoked_key_is_listed_as_revoked(run: Callable[..., Result]) -> None:
         run(command.app, "revoke", "nothere1")
 
 
+def test_a_rotated_key_keeps_its_id_and_shows_no_hash(run: Callable[..., Result]) -> None:
+    """What counts by the id goes on; the secret before is good for the overlap, which has an end."""
+    first = run(command.app, "new", "x").stdout.splitlines()[0]
+    second = run(command.app, "rotate", first[6:14], "--overlap", "1h").stdout.splitlines()[0]
+    assert (second[:15], second == first) == (first[:15], False)
+    assert "hmac" not in run(command.app, "list", "--json").stdout
+    for overlap in ("1000d", "soon"):
+        assert run(command.app, "rotate", first[6:14], "--overlap", overlap).exit_code == 2
+
+
 def test_revoke_takes_a_whole_key_and_never_shows_it(run: Callable[..., Result]) -> None:
     """Whoever has only the key pastes it, and terminals are recorded."""
     text = run(command.app, "new", "x").stdout.splitlines()[0]
