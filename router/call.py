@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -143,6 +143,8 @@ class Call:
     """Monotonic seconds at which all must be over; None: it has none."""
     deadline_ms = 0.0
     """The same as it was asked for."""
+    kept: Callable[[], Awaitable[None]] | None = None
+    """Gives the client an answer that did not pass its checks: better than none."""
     left_as = ""
     """Why its attempt was given up, if not because the client left or the service ends."""
     guarded: tuple[str, str] | None = None
@@ -174,7 +176,7 @@ class Attempt:
     status = 0
     """HTTP status of the provider; 0 if it gave none."""
     sends = 1
-    """How often the request was sent: twice if a kept connection turned out to be closed."""
+    """How often the request was sent: twice if a kept connection was closed before the provider had the whole of it."""
     meter: StreamMeter | None = None
     """Counts a stream while it runs."""
     answered_tier = ""

@@ -16,6 +16,7 @@ from router.captured import Captured
 from router.dispatch import Failure
 from router.domain.pricing import expected
 from router.domain.request import ParsedRequest, parse_request
+from router.domain.usage import Usage
 from router.edge import headers as h
 from router.edge.exchange import Exchange
 from router.errors import RouterError, StoreUnavailable
@@ -35,7 +36,7 @@ class Chain:
         self._call = call
         self._client = client
         self._cascade = cascade
-        self._kept: tuple[Captured, Attempt] | None = None
+        self._kept: tuple[Captured, Attempt, Usage | None] | None = None
         """The latest answer that did not pass: better than none."""
         decision = call.decision
         # Set by routing, or routing has raised.
@@ -83,7 +84,8 @@ class Chain:
             captured.replace(without_logprobs(captured.data, stream=not captured.whole))
         verdict = await self._verdict(said)
         if verdict:
-            self._kept = captured, winner
+            self._kept = captured, winner, call.usage
+            call.kept = self._show_kept
             return None, verdict
         await self._show(captured)
         return None, "accepted"
@@ -95,27 +97,32 @@ class Chain:
         await captured.replay(self._client, {h.ATTEMPTS: b"%d" % call.attempts, h.COST_USD: b"%d.%09d" % (whole, part)})
 
     async def _ask_the_last(self, step: Step) -> Failure | None:
-        call, kept = self._call, self._kept
-        usage = call.usage
+        call, client = self._call, self._client
         failure: Failure | None = None
         try:
-            failure = await following(self._doors, call, self._client, self._part(step, rest=True))
+            failure = await following(self._doors, call, client, self._part(step, rest=True))
         except (RouterError, StoreUnavailable):
-            if kept is None or self._client.started:
+            if self._kept is None or client.started:
                 raise
             failure = Failure(cause="refused")
         if failure is None:
             self._doors.metrics.cascaded(cascade=self._cascade.name, step=step.name, verdict="last")
             self._learn(escalated=True)
             return None
-        if kept is None or self._client.started:
+        if self._kept is None or client.started:
             return failure
-        # The large one cannot be had: what the small one has said is paid for, and may do.
-        captured, call.winner = kept
-        call.usage, call.outcome, call.status, call.error_code = usage, "ok", 200, ""
-        self._doors.metrics.cascaded(cascade=self._cascade.name, step=step.name, verdict="unavailable")
-        await self._show(captured)
+        await self._show_kept()
         return None
+
+    async def _show_kept(self) -> None:
+        """The large one cannot be had in time, or at all: what the small one has said is paid for, and may do."""
+        if self._kept is None:
+            return
+        call = self._call
+        captured, call.winner, call.usage = self._kept
+        call.outcome, call.status, call.error_code = "ok", 200, ""
+        self._doors.metrics.cascaded(cascade=self._cascade.name, step=self._cascade.steps[-1].name, verdict="unavailable")
+        await self._show(captured)
 
     def _learn(self, *, escalated: bool) -> None:
         """What the last step alone would have cost: what it did, or its price for an answer as long."""

@@ -49,14 +49,22 @@ class Plans:
 
     async def carry_out(self, call: Call, exchange: Exchange) -> Failure | None:
         """Serve a call that has a plan or a deadline. None: the client has its answer."""
-        if call.deadline is None:
-            return await self._follow(call, exchange)
         try:
-            async with asyncio.timeout(max(0.0, call.deadline - self._doors.clock())) as limit:
+            return await (self._follow(call, exchange) if call.deadline is None else self._in_time(call, exchange, call.deadline))
+        finally:
+            # It points back at the call: see `Pipeline.serve`.
+            call.kept = None
+
+    async def _in_time(self, call: Call, exchange: Exchange, deadline: float) -> Failure | None:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._doors.clock())) as limit:
                 return await self._follow(call, exchange)
         except TimeoutError:
             if not limit.expired():
                 raise
+        if call.kept is not None and not exchange.started:
+            await call.kept()
+            return None
         asked = f"{call.deadline_ms:,.0f} ms"
         error = RouterError(DEADLINE_EXCEEDED, f"The request was to be answered within {asked}, and {call.attempts} calls did not do that.")
         if not exchange.started:

@@ -124,6 +124,16 @@ async def test_the_small_answer_is_better_than_none(tmp_path: Path) -> None:
         assert (answer.status_code, text_of(answer)) == (200, SAYS_NO)
 
 
+async def test_the_small_answer_is_shown_when_the_deadline_passes(tmp_path: Path) -> None:
+    """It is there in time; the large model is given up, and charged for what it may have written."""
+    async with running(tmp_path, config("{kind: cascade, steps: [small, large]}")) as app:
+        app.up.on("small", Json(text=SAYS_NO))
+        app.up.on("large", Json(before=Gate()))
+        answer = await app.ask("auto", faregate={"deadline_ms": 400})
+        assert (answer.status_code, text_of(answer)) == (200, SAYS_NO)
+        assert [outcome for _, _, outcome in await books(app)] == ["ok", "upstream_lost"]
+
+
 async def test_a_hedge_takes_whoever_begins_first_and_charges_the_other(tmp_path: Path) -> None:
     """The slow call is cancelled; what it may have cost is booked, never nothing."""
     slow = Gate()
