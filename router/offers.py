@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sys import maxsize
-from typing import Final
 
 from policies.engine import Branch
 from policies.filters import required_capabilities
@@ -13,17 +12,14 @@ from router.domain.extras import covers
 from router.fleet import Fleet, FleetView, bound_by
 from router.snapshot import Deployment, Snapshot
 
-MOST_PREPARED: Final = 10_000
-
 
 class Prepared:
-    """What of a branch does not change while a configuration is in force."""
+    """What of a branch does not change while the views show one configuration."""
 
-    __slots__ = ("bounded", "branch", "capable", "least_context", "lines", "snapshot", "views")
+    __slots__ = ("bounded", "branch", "capable", "least_context", "lines", "views")
 
     def __init__(self, branch: Branch, snapshot: Snapshot, fleet: Fleet) -> None:
         self.branch = branch
-        self.snapshot = snapshot
         states = fleet.look()
         found = [(snapshot.deployments[name], states[name].view) for name in branch.deployments]
         self.lines: list[tuple[FleetView, dict[int, int], Deployment]] = [(view, view.lengths, one) for one, view in found]
@@ -42,13 +38,10 @@ def offers(call: Call, branch: Branch, fleet: Fleet) -> tuple[list[FleetView], b
     for something of its own.
     """
     request = call.request
-    prepared: Prepared | None = fleet.offered.get(id(branch))
-    if prepared is None or prepared.snapshot is not call.snapshot:
-        prepared = _prepare(call, branch, fleet)
-    else:
-        fleet.look()
+    fleet.look()
     if fleet.shown is not call.snapshot:
         _show(call.snapshot, fleet)
+    prepared: Prepared = fleet.offered.get(id(branch)) or _prepare(call, branch, fleet)
     for view, most in prepared.bounded:
         bound_by(view, most)
     likely = request.shape.tokens_likely
@@ -78,9 +71,7 @@ def offers(call: Call, branch: Branch, fleet: Fleet) -> tuple[list[FleetView], b
 
 
 def _prepare(call: Call, branch: Branch, fleet: Fleet) -> Prepared:
-    # They hold their branch, so that no other one can have its number; those of configurations that are gone go with the rest.
-    if len(fleet.offered) >= MOST_PREPARED:
-        fleet.offered.clear()
+    # They hold their branch, so that no other one can have its number.
     made = fleet.offered[id(branch)] = Prepared(branch, call.snapshot, fleet)
     return made
 
@@ -94,6 +85,7 @@ def _show(snapshot: Snapshot, fleet: Fleet) -> None:
         if view.health == "busy":
             # By a limit that may be gone; where it stands, it is looked at for every call.
             view.health = "up"
+    fleet.offered.clear()
     fleet.shown = snapshot
 
 

@@ -53,7 +53,8 @@ class Slices:
 
     def cause(self, attempt: Attempt, metered: Metered) -> str:
         """Why the charge is above its hold, if it is. A deployment that shows that slices cannot work is remembered."""
-        found = self._shown_by(attempt, metered)
+        # Of a whole JSON answer, only hidden reasoning says anything.
+        found = self._shown_by(attempt, metered) if attempt.meter is not None or metered.usage.reasoning_tokens else ""
         if found:
             self.learn(attempt, found)
         if metered.over_cap:
