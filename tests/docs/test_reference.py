@@ -88,7 +88,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 
 def mentioned(pattern: str, *folders: str) -> set[str]:
     """What of a kind of name is written anywhere in these folders."""
-    paths = [path for path in text_files() if path.relative_to(ROOT).parts[0] in folders and path.suffix not in (".pyc", ".png")]
+    paths = [path for path in text_files() if path.relative_to(ROOT).parts[0] in folders]
     return {name for path in paths for name in re.findall(pattern, path.read_text(encoding="utf-8"))}
 
 

@@ -9,7 +9,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 _FOLDERS: Final = (".ci", "benchmarks", "config", "deploy", "docs", "policies", "requirements", "router", "tests")
 _GENERATED: Final = frozenset({"__pycache__", "results"})
-_NOT_TEXT: Final = frozenset({".fgr"})
+_NOT_TEXT: Final = frozenset({".fgr", ".gz", ".ico", ".png", ".pyc", ".woff2"})
 
 
 def text_files(*suffixes: str) -> Iterator[Path]:

@@ -24,7 +24,6 @@ _SUPPRESSION: Final = re.compile(
 _NAMES_ITS_RULE: Final = re.compile(
     r"[n]oqa: [A-Z]+\d+|[t]ype: ignore\[[a-z-]+|[p]ragma: no|[s]hellcheck disable=SC\d+|[h]adolint ignore=[A-Z]+\d+"
 )
-_NOT_TEXT: Final = frozenset({".pyc", ".png", ".ico", ".woff2", ".gz"})
 
 
 def test_no_python_file_is_longer_than_a_reader_can_hold() -> None:
@@ -45,7 +44,6 @@ def test_nothing_in_the_repository_speaks_of(pattern: re.Pattern[str], meaning: 
     found = [
         f"{where(path, number)}: {line.strip()[:120]}"
         for path in text_files()
-        if path.suffix not in _NOT_TEXT
         for number, line in enumerate(lines(path), 1)
         if pattern.search(line)
     ]
