@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from router.domain.records import SpendRecord
+from router.replay.trace import read_trace, recall
 from tests.running import Running, running
 from tests.scripted_upstream import Fail, Gate, Json, Sequence, Stream, usage
 
@@ -265,9 +267,24 @@ async def test_a_session_stays_where_its_prompt_is_cached(tmp_path: Path) -> Non
         assert [a.headers["x-faregate-model"] for a in (first, second, other)] == ["large", "large", "small"]
 
 
-def test_records_of_experiments_are_whole() -> None:
-    """What is logged of an arm can be read back."""
-    from router.domain.records import SpendRecord
-
-    line = b'{"attempt_id":"a","request_id":"r","at_ms":1,"arms":{"new":"canary"},"propensity_ppm":50000}'
-    assert msgspec.json.decode(line, type=SpendRecord).arms == {"new": "canary"}
+@pytest.mark.parametrize(
+    "by",
+    [
+        "{kind: canary, to: large, share: 30%, ramp: [{after: 0s, share: 50%}], by: {kind: bandit}}",
+        "{kind: shadow, to: judge, share: 50%, team: lab, by: {kind: cascade, steps: [small, large], verify: {agree: true}}}",
+        "{kind: hedge, by: {kind: cost, keep_cache: true}, after: 1s, most: 100%}",
+    ],
+)
+async def test_a_decision_with_a_plan_can_be_repeated_from_its_record(tmp_path: Path, by: str) -> None:
+    """What was known at the moment is among the facts: the same record, the same plan, bit for bit."""
+    text = config(by).replace("server: {", "server: {record_decisions: 100%, ")
+    async with running(tmp_path, text) as app:
+        for _ in range(6):
+            await app.ask("auto", headers={"x-faregate-deadline-ms": "20000"})
+        await app.settled()
+        records = [msgspec.json.decode(msgspec.json.encode(record), type=SpendRecord) for record in await app.records()]
+        traced = [(record, trace) for record in records if (trace := read_trace(record)) is not None]
+        assert len(traced) == 6
+        for record, trace in traced:
+            assert trace.decision.plan is not None or "hedge" in by
+            assert recall(app.app.service.snapshot, record, trace) == trace.decision
