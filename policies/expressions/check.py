@@ -132,9 +132,11 @@ def _check_comparison(node: Binary, left: str, right: str) -> None:
 
 
 def _check_word(name: Node, value: Node) -> None:
-    known = KNOWN_WORDS.get(name.name) if isinstance(name, Ident) else None
-    if known is not None and isinstance(value, Literal) and value.value not in known:
-        raise ExpressionError(f'{name.name} is never "{value.value}"{did_you_mean(str(value.value), known)}', value.at)  # type: ignore[attr-defined]
+    if not isinstance(name, Ident) or not isinstance(value, Literal):
+        return
+    known = KNOWN_WORDS.get(name.name)
+    if known is not None and value.value not in known:
+        raise ExpressionError(f'{name.name} is never "{value.value}"{did_you_mean(str(value.value), known)}', value.at)
 
 
 def _fit(left: str, right: str) -> bool:
