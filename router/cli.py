@@ -44,6 +44,8 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
             _verb("test", "Run policy tests, and say which rules none of them reached."),
             _verb("plan", "Say what a change of the configuration would do, on the requests of a log."),
             _verb("drill", "Say what would be without a vendor: requests with nothing left, costs, budgets."),
+            _verb("evaluate", "Score models on prompts with known answers, through the running router."),
+            _verb("frontier", "Show which models nothing else beats in cost and quality."),
             _verb("feedback", "Show how clients rated the answers, by model, team or rule."),
             _verb("keys", "Make, list, rotate and revoke the keys of clients."),
             _verb("spend", "Show what was spent, by day, team, model or route."),

@@ -20,6 +20,7 @@ STORE: Final = "FAREGATE_STORE"
 REDIS_URL: Final = "REDIS_URL"
 STATE_HOME: Final = "XDG_STATE_HOME"
 REGION: Final = "AWS_REGION"
+KEY: Final = "FAREGATE_KEY"
 
 VARIABLES: Final = (
     Variable(
@@ -36,6 +37,11 @@ VARIABLES: Final = (
         name=STORE,
         meaning="Path of the SQLite file that keeps the budgets, if neither `server.store` nor `REDIS_URL` names a store.",
         default="`faregate/ledger.sqlite` in the user's state folder",
+    ),
+    Variable(
+        name=KEY,
+        meaning="Key of a client with which `faregate evaluate` calls the router.",
+        default="none: right where no key is needed",
     ),
     Variable(
         name=STATE_HOME,

@@ -1,0 +1,107 @@
+"""`faregate evaluate` and `faregate frontier`: what models are worth, asked through the running router."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from router.cli import load
+from router.replay.evaluation import Score, graded, judged, points_of, policy_point
+from tests.books import typed
+from tests.gateway import KEY
+from tests.replay_logs import write_log
+from tests.running import running
+from tests.scripted_behaviours import Json, usage
+from tests.scripted_upstream import ScriptedUpstream
+
+CONFIG = """
+version: 1
+server: {store: "STORE"}
+providers:
+  up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
+models:
+  small: {at: up/small, price: {input: 1, output: 10}}
+  large: {at: up/large, price: {input: 10, output: 100}}
+  judge: {at: up/judge, price: {input: 1, output: 1}}
+keys:
+  tester: {secret: $TEST_KEY}
+"""
+PROMPTS = [
+    {"prompt": "6 x 7?", "expect": "42", "task": "math"},
+    {"prompt": "Again?", "expect": "41", "task": "math"},
+    {"prompt": "Say it well.", "grade": "judge"},
+]
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(load(words[0]), list(words[1:]))
+
+
+async def test_models_are_scored_through_the_router_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key's own budget; run again, nothing is asked twice; the catalogue's YAML and the picture come from the same file."""
+    monkeypatch.setenv("FAREGATE_KEY", KEY)
+    up = ScriptedUpstream()
+    up.on("small", Json(text="The answer is 42.", usage=usage(100, 10)))
+    up.on("large", Json(text="It is 41", usage=usage(100, 10)))
+    up.on("judge", Json(text="7", usage=usage(100, 1)))
+    prompts, out, svg = (tmp_path / name for name in ("prompts.jsonl", "scores.jsonl", "frontier.svg"))
+    prompts.write_text("\n".join(map(json.dumps, PROMPTS)))
+    words = ["evaluate", str(prompts), "--model", "small", "--model", "large", "--grade", "number", "--out", str(out)]
+    async with running(tmp_path, CONFIG, up=up) as app:
+        words += ["--base-url", app.base_url]
+        assert run(*words).exit_code == 2
+        words += ["--judge", "judge"]
+        first = await asyncio.to_thread(run, *words)
+        assert first.exit_code == 0, first.output
+        await app.settled()
+        asked = len(await app.records())
+        log = write_log(tmp_path / "log.jsonl", typed(await app.records()))
+        again = await asyncio.to_thread(run, *words)
+        await app.settled()
+        assert (again.exit_code, len(await app.records())) == (0, asked)
+        short = await asyncio.to_thread(
+            run, *words[:-6], "--out", str(tmp_path / "b"), "--base-url", app.base_url, "--judge", "judge", "--max-cost", "$0.0001"
+        )
+        monkeypatch.setenv("FAREGATE_KEY", "sk-wrong")
+        wrong = await asyncio.to_thread(run, *words[:-6], "--out", str(tmp_path / "c"), "--base-url", app.base_url, "--judge", "judge")
+    assert asked == 8
+    assert '"small": {quality: {"default": 0.567, "math": 0.500}}' in first.stdout
+    assert (short.exit_code, "are spent" in short.stderr) == (1, True)
+    assert (wrong.exit_code, "HTTP 401" in wrong.stderr) == (1, True)
+    (tmp_path / "router.yaml").write_text(CONFIG.replace("UP", "http://127.0.0.1:9/v1").replace("STORE", "none.sqlite"))
+    where = ("--config", str(tmp_path / "router.yaml"), "--replay", str(log))
+    told = run("frontier", str(out), "--svg", str(svg), "--json", *where)
+    points = {point["name"]: point for point in json.loads(told.stdout)}
+    assert points["small"]["cost_nusd"] == 200_000
+    assert (points["small"]["on_frontier"], points["large"]["on_frontier"]) == (True, False)
+    assert points["oracle"]["quality"] == pytest.approx(0.9)
+    assert ElementTree.fromstring(svg.read_text()).tag.endswith("svg")
+    assert "on the frontier" in run("frontier", str(out)).stdout
+    assert points["today's policy"]["cost_nusd"] == pytest.approx((3 * 200_000 + 3 * 2_000_000) / 6)
+
+
+def test_a_policy_lies_between_the_models_that_it_uses() -> None:
+    """By the shares in which they served; models that were not evaluated count for nothing."""
+    scores = [Score(prompt=1, model="a", score=1.0, cost_nusd=30), Score(prompt=1, model="b", score=0.5, cost_nusd=10)]
+    points = points_of([*scores, Score(prompt=2, model="a", error="HTTP 500")])
+    today = policy_point("today", {"a": 1, "b": 3, "c": 5}, points)
+    assert today is not None
+    assert (today.cost_nusd, today.quality) == (15, 0.625)
+    assert policy_point("today", {"c": 1}, points) is None
+    assert points_of([]) == []
+
+
+def test_grades() -> None:
+    """What is right in another form is right."""
+    assert graded("So the answer is: 1,000", "1000", "number") == 1
+    assert graded("(B)", "B", "choice") == 1
+    assert graded('```json\n{"b": 1, "a": 2}\n```', '{"a":2,"b":1}', "json") == 1
+    assert graded("  Paris. ", "paris", "exact") == 1
+    assert graded("It is in Paris, France", "paris", "contains") == 1
+    assert graded("London", "paris", "contains") == 0
+    assert (judged("8"), judged("Rating: 7.5/10"), judged("none"), judged("99")) == (0.8, 0.75, None, None)
