@@ -353,7 +353,7 @@ class UpstreamResponse(Protocol):
     headers: Sequence[tuple[bytes, bytes]]
     """As sent, names in lower case."""
     sends: int = 1
-    """How often the request was sent: twice if a reused connection was closed before a byte of an answer came."""
+    """How often the request was sent: twice if a reused connection was closed before the provider had the whole request."""
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `UpstreamError` (`too_large` above `limit` bytes, `truncated`, ...)."""

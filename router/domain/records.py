@@ -40,7 +40,8 @@ class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     http_status: int = 0
     attempt_number: int = 1
     sends: int = 1
-    """2: a kept connection was closed before a byte of an answer came, and the request was sent once more on a new one."""
+    """2: a kept connection was closed before the provider had the whole request, and it was sent once more on a new one. The first
+    one cannot have been served or billed."""
     stream: bool = False
     input_tokens: int = 0
     cache_read_tokens: int = 0

@@ -1,9 +1,14 @@
-"""A request that was sent twice: when, and that the books say so."""
+"""A request that was sent twice: only if the provider cannot have had the first; else it is another attempt."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 from pathlib import Path
 
+from router.adapters.upstream.http1 import Http1Upstream
+from router.ports import Endpoint
 from tests.running import running
 from tests.scripted_upstream import Close, Json, Raw, Sequence
 from tests.wire.helpers import LIMIT, PATH, TIMEOUTS, fault_of, on_both_loops, request, world
@@ -22,19 +27,47 @@ keys:
 """
 
 
+class Server:
+    """A provider on bare sockets, which closes a connection at a moment of the test's choice, with no event loop between."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.endpoint = Endpoint(name="bare", scheme="http", host="127.0.0.1", port=self._listener.getsockname()[1], base_path="/v1")
+        self.connections: list[socket.socket] = []
+
+    async def answer_one(self) -> None:
+        """Take a connection, and answer one request on it."""
+        loop = asyncio.get_running_loop()
+        connection, _ = await loop.sock_accept(self._listener)
+        self.connections.append(connection)
+        assert await loop.sock_recv(connection, 65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    def stop_listening(self) -> None:
+        self._listener.close()
+
+    def close(self) -> None:
+        for closing in (self._listener, *self.connections):
+            closing.close()
+
+
 @on_both_loops
-async def test_the_answer_and_the_fault_say_how_often_the_request_was_sent() -> None:
-    """The provider may have begun to work on the first one, and bill both."""
-    async with world() as (up, client, endpoint):
-        up.on("m", Sequence([Json(), Close(), Close(), Json(), Close(), Json()]))
-        first = await client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)
-        await first.read(LIMIT)
-        error = await fault_of(client.post(endpoint, PATH, request(), timeouts=TIMEOUTS))
-        assert (error.fault, error.sends) == ("reset", 2)
-        await (await client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)).read(LIMIT)
-        twice = await client.post(endpoint, PATH, request(), timeouts=TIMEOUTS)
-        await twice.read(LIMIT)
-        assert (first.sends, twice.sends, len(up.requests)) == (1, 2, 6)
+async def test_what_the_provider_never_had_is_sent_again() -> None:
+    """It closed the idle connection while we wrote: an error to the client, or a charge, would be for nothing."""
+    server, client = Server(), Http1Upstream()
+    with contextlib.closing(server):
+        for number in range(3):
+            serving = asyncio.ensure_future(server.answer_one())
+            response = await client.post(server.endpoint, PATH, request(), timeouts=TIMEOUTS)
+            assert (await response.read(LIMIT), response.sends) == (b"{}", 1 if number == 0 else 2)
+            await serving
+            # From here to the next request nothing else runs.
+            server.connections[-1].close()
+        server.stop_listening()
+        error = await fault_of(client.post(server.endpoint, PATH, request(), timeouts=TIMEOUTS))
+        assert (error.fault, error.sent) == ("connect", False)
+        await client.close()
 
 
 @on_both_loops
@@ -51,10 +84,14 @@ async def test_a_provider_that_has_said_anything_is_not_asked_again() -> None:
             assert len(up.requests) == before + 1
 
 
-async def test_the_books_say_that_a_request_was_sent_twice(tmp_path: Path) -> None:
-    """Whoever compares the provider's bill with the records finds the second one."""
-    async with running(tmp_path, CONFIG) as app:
-        app.up.on("m", Sequence([Json(), Close(), Json(), Close(), Close()]))
-        assert [(await app.ask("auto")).status_code for _ in range(3)] == [200, 200, 502]
-        assert [record.get("sends", 1) for record in await app.records()] == [1, 2, 2]
+async def test_a_call_that_the_provider_had_is_an_attempt_of_its_own(tmp_path: Path) -> None:
+    """It may have begun to work and bill both: each has its hold, its record and its place among the attempts."""
+    async with running(tmp_path, CONFIG.replace("retries: 0", "retries: 1")) as app:
+        app.up.on("m", Sequence([Json(), Close(), Json(), Close(reset=True), Close()]))
+        answers = [await app.ask("auto") for _ in range(3)]
+        assert [(answer.status_code, answer.headers["x-faregate-attempts"]) for answer in answers] == [(200, "1"), (200, "2"), (502, "2")]
+        await app.settled()
+        records = await app.records()
+        assert [record["outcome"] for record in records] == ["ok", "upstream_lost", "ok", "upstream_lost", "upstream_lost"]
+        assert [(record["charge_nusd"] > 0, record.get("sends")) for record in records] == [(True, None)] * 5
         assert len(app.up.requests) == 5

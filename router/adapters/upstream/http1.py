@@ -116,7 +116,7 @@ class Http1Upstream:
             response.abort()
             raise
         if not response.status:
-            if response.stale:
+            if response.unread:
                 response = await self._again(pool.endpoint, head, body, started_at, timeouts)
             if response.error is not None and not response.status:
                 response.error.sends = response.sends
@@ -126,15 +126,11 @@ class Http1Upstream:
     async def _again(self, endpoint: Endpoint, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
         """Send the request on another connection: the provider closed an idle one while it was on its way.
 
-        Only once, only if the connection had carried a call before and closed at once, and only if no byte of an answer came.
-        The provider may all the same have begun to work on the first one; so the spend record says that two were sent.
+        Only once, and only if the provider certainly never had the whole of the first one, so that nothing is paid for twice.
+        Whatever else closes a connection without an answer is the end of an attempt.
         """
         pool = self._pools.get(endpoint) or self._open_pool(endpoint)
-        try:
-            connection = await pool.fresh(timeouts.connect_seconds)
-        except UpstreamError as exc:
-            # The provider may have read the first try.
-            raise UpstreamError(exc.fault, str(exc), sent=True) from exc
+        connection = await pool.fresh(timeouts.connect_seconds)
         response = connection.send(head, body, started_at, timeouts)
         response.sends = 2
         try:

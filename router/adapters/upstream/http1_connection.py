@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
+import termios
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
@@ -13,8 +15,6 @@ from router.ports import Sink, Timeouts, UpstreamError, UpstreamFault
 
 BUFFER_BYTES: Final = 64 * 1024
 """Reading from the socket stops above this many bytes that nobody has asked for."""
-STALE_SECONDS: Final = 0.1
-"""A kept connection that closes later than this after a request was written to it was no idle one: somebody worked on the request."""
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 256
 JOIN_BYTES: Final = 64 * 1024
@@ -66,8 +66,8 @@ class Http1Response:
     limit = 0
     """Most bytes that `read` takes."""
     ended = False
-    stale = False
-    """Whether a reused connection closed at once, before a byte came."""
+    unread = False
+    """Whether a reused connection closed before a byte came, and the provider certainly never had the whole request."""
     error: UpstreamError | None = None
     wants = HEAD
     sends = 1
@@ -308,6 +308,8 @@ class Connection(asyncio.Protocol):
             self._fail("protocol", f"the answer is not HTTP/1.1: {why.__context__ or why}")
 
     def eof_received(self) -> None:
+        if self.response is not None and not self._head_done:
+            self.response.unread = self._was_unread()
         self.owner.closing(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -395,7 +397,8 @@ class Connection(asyncio.Protocol):
         """The peer closed before the parser saw the end: clean only if the answer was framed by the close."""
         self.response = None
         if not self._head_done:
-            response.stale = self.reused and not self._head and self.loop.time() - response.sent_at <= STALE_SECONDS
+            # EPIPE says that the peer had closed its side before; after ECONNRESET nothing is certain.
+            response.unread = response.unread or (isinstance(exc, BrokenPipeError) and self._was_unread())
             what = "the connection was closed" if exc is None else f"the connection broke ({_why(exc)})"
             self._set_error(response, "reset", f"{what} before an answer")
         elif exc is not None:
@@ -405,6 +408,23 @@ class Connection(asyncio.Protocol):
         else:
             response.ended = True
         response.wake()
+
+    def _was_unread(self) -> bool:
+        """Whether the peer closed a reused connection before all of the request had come there. Only after its FIN.
+
+        A FIN acknowledges all that the other machine has received until then, and what comes after it is thrown away there: what
+        is not acknowledged was read by nobody. TIOCOUTQ counts that (tcp(7), SIOCOUTQ). A reset acknowledges nothing.
+        """
+        if not self.reused or self._head:
+            return False
+        if self.transport.get_write_buffer_size():
+            return True
+        try:
+            count = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            # Not every system tells: then it may have been read.
+            return False
+        return any(count)
 
     def _fail(self, fault: UpstreamFault, message: str) -> None:
         """End the call with an error and close at once."""
