@@ -117,3 +117,11 @@ def test_what_is_no_feedback_says_what_is(body: bytes, param: str) -> None:
     with pytest.raises(FeedbackError) as caught:
         parse_feedback(body, key_id="k", at_ms=1)
     assert caught.value.param == param
+
+
+def test_a_label_alone_is_feedback_and_the_last_word_counts_in_any_order() -> None:
+    """Two workers may write at once; what was said later wins, whichever comes first."""
+    late = parse_feedback(b'{"request_id":"r","label":"too long"}', key_id="k", at_ms=2)
+    early = parse_feedback(b'{"request_id":"r","rating":true}', key_id="k", at_ms=1)
+    assert (late.rating, late.label, early.rating) == (None, "too long", 1.0)
+    assert latest([late, early]) == latest([early, late]) == {("r", "k"): late}
