@@ -68,8 +68,12 @@ async def test_signals_are_worked_out_in_the_order_in_which_rules_ask() -> None:
 
     config = with_rules(reading("language", lambda v: False), reading("task", lambda v: v == "code"), reading("pii", bool))
     world = World(config, json_answer())
-    detectors = {name: detector(name, value) for name, value in (("language", "ko"), ("task", "code"), ("pii", frozenset({"card"})))}
-    world.pipeline._signals = PromptSignals(config.signals, world.metrics, detectors)  # type: ignore[arg-type]
+    detectors: dict[SignalName, Detector] = {
+        "language": detector("language", "ko"),
+        "task": detector("task", "code"),
+        "pii": detector("pii", frozenset({"card"})),
+    }
+    world.pipeline._signals = PromptSignals(config.signals, world.metrics, detectors)
     await world.ask(ask())
     assert read == ["language", "task"]
     assert world.ledger.records[0].rule == "rule-2"
