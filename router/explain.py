@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from policies.plans import described
-from policies.types import Decision, MissingSignal, Rejection, RequestFacts, Signals
+from policies.types import Decision, MissingSignal, Moment, Rejection, RequestFacts, Signals
 from router.call import Call, Principal
 from router.domain.controls import Freezes
 from router.domain.estimate import estimate, expected_nusd, worst_case_nusd
@@ -257,8 +257,19 @@ def _facts_text(facts: RequestFacts) -> str:
     named = (("team", facts.team), ("key", facts.key_id), ("user", facts.user), ("session", facts.session))
     parts += [f"{word} {value}" for word, value in named if value]
     parts += _signals_text(facts.signals)
+    parts += _moment_text(facts.moment)
     parts += [f"tag {name}={value}" for name, value in sorted(facts.tags.items())]
     return ", ".join(parts)
+
+
+def _moment_text(moment: Moment) -> list[str]:
+    """What rules read of the time, the budgets and the providers."""
+    parts = [f"{moment.weekday} {moment.hour:02}:00"] if moment.weekday else []
+    if moment.budget_used is not None:
+        parts.append(f"budgets {moment.budget_used:.0%} used")
+    if moment.budget_left_nusd is not None:
+        parts.append(f"{format_usd(moment.budget_left_nusd)} USD left")
+    return parts + [f"{key.replace(':', ' ')} {'up' if up else 'down'}" for key, up in moment.up.items()]
 
 
 def _signals_text(signals: Signals) -> list[str]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from router.explain import as_text, explain
+from router.fleet import Fleet
 from router.replay.trace import read_trace, recall
 from tests.books import typed
-from tests.running import Running, running
+from tests.running import Running, chat, compiled, running
 from tests.scripted_upstream import Fail, Json, Sequence, usage
 
 CONFIG = """
@@ -84,3 +88,13 @@ async def test_rules_read_who_is_up(tmp_path: Path) -> None:
         assert await rule_of(app, route="watched") == ("moved", "up/small")
         assert (await app.ask("side")).status_code >= 400
         assert await rule_of(app, route="watched") == ("moved", "up/small")
+
+
+def test_explain_shows_what_the_rules_read() -> None:
+    """Without the time and the budgets a decision by them cannot be understood."""
+    snapshot = compiled(CONFIG.replace("UP", "http://127.0.0.1:9/v1").replace('"STORE"', "null"))
+    body = msgspec.json.encode(chat("auto"))
+    told = as_text(explain(snapshot, body, fleet=Fleet(lambda: 0.0), clock_ms=lambda: 1_795_219_200_000))
+    assert "sat 09:00, budgets 0% used, 0.01 USD left" in told
+    watched = as_text(explain(snapshot, msgspec.json.encode(chat("watched")), fleet=Fleet(lambda: 0.0)))
+    assert "provider side up" in watched

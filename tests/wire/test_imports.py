@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 NOT_AT_START = (
-    "aiohttp", "attr", "fastapi", "fakeredis", "genai_prices", "hiredis", "httpx", "jinja2", "litellm", "openai",
+    "aiohttp", "attr", "cel", "fastapi", "fakeredis", "genai_prices", "hiredis", "httpx", "jinja2", "litellm", "openai",
     "opentelemetry", "pydantic.v1", "pygments", "pyreqwest", "requests", "rich", "router.admin.app", "router.demo", "router.docs",
     "router.settings.discover", "router.settings.schema", "router.sim", "starlette",
 )  # fmt: skip
