@@ -87,7 +87,7 @@ async def in_step(master: RedisServer, replica: RedisServer) -> None:
     """Wait until a replica has all that its master has. WAIT asks only for what its own connection wrote."""
 
     async def told(server: RedisServer, field: bytes) -> int:
-        text = bytes(await run(server.url, "INFO", "replication"))  # type: ignore[call-overload]
+        text = bytes(await run(server.url, "INFO", "replication"))
         return max((int(line.split(b":")[1]) for line in text.splitlines() if line.startswith(field)), default=-1)
 
     behind = await told(master, b"master_repl_offset")

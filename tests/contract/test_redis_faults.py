@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ async def test_an_answer_that_waits_while_this_process_is_busy_is_not_late(quick
     assert isinstance(answer, Reservation)
 
 
-async def run(url: str, *values: str | int) -> object:
+async def run(url: str, *values: str | int) -> Any:
     """One command on a connection of its own."""
     wire = Wire(parse_url(url), timeout_seconds=5)
     await wire.open()

@@ -85,7 +85,7 @@ async def test_the_master_that_sentinels_name_is_the_store_also_after_a_failover
 
 async def move_slot(slot: int, source: RedisServer, target: RedisServer) -> None:
     """As `redis-cli --cluster reshard` does."""
-    ids = [bytes(await run(node.url, "CLUSTER", "MYID")).decode() for node in (source, target)]  # type: ignore[call-overload]
+    ids = [bytes(await run(node.url, "CLUSTER", "MYID")).decode() for node in (source, target)]
     await run(target.url, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
     await run(source.url, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
     while keys := await run(source.url, "CLUSTER", "GETKEYSINSLOT", slot, 100):
@@ -107,7 +107,7 @@ async def test_a_ledger_in_a_cluster_is_found_and_followed_to_another_node(start
         await run(nodes[0].url, "CLUSTER", "MEET", "127.0.0.1", node.port, buses[i])
 
     async def formed() -> bool:
-        states = [bytes(await run(node.url, "CLUSTER", "INFO")) for node in nodes]  # type: ignore[call-overload]
+        states = [bytes(await run(node.url, "CLUSTER", "INFO")) for node in nodes]
         return all(b"cluster_state:ok" in state and b"cluster_known_nodes:3" in state for state in states)
 
     await until(formed)

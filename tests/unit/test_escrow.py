@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from router.adapters.sqlite.ledger import SqliteLedger
-from router.domain.advances import cover_of, sizes
+from router.domain.advances import WhenDown, cover_of, sizes
 from router.domain.budgets import NEVER_MS, BucketSet, BucketState, Budget, Refusal, Reservation
 from router.errors import StoreUnavailable
 from router.escrow import IDLE_ROUNDS, Escrow
@@ -39,7 +39,7 @@ class Leaving(SqliteLedger):
 class World:
     """A ledger, an escrow over it, and an outbox."""
 
-    def __init__(self, folder: Path, mode: str = "lease", **modes: str) -> None:
+    def __init__(self, folder: Path, mode: WhenDown = "lease", **modes: WhenDown) -> None:
         self.folder = folder
         self.now = 0.0
         self.now_ms = 1_000
@@ -48,8 +48,8 @@ class World:
         self.ledger = Leaving(str(folder / "ledger.sqlite"), clock_ms=lambda: self.now_ms)
         self.configure(mode, **modes)
 
-    def configure(self, mode: str, **modes: Any) -> None:
-        server = ServerSettings(when_store_is_down=mode, lease_ppm=200_000, open_up_to_nusd=150)  # type: ignore[arg-type]
+    def configure(self, mode: WhenDown, **modes: WhenDown) -> None:
+        server = ServerSettings(when_store_is_down=mode, lease_ppm=200_000, open_up_to_nusd=150)
         known = {"company": mode, "team": mode} | modes
         budgets = tuple(Budget(name=name, limit_nusd=1000, window="lifetime", when_down=how) for name, how in known.items())
         self.snapshot = Snapshot(version="1", source="t", server=server, providers={}, deployments={}, routes={}, budgets=budgets)
