@@ -26,8 +26,8 @@ ONE_MISTAKE = [
     ("version: 1\nrutes: {}", '2:1: rutes: unknown field; did you mean "routes"?'),
     (
         "version: 1\nexperiments: {}",
-        "2:1: experiments: unknown field; known: version, server, providers, models, routes, budgets, teams, keys, admins, limits, guards, "
-        "notify, alerts",
+        "2:1: experiments: unknown field; known: version, server, providers, models, routes, privacy, budgets, teams, keys, admins, "
+        "signals, limits, guards, notify, alerts",
     ),
     # The server.
     ("version: 1\nserver: 5", "2:9: server: 5 is not a mapping"),
