@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
@@ -117,8 +118,8 @@ class _Checked:
     findings: list[Finding] = field(default_factory=list)
     broken: dict[str, set[str]] = field(default_factory=dict)
     """Section -> names of entries that were taken out as a whole."""
-    trimmed: set[Path] = field(default_factory=set)
-    """Entries that lack a field which was wrong: of them, only the names that they mention can be checked."""
+    trimmed: dict[Path, set[Path]] = field(default_factory=dict)
+    """Entries that lack fields which were wrong, and these fields: nothing can be said that has to do with them."""
 
 
 def _validate(data: dict[str, Any]) -> _Checked:
@@ -131,21 +132,33 @@ def _validate(data: dict[str, Any]) -> _Checked:
             return checked
         except ValidationError as exc:
             errors = exc.errors(include_url=False)
+        found = [explain(error, Settings, data) for error in errors]
         # What an entry lacks since a field of it was taken out is not its writer's mistake.
-        checked.findings += [explain(error, Settings, data) for error in errors if error["loc"][:2] not in checked.trimmed]
-        trimmed: set[Path] = set()
+        checked.findings += [f for error, f in zip(errors, found, strict=True) if not _is_consequence(f, error["loc"], checked)]
+        trimmed: dict[Path, set[Path]] = {}
         for error in errors:
             loc = error["loc"]
-            if str(loc[0] if loc else "") in TRIMMED and loc[:2] not in checked.trimmed and _trim(left, loc):
-                trimmed.add(loc[:2])
+            if str(loc[0] if loc else "") in TRIMMED and (removed := _trim(left, loc)):
+                trimmed.setdefault(loc[:2], set()).add(removed)
             elif not _take_out(left, loc, checked.broken):
                 return checked
-        checked.trimmed |= trimmed
+        for entry, fields in trimmed.items():
+            checked.trimmed.setdefault(entry, set()).update(fields)
     return checked
 
 
-def _trim(data: Any, loc: Path) -> bool:
-    """Remove the field of an entry that an error is in, and nothing else. False: that would be the entry itself."""
+def _is_consequence(finding: Finding, loc: Path, checked: _Checked) -> bool:
+    """Whether a finding may only come from a field that was taken out: it names the field, or stands around it in the entry."""
+    for removed in checked.trimmed.get(loc[:2], ()):
+        name = str(removed[-1])
+        around = len(loc) > 2 and removed[: len(loc)] == loc
+        if around or name in finding.path[2:] or re.search(rf"\b{re.escape(name)}\b", finding.message):
+            return True
+    return False
+
+
+def _trim(data: Any, loc: Path) -> Path:
+    """Remove the field of an entry that an error is in, and nothing else. Empty: that would be the entry itself."""
     last: Path = ()
     found = data
     for number, part in enumerate(loc, start=1):
@@ -157,7 +170,7 @@ def _trim(data: Any, loc: Path) -> bool:
             last = loc[:number]
         found = found[step]
     loader.prune(data, last)
-    return bool(last)
+    return last
 
 
 def _take_out(data: dict[str, Any], loc: Path, broken: dict[str, set[str]]) -> bool:
@@ -180,4 +193,4 @@ def _take_out(data: dict[str, Any], loc: Path, broken: dict[str, set[str]]) -> b
 def _is_said(finding: Finding, checked: _Checked, unresolved: set[Path]) -> bool:
     if finding.path in unresolved:
         return False
-    return finding.path[:2] not in checked.trimmed or finding.message.startswith("there is no ")
+    return finding.message.startswith("there is no ") or not _is_consequence(finding, finding.path, checked)

@@ -37,7 +37,7 @@ def parse_at(value: object) -> Shares:
     steps: list[tuple[float, StepAction]] = []
     if isinstance(value, Mapping):
         for share, action in value.items():
-            if action not in _ACTIONS:
+            if not isinstance(action, str) or action not in _ACTIONS:
                 raise ValueError(f"{shown(action)} is not known here{one_of(str(action), _ACTIONS)}")
             step = _ACTIONS[action]
             if step is not None:
