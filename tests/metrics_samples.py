@@ -96,6 +96,8 @@ def everything(metrics: Metrics) -> None:
     metrics.retried(deployment="sim/a", reason="timeout")
     metrics.store_call(call="reserve", seconds=0.0004, ok=True)
     metrics.store_call(call="reserve", seconds=0.25, ok=False)
+    metrics.served_alone(mode="lease")
+    metrics.signal_read(signal="language", outcome="ok", seconds=0.001)
     metrics.overran(cause="usage_above_cap", nusd=7)
     metrics.answer_clamped(model="m", cause="learned")
     metrics.price_lookup("found")
