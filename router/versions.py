@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Final
 
@@ -96,9 +97,7 @@ def _text_of(snapshot: Snapshot) -> bytes | None:
 
 
 def _compiled(text: bytes, source: str) -> Snapshot:
-    # Not needed by a process that never reloads.
-    import os
-
+    # Not needed by a process that never goes back.
     from router.settings.load import load_text, price_book
 
     return load_text(text, source=source, environ=os.environ, price_book=price_book(), folder=Path(source).parent).snapshot
