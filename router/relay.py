@@ -194,7 +194,8 @@ class Stream:
             return False
         shown = meter.feed(chunk)
         if shown:
-            if b"error" in shown or self._in_parts:
+            # Reads of whole events are seen as they are; once one has cut an event, all are looked at.
+            if b"error" in shown or (self._in_parts and (self._quoted is not None or not shown.endswith(b"\n\n"))):
                 shown = self._without_secrets(shown)
             full = self._write(shown)
             if full is not None:
