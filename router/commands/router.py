@@ -39,12 +39,13 @@ def train(
     large: Large = None,
     start: Annotated[str | None, typer.Option("--from", help=f"Model to begin with, such as {BUILTIN}: for few labels.")] = None,
     penalty: Annotated[float | None, typer.Option(min=0.01, help="On weights: more for noisy labels. Default: by their number.")] = None,
+    bits: Annotated[int, typer.Option(min=8, max=20, help="Size of the tables, 2^bits places of 5 bytes; `--from` has its own.")] = 17,
 ) -> None:
     """Learn from labels: prompts, and how good the answers of a small and a large model were. Needs numpy (the extra `train`)."""
     from router.learned.train import train as learn
 
     labels = _labels(data, small, large)
-    model = learn(labels, penalty=penalty, start=None if start is None else load_model(start)[0])
+    model = learn(labels, bits=bits, penalty=penalty, start=None if start is None else load_model(start)[0])
     _write(out, model, labels, {"small": small, "large": large, "from": start, "penalty": penalty})
 
 

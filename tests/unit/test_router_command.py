@@ -37,7 +37,7 @@ def run(*words: str | Path) -> str:
 def test_own_labels_make_a_router_that_beats_the_length(tmp_path: Path) -> None:
     """Two hundred labels of the own traffic are worth more than any benchmark."""
     mine, others, out = write_labels(tmp_path / "mine.jsonl"), write_labels(tmp_path / "others.jsonl", start=500), tmp_path / "own.fgr"
-    assert "from 120 labels" in run("train", "--data", mine, "--out", out, "--small", "s", "--large", "l")
+    assert "from 120 labels" in run("train", "--bits", "12", "--data", mine, "--out", out, "--small", "s", "--large", "l")
     told = json.loads(run("eval", "--data", others, "--model", out, "--json"))
     assert told["routers"][str(out)]["apgr"] > 0.7 > told["routers"]["length of the prompt"]["apgr"] - 0.1
     assert told["calibration_error"] < 0.1
@@ -49,8 +49,8 @@ def test_own_labels_make_a_router_that_beats_the_length(tmp_path: Path) -> None:
 def test_a_few_labels_add_to_what_is_known(tmp_path: Path) -> None:
     """Begun from a trained model, what the labels do not speak of stays as it was; calibration changes the promises only."""
     first, second, third = (tmp_path / name for name in ("first.fgr", "second.fgr", "third.fgr"))
-    run("train", "--data", write_labels(tmp_path / "a.jsonl"), "--out", first)
-    run("train", "--data", write_labels(tmp_path / "b.jsonl", 40, 900), "--out", second, "--from", first)
+    run("train", "--bits", "12", "--data", write_labels(tmp_path / "a.jsonl"), "--out", first)
+    run("train", "--bits", "12", "--data", write_labels(tmp_path / "b.jsonl", 40, 900), "--out", second, "--from", first)
     run("calibrate", "--data", tmp_path / "b.jsonl", "--out", third, "--model", first)
     known, added, calibrated = (load_model(str(path))[0] for path in (first, second, third))
     hard, easy = "Prove the theorem about integrals again", "Say hello to my friend again"
@@ -63,7 +63,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path) -> None:
     """With a sentence, not with a traceback."""
     few = write_labels(tmp_path / "few.jsonl", 6)
     with pytest.raises(ConfigError, match="too few to learn"):
-        run("train", "--data", few, "--out", tmp_path / "x.fgr")
+        run("train", "--bits", "12", "--data", few, "--out", tmp_path / "x.fgr")
     with pytest.raises(ConfigError, match="too few to calibrate"):
         run("calibrate", "--data", few, "--out", tmp_path / "x.fgr")
     few.write_text('{"prompt": "x", "small": 1, "large": 1}')
@@ -73,7 +73,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no files of labels"):
         run("eval", "--data", tmp_path / "empty")
     with pytest.raises(ConfigError, match="No such file"):
-        run("train", "--data", write_labels(tmp_path / "many.jsonl"), "--out", tmp_path / "none" / "x.fgr")
+        run("train", "--bits", "12", "--data", write_labels(tmp_path / "many.jsonl"), "--out", tmp_path / "none" / "x.fgr")
 
 
 def configured(signals: str, folder: Path | None = None) -> Snapshot:
@@ -88,7 +88,7 @@ signals: {signals}
 
 def test_signals_are_configured(tmp_path: Path) -> None:
     """A model of one's own is read when the configuration is, so that its errors are found then."""
-    run("train", "--data", write_labels(tmp_path / "mine.jsonl"), "--out", tmp_path / "own.fgr")
+    run("train", "--bits", "12", "--data", write_labels(tmp_path / "mine.jsonl"), "--out", tmp_path / "own.fgr")
     rules = configured("{difficulty: {model: own.fgr, target: {price_per_1000: $2}, between: {small: a, large: one/b}}}", tmp_path).signals
     assert rules.difficulty.model is not None
     assert rules.difficulty.target is not None
