@@ -23,6 +23,11 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, object]]] = {
         {"metric": st.sampled_from(["first_token", "total"]), "explore": st.floats(0, 1)},
         optional={"target_ms": st.floats(1, 1000)},
     ),
+    "quality": st.fixed_dictionaries({"target": st.floats(0, 1)}),
+    "pace": st.just({"budget": "month"}),
+    "hedge": st.just({}),
+    "bandit": st.just({"worth_usd": 0.01}),
+    "cascade": st.just({"steps": [{"size": "small"}, {"size": "large"}]}),
 }
 DRAWS = st.floats(0, 1, exclude_max=True)
 AMOUNTS = st.none() | st.integers(0, 2 * 10**9)
@@ -76,7 +81,7 @@ RESTRICTIONS = st.none() | st.builds(
 
 
 @st.composite
-def branches(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(KINDS)) -> Branch:
+def branches(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(OPTIONS)) -> Branch:
     kind = KINDS[draw(st.sampled_from(kinds))]
     options = kind.options.model_validate(draw(OPTIONS[kind.name]))
     selected = draw(st.lists(st.sampled_from(NAMES), unique=True))
