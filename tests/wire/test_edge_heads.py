@@ -159,6 +159,7 @@ async def test_a_long_body_is_taken_behind_a_known_head_too_in_however_many_pack
     """Long bodies are the ones that copies cost most of; a packet may have one byte."""
     talk = Talk()
     await talk.send(call())
+    # Whoever asks it fails.
     talk.protocol.parser = None  # type: ignore[assignment]
     sent = call(bytes(range(256)) * 300)
     await talk.send(sent[:30_000], sent[30_000:74_000], *[sent[at : at + 1] for at in range(74_000, len(sent))])
