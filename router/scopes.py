@@ -27,15 +27,4 @@ def dims_of_caller(call: Call) -> dict[str, str]:
 
 def dims_of(call: Call, deployment: Deployment) -> dict[str, str]:
     """The value of each dimension but tags, for a call of this deployment. Empty: there is none."""
-    principal = call.principal
-    return {
-        "org": principal.org,
-        "team": principal.team or NO_TEAM,
-        "key": principal.key_id or NO_KEY,
-        "user": call.user,
-        "session": call.session,
-        "route": call.route.name,
-        "model": deployment.model,
-        "provider": deployment.provider.name,
-        "deployment": deployment.name,
-    }
+    return dims_of_caller(call) | {"model": deployment.model, "provider": deployment.provider.name, "deployment": deployment.name}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from router.meeting import Meeting
 from router.metrics import merge, render
 
 ANSWER_SECONDS: Final = 1.0
-LONGEST_ADDRESS: Final = 100
-"""Bytes of a socket's path: 108 on Linux, 104 on macOS."""
 
 
 class Siblings:
@@ -25,41 +23,24 @@ class Siblings:
     def __init__(self, folder: str | None, worker: int, *, dump: Callable[[], bytes], render_alone: Callable[[], bytes]) -> None:
         """`folder` None: this worker is alone, and `render_alone` is all there is."""
         self._render_alone = render_alone
-        self._folder = None if folder is None else Path(folder)
+        self._meeting = None if folder is None else Meeting(Path(folder))
         self._worker = worker
         self._dump = dump
-        self._server: asyncio.Server | None = None
         self._name = ""
-        self._descriptor = -1
 
     async def start(self) -> None:
         """Listen for siblings that collect metrics."""
-        if self._folder is None:
+        if self._meeting is None:
             return
-        generation = 1 + max((int(path.stem.split("-")[2]) for path in self._folder.glob(f"worker-{self._worker}-*")), default=0)
-        self._name = f"worker-{self._worker}-{generation}"
-        self._server = await asyncio.start_unix_server(self._answer, self._address(self._folder, self._name))
+        before = self._meeting.folder.glob(f"worker-{self._worker}-*")
+        self._name = f"worker-{self._worker}-{1 + max((int(path.stem.split('-')[2]) for path in before), default=0)}"
+        await self._meeting.listen(self._name, self._answer)
 
     async def close(self) -> None:
         """Leave the last figures behind for the siblings."""
-        if self._server is None or self._folder is None:
-            return
-        (self._folder / f"{self._name}.dump").write_bytes(self._dump())
-        self._server.close()
-        with suppress(FileNotFoundError):
-            (self._folder / f"{self._name}.sock").unlink()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _address(self, folder: Path, name: str) -> str:
-        """Where a worker listens. A path that is longer than a socket's address may be goes by the folder's descriptor."""
-        path = str(folder / f"{name}.sock")
-        if len(path.encode()) < LONGEST_ADDRESS or not Path("/proc/self/fd").exists():
-            return path
-        if self._descriptor < 0:
-            self._descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._descriptor}/{name}.sock"
+        if self._meeting is not None and self._name:
+            (self._meeting.folder / f"{self._name}.dump").write_bytes(self._dump())
+            self._meeting.close()
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._dump())
@@ -70,21 +51,21 @@ class Siblings:
 
     async def render(self) -> bytes:
         """The metrics of all workers, in Prometheus' text format."""
-        if self._folder is None:
+        if self._meeting is None:
             return self._render_alone()
-        own = self._dump()
-        names = {path.stem for path in self._folder.glob("worker-*")} - {self._name}
+        own, folder = self._dump(), self._meeting.folder
+        names = {path.stem for path in folder.glob("worker-*")} - {self._name}
         # What a scrape has shown is kept, our own part too: no counter may go down when a worker dies.
-        self._keep(self._folder, self._name, own)
-        answers = await asyncio.gather(*(self._ask(self._folder, name) for name in sorted(names)))
+        self._keep(folder, self._name, own)
+        answers = await asyncio.gather(*(self._ask(self._meeting, name) for name in sorted(names)))
         alive = [dump for dump, answered in answers if answered]
         return render(merge([own, *alive], ended=[dump for dump, answered in answers if dump and not answered]))
 
-    async def _ask(self, folder: Path, name: str) -> tuple[bytes, bool]:
+    async def _ask(self, meeting: Meeting, name: str) -> tuple[bytes, bool]:
         """What a worker says, else what it last said; and whether it answered."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(self._address(folder, name))
+                reader, writer = await meeting.ask(name)
                 try:
                     dump = await reader.read()
                 finally:
@@ -92,9 +73,9 @@ class Siblings:
         except (OSError, TimeoutError):
             dump = b""
         if dump:
-            self._keep(folder, name, dump)
+            self._keep(meeting.folder, name, dump)
             return dump, True
-        kept = folder / f"{name}.dump"
+        kept = meeting.folder / f"{name}.dump"
         return (kept.read_bytes() if kept.exists() else b""), False
 
     def _keep(self, folder: Path, name: str, dump: bytes) -> None:

@@ -33,9 +33,10 @@ class Worker:
 
     def crash(self) -> None:
         """End without a word, as SIGKILL does: the socket stays, nobody answers on it."""
-        server = self.siblings._server
-        assert server is not None
-        server.close()
+        meeting = self.siblings._meeting
+        assert meeting is not None
+        assert meeting._server is not None
+        meeting._server.close()
 
 
 async def test_a_worker_alone_shows_its_own(tmp_path: Path) -> None:
