@@ -47,6 +47,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
             _verb("evaluate", "Score models on prompts with known answers, through the running router."),
             _verb("frontier", "Show which models nothing else beats in cost and quality."),
             _verb("feedback", "Show how clients rated the answers, by model, team or rule."),
+            _verb("privacy", "List where private requests went, in a report that cannot be changed unseen."),
             _verb("keys", "Make, list, rotate and revoke the keys of clients."),
             _verb("spend", "Show what was spent, by day, team, model or route."),
             _verb("ledger", "Show budgets, and compare the counters with the log."),

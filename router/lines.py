@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from router.call import Attempt, Call, Way
+from router.domain.addresses import in_url
 from router.domain.extras import Billed
 from router.domain.learning import Learned
 from router.domain.prices import Price
@@ -49,6 +50,7 @@ class Ways:
             call.session,
             call.route.name,
             call.branch.rule,
+            call.branch.private,
             deployment.name,
             reason,
             call.operation,
@@ -92,6 +94,10 @@ def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
         "stream": call.request.stream,
         "config_version": call.snapshot.version,
     }
+    if call.branch.private:
+        endpoint = deployment.provider.endpoint
+        who_and_where |= {"private": call.branch.private, "host": f"{in_url(endpoint.host)}:{endpoint.port}"}
+        who_and_where |= {"locality": deployment.traits.locality or ""}
     price = deployment.price
     if price is not None:
         who_and_where |= _price_fields(price)

@@ -20,6 +20,7 @@ import structlog
 import uvicorn
 
 from router.app import Service
+from router.domain.addresses import in_url
 from router.edge.gate import Gate
 from router.edge.protocol import GateProtocol
 from router.errors import ConfigError
@@ -122,7 +123,7 @@ class RunningApp:
         """Where OpenAI's clients point: ends in `/v1`."""
         # An address to connect to, not to listen on.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/v1"
+        return f"http://{in_url(host)}:{self._port}/v1"
 
     async def __aenter__(self) -> Self:
         listener = listen(self._host, self._port, shared=self._shared)

@@ -13,3 +13,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def in_url(host: str) -> str:
+    """The host as it stands in a URL before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

@@ -94,6 +94,12 @@ class SpendRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     config_version: str = ""
     buckets: list[str] = []
     """`budget|scope|window` of every bucket the charge went to."""
+    private: list[str] = []
+    """The classes of private requests that it is in."""
+    host: str = ""
+    """Where it was sent, host and port; only of private requests."""
+    locality: str = ""
+    """Of the deployment when it was called; only of private requests."""
     arms: dict[str, str] = {}
     """By experiment or bandit, the arm that the request was in."""
     propensity_ppm: int = 0

@@ -12,6 +12,7 @@ from typing import Any, Final
 import router
 from router.adapters.upstream.decode import decoded
 from router.adapters.upstream.http1_connection import JOIN_BYTES, Connection, Http1Response
+from router.domain.addresses import in_url
 from router.ports import Endpoint, Timeouts, UpstreamError, UpstreamResponse
 
 SWEEP_SECONDS: Final = 0.25
@@ -370,7 +371,7 @@ def request_head(endpoint: Endpoint, method: str, path: str) -> bytes:
     target = endpoint.base_path + path
     if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
         raise ValueError(f"{endpoint.name}: {target!r} is not a request target")
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    host = in_url(endpoint.host)
     if endpoint.port != (443 if endpoint.scheme == "https" else 80):
         host = f"{host}:{endpoint.port}"
     fields = {

@@ -24,6 +24,7 @@ from pyreqwest.response import Response
 
 from router.adapters.upstream.decode import decoded
 from router.adapters.upstream.http1 import USER_AGENT, extra_fields
+from router.domain.addresses import in_url
 from router.ports import Endpoint, Timeouts, UpstreamError, UpstreamFault, UpstreamResponse
 
 CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -253,5 +254,5 @@ def _build(endpoint: Endpoint, timeouts: Timeouts, pem: bytes) -> Client:
 
 
 def _url(endpoint: Endpoint, path: str) -> str:
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    host = in_url(endpoint.host)
     return f"{endpoint.scheme}://{host}:{endpoint.port}{endpoint.base_path}{path}"
