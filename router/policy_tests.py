@@ -161,7 +161,8 @@ def body_of(ask: Ask) -> bytes:
         body["metadata"] = {"session_id": ask.session}
     if "prompt" in ask.body or "input" in ask.body:
         del body["messages"]
-    return msgspec.json.encode(body | ask.body)
+    # Numbers of the file remember how they were written; the encoder wants plain ones.
+    return msgspec.json.encode(body | ask.body, enc_hook=float)
 
 
 def _principal(snapshot: Snapshot, ask: Ask, now_ms: int) -> Principal:

@@ -100,6 +100,20 @@ tests:
     assert run("--config", str(tmp_path / "router.yaml"), "-v").stdout.startswith(f"passed {path}:3 cheapest\n")
 
 
+def test_decimals_reach_the_body_as_numbers(tmp_path: Path) -> None:
+    """Temperatures and limits of a request are numbers with a fraction; the limit here is one that nothing can keep."""
+    path = write(
+        tmp_path,
+        """
+tests:
+  - {name: warm, ask: {model: auto, body: {temperature: 0.2, stop: [a], metadata: {x: "1.10"}}}, expect: {rule: default}}
+  - {name: poor, ask: {model: auto, body: {faregate: {max_cost_usd: 0.0000001}}}, expect: {refused: max_cost_exceeded}}
+""",
+    )
+    result = run(path)
+    assert result.output.startswith("2 passed"), result.output
+
+
 def test_what_does_not_hold_says_what_was_found_and_why(tmp_path: Path) -> None:
     """Whoever broke it sees it in the report of the pipeline, with file and line."""
     path = write(
