@@ -16,7 +16,7 @@ from router.domain.estimate import estimate, expected_nusd, worst_case_nusd
 from router.domain.money import format_usd
 from router.domain.request import Operation, parse_request
 from router.edge.headers import Headers
-from router.errors import RouterError
+from router.errors import BUDGET_EXCEEDED, ErrorSpec, RouterError
 from router.explain_budgets import BudgetLine, Spent, budget_lines, budget_text, refusal_text
 from router.fleet import USUAL_LENGTH, Fleet
 from router.live_controls import refuse_frozen
@@ -78,6 +78,10 @@ class Explanation(msgspec.Struct, kw_only=True):
     """What would be done beside trying them one after the other, and what the kind knows of the moment."""
     error: str = ""
     """What the client would be told if nothing can serve it."""
+    error_status: int | None = None
+    """HTTP status of that answer; None: it is served."""
+    error_code: str = ""
+    """Its `code`."""
 
 
 _MEMBERS: Final[tuple[tuple[str, Operation], ...]] = (("messages", "chat"), ("prompt", "completions"), ("input", "embeddings"))
@@ -125,13 +129,17 @@ def explain(
         fleet.memory.read_budgets(spent.states, snapshot.budgets)
         _steer(call, spent)
     error = ""
+    spec: ErrorSpec | None = None
     try:
         decision = _decision(call, fleet, draw)
     except RouterError as exc:
         if call.decision is None:
             raise
-        decision, error = call.decision, str(exc)
+        decision, error, spec = call.decision, str(exc), exc.spec
     candidates = _candidates(call, decision, fleet, spent)
+    if spec is None:
+        error = refusal_text([(line.deployment, line.budgets) for line in candidates if line.place is not None])
+        spec = BUDGET_EXCEEDED if error else None
     return Explanation(
         route=call.route.name,
         rule=decision.rule,
@@ -141,7 +149,9 @@ def explain(
         facts=call.facts,
         candidates=candidates,
         plan=described(decision.plan, call.facts.live) if decision.plan is not None or call.facts.live else [],
-        error=error or refusal_text([(line.deployment, line.budgets) for line in candidates if line.place is not None]),
+        error=error,
+        error_status=None if spec is None else spec.http_status,
+        error_code="" if spec is None else spec.code,
     )
 
 
@@ -192,7 +202,8 @@ def _candidates(call: Call, decision: Decision, fleet: Fleet, spent: Spent | Non
         line = _line(call, call.snapshot.deployments[ranked.deployment], fleet, spent)
         line.place, line.score = place, _score(decision.measure, ranked.score)
         lines.append(line)
-    others = [Rejection(name, "not_selected", "by this rule") for name in call.route.deployments if name not in call.branch.selected]
+    told = {*call.branch.selected, *(each.deployment for each in decision.rejected)}
+    others = [Rejection(name, "not_selected", "by this rule") for name in call.route.deployments if name not in told]
     for rejected in (*decision.rejected, *others):
         line = _line(call, call.snapshot.deployments[rejected.deployment], fleet, spent)
         line.reason, line.detail = rejected.reason, rejected.detail

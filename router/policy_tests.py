@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from router.settings.model_tests import Ask, Case, Expect, Given, GivenDeploymen
 from router.snapshot import Deployment, KeyEntry, Snapshot
 
 BYTES_PER_TOKEN: Final = 4
+_STATUS: Final = re.compile(r"[1-5][0-9]{2}")
 GREETING: Final = "Hello, how are you?"
 _IMAGE: Final = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 64).decode()
 
@@ -89,11 +91,7 @@ def _run(snapshot: Snapshot, case: Case, common: Given) -> tuple[tuple[str, str]
     except _Wrong as error:
         return None, [str(error)]
     except RouterError as error:
-        status, code = str(error.spec.http_status), error.spec.code
-        if case.expect.refused is None:
-            return None, [f"it is refused: {status} {code}: {error}"]
-        good = case.expect.refused in (status, code) or case.expect.refused in str(error)
-        return None, [] if good else [f"refused: expected {case.expect.refused!r}, found {status} {code}: {error}"]
+        return None, _refusal(error.spec.http_status, error.spec.code, str(error), case.expect)
     return (told.route, told.rule), differences(snapshot, told, case.expect)
 
 
@@ -236,8 +234,7 @@ def differences(snapshot: Snapshot, told: Explanation, expect: Expect) -> list[s
     """What is not as it is expected."""
     tried = [line for line in told.candidates if line.place is not None]
     fitting = [line for line in tried if all(budget.fits for budget in line.budgets)]
-    refused = told.error or ("" if fitting else "no candidate fits into its budgets")
-    found = _refusal(refused, expect)
+    found = _refusal(told.error_status, told.error_code, told.error, expect)
     if found or expect.refused is not None:
         return found + _plain(told, expect)
     first = fitting[0]
@@ -255,12 +252,17 @@ def differences(snapshot: Snapshot, told: Explanation, expect: Expect) -> list[s
     return found + _plain(told, expect) + _order(snapshot, tried, expect)
 
 
-def _refusal(refused: str, expect: Expect) -> list[str]:
-    if expect.refused is None:
-        return [f"it is refused: {refused}"] if refused else []
-    if not refused:
-        return [f"refused: expected {expect.refused!r}, but it is served"]
-    return [] if expect.refused in refused else [f"refused: expected {expect.refused!r}, found {refused}"]
+def _refusal(status: int | None, code: str, message: str, expect: Expect) -> list[str]:
+    """What is wrong with being served (`status` is None) or refused so."""
+    wanted = expect.refused
+    if status is None:
+        return [] if wanted is None else [f"refused: expected {wanted!r}, but it is served"]
+    told = f"{status} {code}: {message.removeprefix(f'{status}: ')}"
+    if wanted is None:
+        return [f"it is refused: {told}"]
+    # A number of three digits is a status, and no part of an amount.
+    good = wanted == str(status) if _STATUS.fullmatch(wanted) else wanted == code or wanted in message
+    return [] if good else [f"refused: expected {wanted!r}, found {told}"]
 
 
 def _plain(told: Explanation, expect: Expect) -> list[str]:

@@ -114,6 +114,24 @@ tests:
     assert result.output.startswith("2 passed"), result.output
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "code", "part"),
+    [
+        ("given: {fleet: {small: drained}}, ask: {model: auto, headers: {x-class: secret}}", 403, "policy_refused", "No deployment"),
+        ("given: {fleet: {small: down}}, ask: {model: plain}", 503, "no_deployment_available", "No deployment of 'plain'"),
+        ("given: {budgets: {per-team: spent}}, ask: {model: auto, team: search}", 402, "budget_exceeded", "budget 'per-team'"),
+        ("ask: {model: nothing}", 404, "model_not_found", "nothing"),
+    ],
+)
+def test_a_refusal_is_known_by_status_code_or_message(asked: str, status: int, code: str, part: str, tmp_path: Path) -> None:
+    """All three are what the server answers; another status is a failure even if its digits stand in the message."""
+    cases = [f'  - {{name: "{word}", {asked}, expect: {{refused: "{word}"}}}}' for word in (status, code, part, 418)]
+    result = run(write(tmp_path, "\n".join(["tests:", *cases])), "--json")
+    failures = [one["failures"] for one in json.loads(result.stdout)["tests"]]
+    assert failures[:3] == [[], [], []]
+    assert failures[3][0].startswith(f"refused: expected '418', found {status} {code}: ")
+
+
 def test_what_does_not_hold_says_what_was_found_and_why(tmp_path: Path) -> None:
     """Whoever broke it sees it in the report of the pipeline, with file and line."""
     path = write(
@@ -140,7 +158,7 @@ tests:
     assert failures["b"][1].startswith("never: 'openai' would be tried")
     assert failures["c"][0] == "refused: expected '402', but it is served"
     assert failures["c"][1] == "rejected: expected 'small' to be out (cooldown), but it is tried"
-    assert failures["d"][0].startswith("it is refused: 402: budget 'per-team' (team=search) has 0.00 USD left")
+    assert failures["d"][0].startswith("it is refused: 402 budget_exceeded: budget 'per-team' (team=search) has 0.00 USD left")
     assert failures["e"][0].startswith("it is refused: 404 model_not_found")
     assert failures["f"] == ["ask.team: there is no team 'nobody'"]
     assert failures["g"] == ["given.fleet: there is no deployment, model or provider 'nothing'"]
