@@ -63,7 +63,11 @@ def _task(rules: SignalRules) -> Detector:
 def _pii(rules: SignalRules) -> Detector:
     from policies.signals.pii import pii_of
 
-    return lambda prompt: pii_of(prompt.whole) if prompt.readable else pii_of(prompt.whole) | UNREAD
+    def detect(prompt: Prompt) -> frozenset[str]:
+        found = pii_of(prompt.whole) if prompt.readable else pii_of(prompt.whole) | UNREAD
+        return found | pii_of(prompt.beside) if prompt.beside else found
+
+    return detect
 
 
 def _difficulty(rules: SignalRules) -> Detector:
@@ -133,7 +137,9 @@ class PromptSignals:
     def _read(self, call: Call, name: SignalName) -> Found:
         prompt = call.prompt
         if prompt is None:
-            prompt = call.prompt = prompt_of(call.request.fields[INPUTS[call.operation]], chat=call.operation == "chat")
+            name_of_input = INPUTS[call.operation]
+            members = {member: raw for member, raw in call.request.fields.items() if member != name_of_input}
+            prompt = call.prompt = prompt_of(call.request.fields[name_of_input], chat=call.operation == "chat", members=members)
         return self._detectors[name](prompt)
 
     def _add(self, call: Call, name: SignalName, found: Found, outcome: str, seconds: float) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -19,22 +21,27 @@ LONGEST: Final = 320
 
 # Linear in the text: every repetition is bounded and possessive, or what follows it cannot be part of it.
 _EMAIL_NAME: Final = re.compile(r"[^\s@<>()\[\]\",;:\\]")
-_EMAIL_HOST: Final = re.compile(r"@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}")
-_CARD: Final = re.compile(r"(?<![\d.-])(?:\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?!\d)|3[47]\d\d[ -]\d{6}[ -]\d{5}(?!\d)|\d{13,19}(?![\d-]))")
-_IBAN: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,34}+")
-_RESIDENT: Final = re.compile(r"(?<![\d-])\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[- ]?\d{7}(?![\d-])")
-_BUSINESS: Final = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{5}(?![\d-])")
-_BUSINESS_NAMED: Final = re.compile(r"사업자\s{0,2}(?:등록)?\s{0,2}번호\D{0,8}\d{10}(?!\d)")
+_EMAIL_HOST: Final = re.compile(r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
+_CARD: Final = re.compile(
+    r"(?<!\d)(?<!\d[.-])(?:\d{4}(?:[ ._-]{1,2}\d{4}){3}(?!\d)|3[47]\d\d[ ._-]\d{6}[ ._-]\d{5}(?!\d)|\d{13,19}(?!\d)(?!-\d{3}))", re.A
+)
+# Others may begin inside of what looks like one.
+_IBAN: Final = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,34}+))[A-Za-z]{2}\d{2}", re.A)
+_RESIDENT: Final = re.compile(r"(?<![\d-])\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[- ]?\d{7}(?![\d-])", re.A)
+_BUSINESS: Final = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{5}(?![\d-])", re.A)
+_BUSINESS_NAMED: Final = re.compile(r"사업자\s{0,2}(?:등록)?\s{0,2}번호\D{0,8}\d{10}(?!\d)", re.A)
+# Letters of other scripts may stand right beside a number, as particles do in Korean.
 _PHONE: Final = re.compile(
-    r"(?<![\w.+-])(?:\+[1-9](?:[ .()-]{0,2}\d){7,14}+|0\d{1,3}[ .-]\d{3,4}[ .-]\d{4}|01[016789]\d{7,8}"
-    r"|\(\d{3}\) ?\d{3}[ .-]\d{4}|[2-9]\d{2}[.-][2-9]\d{2}[.-]\d{4})(?![\w-])"
+    r"(?<![\w.+-])(?:(?:\+|00)[1-9](?:[ .()-]{0,2}\d){7,14}+|0\d{1,3}[ .-]\d{3,4}[ .-]\d{4}|01[016789]\d{7,8}|0\d(?:[ .-]\d\d){4}"
+    r"|0\d{1,4}[ /-]\d{5,8}|(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])[2-9]\d{2}[ .-]\d{4})(?![\w-])",
+    re.A,
 )
 _PASSPORT: Final = re.compile(
     r"(?:passport|여권|パスポート|护照|reisepass)[^0-9\n]{0,24}?(?<![A-Z0-9])(?:[A-Z]{0,2}\d{7,9}|[A-Z]\d{3}[A-Z]\d{4})(?![A-Z0-9])"
     r"|(?<![A-Z0-9])[MSRGD]\d{3}[A-Z]\d{4}(?![A-Z0-9])",
-    re.I,
+    re.I | re.A,
 )
-_TWO_DIGITS: Final = re.compile(r"\d\d")
+_TWO_DIGITS: Final = re.compile(r"\d\d", re.A)
 
 _RESIDENT_WEIGHTS: Final = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 _BUSINESS_WEIGHTS: Final = (1, 3, 7, 1, 3, 7, 1, 3, 5)
@@ -53,8 +60,8 @@ _IBAN_LENGTHS: Final[Mapping[str, int]] = MappingProxyType(
 
 def pii_of(text: str) -> frozenset[str]:
     """The classes of personal data in a text, of `PII_CLASSES`; empty: none was found."""
-    read = text[:MAX_CHARACTERS]
-    found = {"unknown"} if len(text) > MAX_CHARACTERS else set()
+    read = plain(text[:MAX_CHARACTERS])
+    found = {"unknown"} if max(len(text), len(read)) > MAX_CHARACTERS else set()
     if _has_email(read):
         found.add("email")
     for start in range(0, len(read), STEP):
@@ -62,6 +69,25 @@ def pii_of(text: str) -> frozenset[str]:
         if _TWO_DIGITS.search(read, start, start + STEP + 1):
             found.update(name for name, finds in _BY_DIGITS if name not in found and finds(read, start))
     return frozenset(found)
+
+
+def plain(text: str) -> str:
+    """The text with the usual digits, hyphens and spaces for those of other forms and scripts, and without what is not seen."""
+    if text.isascii():
+        return text
+    pieces = []
+    for start in range(0, len(text), STEP):
+        piece = unicodedata.normalize("NFKC", text[start : start + STEP])
+        pieces.append(piece.translate({ord(character): _usual(character) for character in set(piece) if character > "\x7f"}))
+    return "".join(pieces)
+
+
+@lru_cache(maxsize=4096)
+def _usual(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    return {"Cf": "", "Pd": "-", "Zs": " "}.get(category, character)
 
 
 def _has_email(text: str) -> bool:
@@ -78,7 +104,7 @@ def _any(pattern: re.Pattern[str], holds: Callable[[str], bool]) -> Finds:
 
     def finds(text: str, start: int) -> bool:
         found = pattern.finditer(text, start, start + STEP + LONGEST)
-        return any(match.start() < start + STEP and holds(match.group()) for match in found)
+        return any(match.start() < start + STEP and holds(match[match.lastindex or 0]) for match in found)
 
     return finds
 
@@ -99,8 +125,8 @@ def luhn(text: str) -> bool:
 
 def iban(text: str) -> bool:
     """Whether an account number has the length of its country and right check digits (ISO 13616, mod 97)."""
-    length = _IBAN_LENGTHS.get(text[:2])
-    compact = text.replace(" ", "")
+    compact = text.replace(" ", "").replace("-", "").upper()
+    length = _IBAN_LENGTHS.get(compact[:2])
     if length is None or len(compact) < length:
         return False
     # A word in capitals may follow it.

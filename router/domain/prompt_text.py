@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -23,30 +24,63 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
     """The texts of all messages, of the system and of tools too, one a line."""
     readable: bool = True
     """False: something is there that is not text to be read here, such as token numbers, images or files."""
+    beside: str = ""
+    """Texts that travel with it: names, arguments of calls, descriptions of tools, the end user's id."""
 
 
-class _Message(msgspec.Struct):
-    role: object = None
-    content: object = None
+_NO_MEMBERS: Final[Mapping[str, msgspec.Raw]] = {}
+_NOT_SENT: Final = frozenset({"model", "faregate"})
+"""Members that name no text, or do not leave."""
+_TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 
-
-_decode_messages: Final = msgspec.json.Decoder(list[_Message]).decode
+_decode_messages: Final = msgspec.json.Decoder(list[dict[str, object]]).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 
 
-def prompt_of(raw: bytes, *, chat: bool) -> Prompt:
-    """Read `messages`, `prompt` or `input` as it stands in the body of a request that was accepted."""
+def prompt_of(raw: bytes, *, chat: bool, members: Mapping[str, msgspec.Raw] = _NO_MEMBERS) -> Prompt:
+    """Read `messages`, `prompt` or `input` as it stands in the body of a request that was accepted, and its other members."""
+    others = [text for name, value in members.items() if name not in _NOT_SENT for text in _texts(_decode_any(value))]
     if not chat:
-        return _of_input(_decode_any(raw))
+        return _of_input(_decode_any(raw), _bounded(others))
     texts: list[str] = []
-    asked, readable = "", True
+    asked, readable = "", not _repeats(raw)
     for message in _decode_messages(raw):
-        text, plain = _content(message.content)
+        text, plain = _content(message.pop("content", None))
+        role = message.pop("role", None)
+        others.extend(text for value in message.values() for text in _texts(value))
         readable = readable and plain
         texts.append(text)
-        if message.role == "user" and text:
+        if role == "user" and text:
             asked = text
-    return Prompt(_ends_of(asked or "\n".join(texts)), _bounded(texts), readable)
+    return Prompt(_ends_of(asked or "\n".join(texts)), _bounded(texts), readable, _bounded(others))
+
+
+def _repeats(raw: bytes) -> bool:
+    """Whether an object has a member twice: nobody knows which of them a provider reads."""
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("a member twice")
+
+    try:
+        json.loads(bytes(raw), object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a value, names of members too."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, dict):
+            waiting.extend(found)
+            waiting.extend(found.values())
+        elif isinstance(found, list):
+            waiting.extend(found)
 
 
 def _content(content: object) -> tuple[str, bool]:
@@ -55,22 +89,20 @@ def _content(content: object) -> tuple[str, bool]:
         return content, True
     if not isinstance(content, list):
         return "", content is None
-    found = [_part(part) for part in content]
-    texts = [text for text in found if text is not None]
-    return "\n".join(texts), len(texts) == len(found)
+    texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "\n".join(texts), all(_is_text(part) for part in content)
 
 
-def _part(part: object) -> str | None:
-    if not isinstance(part, dict):
-        return None
-    text = part.get("text")
-    return text if isinstance(text, str) else None
+def _is_text(part: object) -> bool:
+    if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
+        return False
+    return all(isinstance(value, str) for name, value in part.items() if name != "cache_control")
 
 
-def _of_input(given: object) -> Prompt:
+def _of_input(given: object, beside: str) -> Prompt:
     items = given if isinstance(given, list) else [given]
     texts = [item for item in items if isinstance(item, str)]
-    return Prompt(_ends_of(texts[0] if texts else ""), _bounded(texts), len(texts) == len(items))
+    return Prompt(_ends_of(texts[0] if texts else ""), _bounded(texts), len(texts) == len(items), beside)
 
 
 def _bounded(texts: Iterable[str]) -> str:

@@ -92,6 +92,30 @@ def test_a_task_is_told_by_what_is_asked(text: str, task: str | None) -> None:
         ("Passport No. M12345678", {"passport"}),
         ("여권 M123A4567", {"passport"}),
         ("no personal data, 12 apples", set()),
+        ("제 번호는 010-1234-5678입니다", {"phone"}),
+        ("전화010-1234-5678로", {"phone"}),
+        ("01012345678입니다", {"phone"}),
+        ("+82 10-1234-5678로", {"phone"}),
+        ("電話番号は090-1234-5678です", {"phone"}),
+        ("1-415-555-2671", {"phone"}),
+        ("415 555 2671", {"phone"}),
+        ("06 12 34 56 78", {"phone"}),
+        ("030 1234567", {"phone"}),
+        ("0082-10-1234-5678", {"phone"}),
+        ("card no.4111111111111111", {"card"}),
+        ("4111.1111.1111.1111", {"card"}),
+        ("4111\u00a01111\u00a01111\u00a01111", {"card"}),
+        ("4111\u20131111\u20131111\u20131111", {"card"}),
+        ("41\u200b11111111111111", {"card"}),
+        ("４１１１１１１１１１１１１１１１", {"card"}),
+        ("4１１１１１１１１１１１１１１１", {"card"}),
+        ("٤١١١١١١١١١١١١١١١", {"card"}),
+        ("१२३-४५-६७८९०", set()),
+        ("kim＠example.com", {"email"}),
+        ("hans@bücher.de", {"email"}),
+        ("kim@한국.kr", {"email"}),
+        ("INV AB12 GB82 WEST 1234 5698 7654 32", {"iban"}),
+        ("gb82-west-1234-5698-7654-32", {"iban"}),
     ],
 )
 def test_personal_data_is_found_by_patterns_and_check_digits(text: str, classes: set[str]) -> None:
@@ -108,7 +132,27 @@ def test_personal_data_is_found_wherever_it_stands() -> None:
     assert pii_of("x" * MAX_CHARACTERS + " a@example.com") == {"unknown"}
 
 
-HOSTILE = ["a", "@", "1", "1 ", "+1", "AB12", "passport", "12-", "a@a.", "$=", "{\n", "x@" + "a." * 30, "가1", " ", "\\", "900101-1"]
+HOSTILE = [
+    "１1",
+    "ﷺ",
+    "AB12-",
+    "a",
+    "@",
+    "1",
+    "1 ",
+    "+1",
+    "AB12",
+    "passport",
+    "12-",
+    "a@a.",
+    "$=",
+    "{\n",
+    "x@" + "a." * 30,
+    "가1",
+    " ",
+    "\\",
+    "900101-1",
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)

@@ -182,3 +182,28 @@ def test_a_long_text_is_read_at_both_ends() -> None:
     """What is wanted stands at one of them; the middle is not worth the time."""
     found = prompt_of(msgspec.json.encode([{"role": "user", "content": "a" * 300_000 + "z"}]), chat=True)
     assert (len(found.asked), found.asked[0], found.asked[-1], len(found.whole)) == (MAX_ASKED + 1, "a", "z", MAX_CHARACTERS)
+
+
+def test_personal_data_beside_the_text_is_read_too() -> None:
+    """Arguments of calls, names, descriptions of tools, the end user's id: all of it is sent."""
+    calls = [{"id": "c", "type": "function", "function": {"name": "pay", "arguments": '{"card":"4111 1111 1111 1111"}'}}]
+    messages = [{"role": "assistant", "content": None, "tool_calls": calls}, {"role": "user", "name": "kim", "content": "go on"}]
+    members = {"model": msgspec.Raw(b'"m"'), "user": msgspec.Raw(b'"kim@example.com"'), "n": msgspec.Raw(b"1")}
+    found = prompt_of(msgspec.json.encode(messages), chat=True, members=members)
+    assert (found.whole, found.readable) == ("\ngo on", True)
+    assert {"kim", "pay", "kim@example.com", '{"card":"4111 1111 1111 1111"}'} <= set(found.beside.splitlines())
+    assert '"m"' not in found.beside
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'[{"role":"user","content":"kim@example.com","content":"hi"}]',
+        b'[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:,x"},"text":"x"}]}]',
+        b'[{"role":"user","content":[{"type":"text","text":"x","more":{}}]}]',
+        b'[{"role":"user","content":["x"]}]',
+    ],
+)
+def test_what_may_hold_more_than_its_text_was_not_read(raw: bytes) -> None:
+    """A member that stands there twice, a picture with a caption."""
+    assert not prompt_of(raw, chat=True).readable
