@@ -11,8 +11,8 @@ from router.domain.money import MAX_NUSD, from_usd
 _CLOCK: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _LENGTH: Final = re.compile(r"(\d{1,6})([mhdw])")
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_USD: Final = re.compile(r"[+-]?(?:\$\s*(\d[\d_,]*(?:\.\d+)?)|(\d[\d_,]*(?:\.\d+)?)\s*usd)", re.IGNORECASE)
-_COUNT: Final = re.compile(r"[+-]?(\d[\d_,]*(?:\.\d+)?)([kKmM]?)")
+_USD: Final = re.compile(r"\+?(?:\$\s*(\d[\d_,]*(?:\.\d+)?)|(\d[\d_,]*(?:\.\d+)?)\s*usd)", re.IGNORECASE)
+_COUNT: Final = re.compile(r"\+?(\d[\d_,]*(?:\.\d+)?)([kKmM]?)")
 _COUNTS: Final = {"": 1, "k": 10**3, "m": 10**6}
 _EXPIRY_UNITS: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -41,14 +41,16 @@ def parse_until(text: str, *, now: datetime) -> int:
 
 
 def parse_amount(text: str, unit: str) -> int:
-    """An amount in a budget's unit: `$50` or `50usd` in USD (nano-USD), `100k` in others. A sign before it says nothing.
+    """An amount in a budget's unit: `$50` or `50usd` in USD (nano-USD), `100k` in others. A plus before it says nothing.
 
     A bare number is not taken for USD: of an unquoted `+$50` the shell leaves `+0`, of `+$125` it leaves `+25`.
 
     Raises:
-        ValueError: not an amount in this unit.
+        ValueError: not an amount in this unit, or below zero.
     """
     stripped = text.strip()
+    if stripped.startswith("-"):
+        raise ValueError(f"{text!r} is below zero; write an amount without a sign, and lower a limit to take from it")
     if unit == "usd":
         money = _USD.fullmatch(stripped)
         if not money:

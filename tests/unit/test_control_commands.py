@@ -66,6 +66,7 @@ def test_limits_are_changed_and_shown(store: str) -> None:
     ("words", "told"),
     [
         (("raise", "search", "+25", "--reason", "x"), "for the shell eats $5"),
+        (("set", "search", " -7usd", "--reason", "x"), "is below zero"),
         (("raise", "nobody", "$5", "--reason", "x"), "there is no budget 'nobody'"),
         (("raise", "search", "$5", "--reason", "x", "--until", "soon"), "is no time"),
         (("raise", "search", "$5", "--reason", ""), "needs a reason"),

@@ -153,6 +153,9 @@ def test_amounts_are_read_in_the_unit_of_the_budget() -> None:
     for text in ("$5", "1.5", "many", "99999999999M"):
         with pytest.raises(ValueError, match="not an amount of tokens"):
             parse_amount(text, "tokens")
+    for text, unit in (("-5usd", "usd"), ("-$5", "usd"), (" -5", "tokens")):
+        with pytest.raises(ValueError, match="is below zero; write an amount without a sign"):
+            parse_amount(text, unit)
     assert moment_text(None) == "-"
 
 
