@@ -10,15 +10,18 @@ from router.snapshot import Deployment
 NO_TEAM: Final = "default"
 """Team of a key without one: budgets split by team count it too."""
 NO_KEY: Final = "anonymous"
+COPIES_KEY: Final = "@shadow"
+"""Key id of copies that a shadow makes: no key can be named so, for names begin with a letter or digit. A team pays for them."""
 
 
 def dims_of_caller(call: Call) -> dict[str, str]:
     """The value of each dimension that does not depend on who serves a call. Empty: there is none."""
     principal = call.principal
+    key = principal.key_id or NO_KEY
     return {
         "org": principal.org,
         "team": principal.team or NO_TEAM,
-        "key": principal.key_id or NO_KEY,
+        "key": "" if key == COPIES_KEY else key,
         "user": call.user,
         "session": call.session,
         "route": call.route.name,

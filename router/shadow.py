@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import msgspec
 
@@ -19,8 +18,7 @@ from router.domain.usage import Usage
 from router.edge.exchange import Exchange
 from router.errors import RouterError, StoreUnavailable
 from router.plans import Doors
-
-KEY: Final = "shadow"
+from router.scopes import COPIES_KEY
 
 
 async def serve_and_copy(
@@ -53,7 +51,7 @@ def _copy(call: Call, shadow: Shadow) -> Call:
     # Set by routing, or routing has raised.
     assert decision is not None  # noqa: S101
     team = call.snapshot.teams.get(shadow.team)
-    part.principal = Principal(key_id=KEY, team=shadow.team, org="" if team is None else team.org)
+    part.principal = Principal(key_id=COPIES_KEY, team=shadow.team, org="" if team is None else team.org)
     part.user = part.session = ""
     part.tags = NOTHING
     part.charge_nusd, part.upstream_seconds, part.winner, part.usage, part.outcome = 0, 0.0, None, None, ""

@@ -166,7 +166,7 @@ async def test_a_shadow_gets_a_copy_on_the_money_of_its_own_team(tmp_path: Path)
         waits.open()
         await app.settled()
         copy = next(r for r in await app.records() if r["deployment"] == "up/large")
-        assert (copy["team"], copy["key_id"], copy["reason"]) == ("lab", "shadow", "shadow:shadow")
+        assert (copy["team"], copy["key_id"], copy["reason"]) == ("lab", "@shadow", "shadow:shadow")
         counted = await metrics(app)
         assert 'faregate_shadows_total{shadow="shadow",outcome="same_finish"} 1' in counted
         assert 'faregate_shadow_length_ratio_sum{shadow="shadow"} 2' in counted
