@@ -82,8 +82,8 @@ class Attempts:
         )
         self._ways = ways_of(snapshot, fleet.learned)
         self._slices = Slices(fleet, store, metrics)
-        self.steering = Steering(snapshot, metrics)
-        self.moments = _moments(snapshot, clock_ms)
+        self.steering = Steering(snapshot, metrics, lambda: controls.limits)
+        self.moments = _moments(snapshot, clock_ms, controls)
         """What rules read of the moment; None: none does."""
         self.runaway = None if snapshot.runaway is None else Runaway(snapshot.runaway, metrics, self.steering, clock_ms)
         self._limits = RateLimits(metrics, clock=clock, clock_ms=clock_ms)
@@ -306,9 +306,9 @@ class Attempts:
             self._fleet.failed(attempt.deployment.name, cause="reset")
 
 
-def _moments(snapshot: Snapshot, clock_ms: Callable[[], int]) -> Moments | None:
+def _moments(snapshot: Snapshot, clock_ms: Callable[[], int], controls: LiveControls) -> Moments | None:
     if all(route.watch is None for route in snapshot.routes.values()):
         return None
     from router.moments import Moments
 
-    return Moments(snapshot, clock_ms)
+    return Moments(snapshot, clock_ms, lambda: controls.limits)

@@ -123,7 +123,7 @@ def explain(
     call.request = parse_request(body, operation)
     if freezes:
         refuse_frozen(call, freezes)
-    call.moments = Moments(snapshot, clock_ms)
+    call.moments = Moments(snapshot, clock_ms, lambda: {} if spent is None else spent.limits)
     if spent is not None:
         call.moments.read(spent.states)
         fleet.memory.read_budgets(spent.states, snapshot.budgets)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from router.call import Call
 from router.domain.budgets import NEVER_MS, BucketState, Budget, Unit
+from router.domain.controls import Limit
 from router.domain.estimate import Estimate, clamped
 from router.domain.money import format_amount, format_usd
 from router.domain.shortage import plan_of
@@ -25,6 +26,8 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     """Of the current windows; what is not among them has not been used."""
     now_ms: int
     """Unix milliseconds."""
+    limits: Mapping[str, Limit] = {}
+    """In force, by budget; those of the configuration for what is not among them."""
 
 
 class BudgetLine(msgspec.Struct, kw_only=True):

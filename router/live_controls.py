@@ -17,6 +17,7 @@ from router.domain.controls import (
     AuditEntry,
     ControlState,
     Freezes,
+    Limit,
     base_limits,
     closed_deployments,
     decode_state,
@@ -49,6 +50,8 @@ class LiveControls:
         self.state = ControlState()
         self.freezes: Freezes | None = None
         """Who is refused; None: nobody."""
+        self.limits: Mapping[str, Limit] = {}
+        """What the store refuses by, by budget."""
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Make a configuration's limits the ones that the store decides by, with what people changed of them on top.
@@ -111,6 +114,7 @@ class LiveControls:
         keys_changed = state.keys_epoch != self.state.keys_epoch and self.state.version
         reload = state.reload_epoch != self.state.reload_epoch and self.state.version
         self.state = state
+        self.limits = limits_in_force(state)
         freezes = Freezes(state.controls)
         self.freezes = freezes if freezes else None
         self._fleet.close_deployments(closed_deployments(state.controls, self._deployments))

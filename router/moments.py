@@ -11,6 +11,7 @@ from policies.expressions.vocabulary import WEEKDAYS
 from policies.types import Moment
 from router.call import Call
 from router.domain.budgets import BucketState, Budget, Reservation
+from router.domain.controls import Limit, limit_known
 from router.domain.windows import scope_of
 from router.fleet import Fleet
 from router.scopes import dims_of_caller
@@ -30,23 +31,23 @@ def now_ms() -> int:
 class Moments:
     """How full the budgets are, as far as this process knows: by what holds leave, and by what the store says every few seconds."""
 
-    def __init__(self, snapshot: Snapshot, clock_ms: Callable[[], int]) -> None:
-        """`clock_ms` gives Unix milliseconds."""
+    def __init__(self, snapshot: Snapshot, clock_ms: Callable[[], int], limits: Callable[[], Mapping[str, Limit]] = dict) -> None:
+        """`clock_ms` gives Unix milliseconds, `limits` those in force; for budgets not among them, the configuration's are."""
         self._clock_ms = clock_ms
+        self._limits = limits
         self._budgets: Final[Mapping[str, Budget]] = {
             one.name: one for one in snapshot.budgets if _OF_CANDIDATES.isdisjoint(_looked_at(one))
         }
         self._used: dict[tuple[str, str], tuple[int, int]] = {}
         """What is spent and held, and the limit, by budget and scope."""
-        self._limits: dict[str, int] = {}
-        """The store's own limits, where they differ from the configuration's."""
 
     def note(self, held: Reservation) -> None:
         """Learn from what a hold leaves."""
+        limits = self._limits()
         for bucket, left in held.left:
             budget = self._budgets.get(bucket.budget)
             if budget is not None and bucket.unit == budget.unit:
-                limit = self._limits.get(budget.name, budget.limit_nusd)
+                limit = limit_known(limits, budget, bucket.scope)
                 self._set((budget.name, bucket.scope), limit - left, limit)
 
     def read(self, states: Iterable[BucketState]) -> None:
@@ -56,7 +57,6 @@ class Moments:
             budget = self._budgets.get(state.budget)
             if budget is not None:
                 limit = budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
-                self._limits[budget.name] = limit
                 self._set((budget.name, state.scope), state.spent_nusd + state.held_nusd, limit)
 
     def _set(self, key: tuple[str, str], used: int, limit: int) -> None:
@@ -84,13 +84,14 @@ class Moments:
     def _budgets_of(self, call: Call) -> tuple[float, int | None]:
         """Largest used share, and the least that is left of those in USD."""
         dims = dims_of_caller(call)
+        limits = self._limits()
         largest = 0.0
         least: int | None = None
         for budget in self._budgets.values():
             scope = scope_of(budget, dims=dims, tags=call.tags)
             if scope is None:
                 continue
-            used, limit = self._used.get((budget.name, scope), (0, self._limits.get(budget.name, budget.limit_nusd)))
+            used, limit = self._used.get((budget.name, scope)) or (0, limit_known(limits, budget, scope))
             share = used / limit if limit > 0 else 1.0
             largest = max(largest, share)
             if budget.unit == "usd" and (least is None or limit - used < least):

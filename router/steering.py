@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from policies.types import Rejection
 from router.call import Call
 from router.domain.budgets import BucketState, Budget, Reservation, StepAction
+from router.domain.controls import Limit, limit_known
 from router.domain.windows import scope_of
 from router.fleet import FleetView
 from router.metrics import Metrics
@@ -28,20 +29,21 @@ class Steering:
     Costs a request nothing while no budget has reached a step.
     """
 
-    def __init__(self, snapshot: Snapshot, metrics: Metrics) -> None:
+    def __init__(self, snapshot: Snapshot, metrics: Metrics, limits: Callable[[], Mapping[str, Limit]] = dict) -> None:
+        """`limits` gives those in force; for budgets not among them, the configuration's are."""
         self.budgets: Final[Mapping[str, Budget]] = {budget.name: budget for budget in snapshot.budgets if budget.steps}
         self.levels: dict[tuple[str, str], StepAction] = {}
         """What is done, by budget and scope; nothing for those below their first step."""
-        self._limits: dict[str, int] = {}
-        """The store's own limits, where they differ from the configuration's."""
+        self._limits = limits
         self._metrics = metrics
 
     def note(self, held: Reservation) -> None:
         """Learn from what a hold leaves."""
+        limits = self._limits()
         for bucket, left in held.left:
             budget = self.budgets.get(bucket.budget)
             if budget is not None:
-                limit = self._limits.get(budget.name, budget.limit_nusd)
+                limit = limit_known(limits, budget, bucket.scope)
                 self._set(budget, bucket.scope, limit - left, limit)
 
     def read(self, states: Iterable[BucketState]) -> None:
@@ -52,7 +54,6 @@ class Steering:
             if budget is None:
                 continue
             limit = budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
-            self._limits[budget.name] = limit
             seen.add((budget.name, state.scope))
             self._set(budget, state.scope, state.spent_nusd + state.held_nusd, limit)
         for gone in self.levels.keys() - seen:

@@ -18,7 +18,7 @@ from router.call import Principal
 from router.commands.explain_past import explain_past
 from router.commands.options import Config, Store
 from router.controls import Desk
-from router.domain.controls import ControlState, Freezes, closed_deployments
+from router.domain.controls import ControlState, Freezes, closed_deployments, limits_in_force
 from router.edge.headers import TAGS
 from router.errors import ConfigError, RouterError
 from router.explain import as_text, explain
@@ -107,7 +107,7 @@ def _now(snapshot: Snapshot, store: str | None) -> tuple[ControlState, Spent] | 
 async def _look(store: str) -> tuple[ControlState, Spent]:
     async with visiting(store) as ledger:
         state = await Desk(ledger.control_store(), who="", via="").state()
-        return state, Spent(states=await ledger.bucket_states(), now_ms=time.time_ns() // 1_000_000)
+        return state, Spent(states=await ledger.bucket_states(), now_ms=time.time_ns() // 1_000_000, limits=limits_in_force(state))
 
 
 def _as_controlled(snapshot: Snapshot, state: ControlState) -> tuple[Fleet, Freezes]:

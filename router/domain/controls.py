@@ -157,6 +157,12 @@ def limits_in_force(state: ControlState) -> dict[str, Limit]:
     }
 
 
+def limit_known(limits: Mapping[str, Limit], budget: Budget, scope: str) -> int:
+    """The limit of an instance of a budget among those in force; the configuration's if they do not name the budget."""
+    known = limits.get(budget.name)
+    return budget.limit_nusd if known is None else known.scoped.get(scope, known.limit)
+
+
 class Freezes:
     """Who is refused, ready to be looked up."""
 

@@ -10,13 +10,16 @@ import pytest
 from policies.types import Moment
 from router import moments as module
 from router.call import Call, Principal
-from router.domain.budgets import BucketState, Reservation
-from router.domain.windows import bucket_set
+from router.domain.budgets import BucketSet, BucketState, Reservation
+from router.domain.controls import Limit
+from router.domain.windows import bucket_at, bucket_set
 from router.fleet import Fleet
+from router.metrics import Metrics
 from router.moments import Moments, now_ms
 from router.routing import find_route
 from router.scopes import dims_of_caller
 from router.snapshot import Snapshot
+from router.steering import Steering
 from tests.settings_help import BASE, load
 
 CONFIG = (
@@ -105,6 +108,22 @@ def test_what_a_hold_leaves_is_known_at_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "MOST_REMEMBERED", 1)
     made.read([state("all", spent_nusd=9_000_000_000), state("mine", "user=ann")])
     assert moment(made, snapshot).budget_used == 0.0, "the oldest is forgotten"
+
+
+def test_one_instance_with_a_limit_of_its_own_does_not_change_the_others() -> None:
+    """What is left of one limit, taken from another, would look like money spent: rules and steps would fire for nothing."""
+    snapshot = load(CONFIG.replace("each: user}", "each: user, at: {90%: refuse}}")).snapshot
+    budget = next(each for each in snapshot.budgets if each.name == "mine")
+    limits = {"mine": Limit(2_000_000_000, {"user=ann": 200_000_000})}
+    made, steering = Moments(snapshot, lambda: SATURDAY, lambda: limits), Steering(snapshot, Metrics(), lambda: limits)
+    for each in (made, steering):
+        each.read([state("mine", "user=ann", spent_nusd=4_000_000, limit_nusd=200_000_000)])
+        for scope, left in (("user=ann", 196_000_000), ("user=bob", 1_960_000_000)):
+            bucket = bucket_at(budget, scope, SATURDAY)
+            each.note(Reservation(attempt_id="a", amount_nusd=1, buckets=BucketSet((bucket,), 0), left=((bucket, left),)))
+    assert [moment(made, snapshot, user=user).budget_used for user in ("ann", "bob", "cid")] == [0.02, 0.02, 0.0]
+    assert moment(made, snapshot, user="cid").budget_left_nusd == 2_000_000_000
+    assert steering.levels == {}
 
 
 def test_a_provider_is_up_if_any_of_its_deployments_is() -> None:
