@@ -19,9 +19,23 @@ SIGNALS: Final = {"language": "language", "pii": "pii", "task": "task", "difficu
 """The signal that a field reads, the cheap ones first."""
 UNSURE: Final = frozenset({"budget_used", "budget_left", *SIGNALS})
 """Fields whose condition may be neither true nor false, because what it reads cannot be told."""
+HIGHEST: Final = {"difficulty": 1.0, "budget_used": 10.0}
+"""The highest number that a field which is a share can be compared with; above it, a % was forgotten. A debt may use up more than all."""
+
+
+def _share_below(most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        share = read_share(text)
+        if share > most:
+            raise RangeError(f"is a share, of which 1 is all{'' if '%' in text else f', and {share:g}% is {share / 100:g}'}")
+        return share
+
+    return read
+
+
 RANGES: Final[dict[str, tuple[Callable[[str], float], str]]] = {
-    "difficulty": (read_share, "'<0.4' or '0.4..0.7'"),
-    "budget_used": (read_share, "'>0.9' or '>90%'"),
+    "difficulty": (_share_below(HIGHEST["difficulty"]), "'<0.4' or '0.4..0.7'"),
+    "budget_used": (_share_below(HIGHEST["budget_used"]), "'>0.9' or '>90%'"),
     "budget_left": (read_usd, "'<$5'"),
 }
 """Fields that take ranges, how their numbers are read, and an example."""

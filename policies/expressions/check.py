@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from policies.expressions.tree import MACROS, Binary, Call, ExpressionError, Ident, Index, ListOf, Literal, Node, Select, Ternary, Unary
-from policies.expressions.vocabulary import KNOWN_WORDS, LOOKUPS, NAMES, fact_of
+from policies.expressions.vocabulary import HIGHEST, KNOWN_WORDS, LOOKUPS, NAMES, fact_of
 from policies.words import did_you_mean
 
 Scope = Mapping[str, str]
@@ -15,6 +16,7 @@ Scope = Mapping[str, str]
 NUMBERS: Final = ("int", "double")
 _SAID: Final = {"string": "text", "int": "a whole number", "double": "a number", "bool": "true or false", "null": "null"}
 _STRING_METHODS: Final = ("startsWith", "endsWith", "contains", "matches")
+_LANGUAGE: Final = re.compile(r"[a-z]{2,3}")
 _FUNCTIONS: Final = {"size": "int", "int": "int", "double": "double", "string": "string"}
 _METHODS: Final = (*_STRING_METHODS, "size", *sorted(MACROS))
 
@@ -127,13 +129,23 @@ def _check_comparison(node: Binary, left: str, right: str) -> None:
         raise ExpressionError(f"{said(left)} is compared with {said(right)}", node.at)
     if node.op not in ("==", "!=") and left not in (*NUMBERS, "string"):
         raise ExpressionError(f"{said(left)} is neither more nor less than another", node.at)
-    _check_word(node.left, node.right)
-    _check_word(node.right, node.left)
+    for name, value in ((node.left, node.right), (node.right, node.left)):
+        _check_word(name, value)
+        _check_share(name, value)
+
+
+def _check_share(name: Node, value: Node) -> None:
+    """A share compared with a percentage never holds, or always."""
+    known = name.name if isinstance(name, Ident) else name.field if isinstance(name, Select) else ""
+    if known in HIGHEST and isinstance(value, Literal) and isinstance(value.value, int | float) and value.value > HIGHEST[known]:
+        raise ExpressionError(f"{known} is a share, of which 1 is all; write {value.value / 100:g}", value.at)
 
 
 def _check_word(name: Node, value: Node) -> None:
     if not isinstance(name, Ident) or not isinstance(value, Literal):
         return
+    if name.name == "language" and not _LANGUAGE.fullmatch(str(value.value)):
+        raise ExpressionError(f'language is never "{value.value}"; write its code of ISO 639-1, such as "ko"', value.at)
     known = KNOWN_WORDS.get(name.name)
     if known is not None and value.value not in known:
         raise ExpressionError(f'{name.name} is never "{value.value}"{did_you_mean(str(value.value), known)}', value.at)

@@ -103,6 +103,8 @@ KNOWN_WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Texts that a name can be. Another one compared with it is a mistake."""
+HIGHEST: Final[Mapping[str, float]] = MappingProxyType({"task.difficulty": 1.0, "budget.used": 10.0, "error_rate": 1.0})
+"""The highest number that a share can be compared with; above it, a percentage was meant. A debt may use up more than all."""
 
 
 def _tag(name: str) -> Fact:

@@ -55,7 +55,7 @@ def test_a_fact_is_matched_as_written(spec: dict[str, Any], expected: bool) -> N
 
 def test_what_cannot_be_told_holds_for_no_condition() -> None:
     """Not even for the opposite one."""
-    for spec in ({"language": "ko"}, {"task": "code"}, {"difficulty": "<2"}, {"pii": True}, {"pii": False}, {"pii": "card"}):
+    for spec in ({"language": "ko"}, {"task": "code"}, {"difficulty": "<=1"}, {"pii": True}, {"pii": False}, {"pii": "card"}):
         assert compile_matcher(spec).matches(UNKNOWN) is None
         assert compile_matcher({**spec, "team": "search"}).matches(UNKNOWN) is None
         assert compile_matcher({**spec, "team": "ads"}).matches(UNKNOWN) is False
@@ -87,6 +87,16 @@ def test_it_is_known_what_a_condition_reads() -> None:
         ({"pii": ["emial"]}, ("pii",), "unknown class of personal data 'emial'; did you mean 'email'?"),
         ({"pii": [True, "email"]}, ("pii",), "pii is true, false, or a list of classes"),
         ({"difficulty": 0.4}, ("difficulty",), "difficulty cannot be 0.4: it is no range; write '<0.4' or '0.4..0.7'"),
+        (
+            {"difficulty": ">60"},
+            ("difficulty",),
+            "difficulty cannot be '>60': it is a share, of which 1 is all, and 60% is 0.6; write '<0.4' or '0.4..0.7'",
+        ),
+        (
+            {"budget_used": ">90"},
+            ("budget_used",),
+            "budget_used cannot be '>90': it is a share, of which 1 is all, and 90% is 0.9; write '>0.9' or '>90%'",
+        ),
         ({"budget_left": "<-5"}, ("budget_left",), "budget_left cannot be '<-5': it is no number; write '<$5'"),
         ({"hour": "24"}, ("hour",), "hour cannot be '24': write '9..17' for 9:00 to 17:59, or '22..5' over midnight"),
         ({"hour": "nine"}, ("hour",), "hour cannot be 'nine': write '9..17' for 9:00 to 17:59, or '22..5' over midnight"),
