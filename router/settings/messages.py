@@ -62,12 +62,18 @@ def _message(kind: str, error: Mapping[str, Any]) -> str:
         return f"{shown(value)} is not {_TYPES[kind]}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"{words} {context.get(name)}"
+        return f"{words} {context.get(name)}{_forgotten_percent(value, context.get(name))}"
     if kind in ("literal_error", "enum"):
         return _not_known(value, str(context.get("expected", "")))
     if kind == "too_short":
         return "is empty"
     return str(error["msg"])
+
+
+def _forgotten_percent(value: object, bound: object) -> str:
+    """A number from 1 to 100 where 1 is the most was probably a percentage."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"; write {value:g}%" if is_number and bound in (1, 1.0) and 1 < float(str(value)) <= 100 else ""
 
 
 def _not_known(value: object, expected: str) -> str:

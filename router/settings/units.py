@@ -152,7 +152,7 @@ def write_window(window: str) -> str:
 def parse_duration(value: object) -> float:
     """Seconds from `500ms`, `8s`, `1m30s`, `2h`, `1d`. A bare number has no unit and is refused."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"{shown(value)} has no unit; write {value}s")
+        raise ValueError(f"{shown(value)} has no unit; write {value}s or {value}ms")
     text = value.strip().replace(" ", "") if isinstance(value, str) else ""
     if not _DURATION.fullmatch(text) or len(text) > _MAX_DIGITS:
         raise ValueError(f"{shown(value)} is not a duration; write 8s, 500ms or 1m30s")
