@@ -172,6 +172,8 @@ def _principal(snapshot: Snapshot, ask: Ask, now_ms: int) -> Principal:
     found = next((entry for entry in snapshot.keys.values() if ask.key in (entry.key_id, entry.name)), None)
     if found is None:
         raise _Wrong(f"ask.key: there is no key {ask.key!r}")
+    if ask.team is not None and ask.team != found.team:
+        raise _Wrong(f"ask.team: key {ask.key!r} is not of team {ask.team!r}, but of {found.team!r}")
     return fresh(principal_of_entry(found, snapshot.teams), now_ms / 1000)
 
 

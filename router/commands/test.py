@@ -12,6 +12,7 @@ import typer
 
 from router.commands.options import Config
 from router.errors import ConfigError
+from router.policy_test_names import unknown_names
 from router.policy_tests import Coverage, Result, run_file
 from router.settings.env import CONFIG
 from router.settings.model_tests import ENDING, config_of, read_tests
@@ -74,6 +75,7 @@ def _run(paths: list[str], chosen: str | None) -> tuple[list[Result], Coverage]:
             named = config_of(path, tests, chosen)
             if named not in snapshots:
                 snapshots[named] = load_offline(named)
+            errors += unknown_names(snapshots[named], path, tests, lines)
             read.append((path, tests, lines, named))
         except ConfigError as error:
             errors.append(str(error))

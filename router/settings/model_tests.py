@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from policies.types import RejectionReason
 from router.errors import ConfigError
 from router.settings import loader
 from router.settings.findings import Finding, shown
@@ -121,7 +122,7 @@ class Expect(Section):
     """All that are tried, in order: deployments or models."""
     never: Words | None = None
     """None of these deployments, models or providers is tried, whatever fails."""
-    rejected: dict[Text, Text] = Field(default_factory=dict)
+    rejected: dict[Text, RejectionReason] = Field(default_factory=dict)
     """Why, by the name of a deployment or model that is out."""
     refused: Annotated[Text, BeforeValidator(_refused)] | None = None
     """Status, code or a part of the message of the refusal: `402`, `policy_refused`. Default: it must not be refused."""
@@ -129,6 +130,12 @@ class Expect(Section):
     """The most that the first call may cost."""
     signals: dict[Text, Any] = Field(default_factory=dict)
     """What is found in the text: `{language: ko}`."""
+
+
+def _something(value: Expect) -> Expect:
+    if all(one is None or one in ({}, [], ()) for one in vars(value).values()):
+        raise ValueError("nothing is expected, so that the test could not fail")
+    return value
 
 
 class Case(Section):
@@ -140,7 +147,7 @@ class Case(Section):
     """What the world is like, beside what the file says for all."""
     ask: Ask
     """The request."""
-    expect: Expect
+    expect: Annotated[Expect, AfterValidator(_something)]
     """What must come of it."""
 
 

@@ -143,7 +143,7 @@ tests:
   - {name: c, ask: {model: auto}, expect: {refused: "402", rejected: {small: cooldown}}}
   - {name: d, given: {budgets: {per-team: spent}}, ask: {model: auto, team: search}, expect: {order: [small]}}
   - {name: e, ask: {model: nothing}, expect: {model: small}}
-  - {name: f, ask: {model: auto, team: nobody}, expect: {}}
+  - {name: f, ask: {model: auto, team: nobody}, expect: {rule: default}}
   - {name: g, given: {fleet: {nothing: down}}, ask: {model: auto}, expect: {signals: {language: ko}}}
   - {name: h, ask: {model: auto}, expect: {signals: {language: ko}, order: [large]}}
 """,
@@ -177,5 +177,44 @@ def test_a_file_of_tests_with_mistakes_names_all_of_them(tmp_path: Path) -> None
     assert ":2:20: tests[0].ask.model: is missing" in said
     assert 'tests[0].ask.modle: unknown field; did you mean "model"?' in said
     assert ":3:" in said
+    hollow = ("{}", "{never: []}", "{rejected: {small: cooldwn}}")
+    path = write(tmp_path, "tests:\n" + "".join(f"  - {{name: a, ask: {{model: auto}}, expect: {one}}}\n" for one in hollow))
+    with pytest.raises(ConfigError) as caught:
+        read_tests(path)
+    nothing, never, reason = str(caught.value).splitlines()
+    assert "tests[0].expect: nothing is expected" in nothing.lower()
+    assert "tests[1].expect: nothing is expected" in never.lower()
+    assert 'did you mean "cooldown"?' in reason
     assert isinstance(run(path).exception, ConfigError)
     assert isinstance(run("--config", str(tmp_path / "none" / "router.yaml")).exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("expect", "said"),
+    [
+        ("never: [clodu]", 'never: there is no deployment, model or provider "clodu"; did you mean "cloud"?'),
+        ("model: smal", 'model: there is no model "smal"; did you mean "small"?'),
+        ("deployment: home/smal-edge", 'deployment: there is no deployment "home/smal-edge"; did you mean "home/small-edge"?'),
+        ("provider: hom", 'provider: there is no provider "hom"; did you mean "home"?'),
+        ("rejected: {smal: cooldown}", 'rejected: there is no deployment or model "smal"; did you mean "small"?'),
+        ("order: [small, larg]", 'order: there is no deployment or model "larg"; did you mean "large"?'),
+        ("rule: agent", 'rule: there is no rule "agent"; did you mean "agents"?'),
+    ],
+)
+def test_names_that_the_configuration_does_not_have_are_errors(expect: str, said: str, tmp_path: Path) -> None:
+    """A test that forbids a misspelt provider would pass whatever happens."""
+    path = write(tmp_path, f"tests:\n  - {{name: a, ask: {{model: auto}}, expect: {{{expect}}}}}\n")
+    error = run(path).exception
+    assert isinstance(error, ConfigError)
+    assert str(error) == f"{path}:2: tests[0].expect.{said}"
+
+
+def test_a_key_is_not_asked_for_as_another_team(tmp_path: Path) -> None:
+    """The budgets of that team would not be looked at, and the test would show nothing."""
+    config = CONFIG.replace("teams: {search: {}}", "teams: {search: {}, poor: {}}")
+    tests = "tests:\n" + "".join(
+        f"  - {{name: {team}, ask: {{model: auto, key: bot, team: {team}}}, expect: {{rule: agents}}}}\n" for team in ("search", "poor")
+    )
+    result = run(write(tmp_path, tests, config), "--json")
+    failures = [one["failures"] for one in json.loads(result.stdout)["tests"]]
+    assert failures == [[], ["ask.team: key 'bot' is not of team 'poor', but of 'search'"]]
