@@ -197,8 +197,10 @@ async def test_workers_tell_each_other_what_only_they_know(tmp_path: Path) -> No
         await worker.start()
     assert await workers[0].ask_all("what") == [[0], [1]]
     assert await Peers(None, 0, {"what": lambda: [7]}).ask_all("what") == [[7]]
-    assert workers[1]._server is not None
-    workers[1]._server.close()
+    meeting = workers[1]._meeting
+    assert meeting is not None
+    assert meeting._server is not None
+    meeting._server.close()
     again = Peers(str(folder), 1, {"what": lambda: ["new"], "other": lambda: 1})
     await again.start()
     assert await workers[0].ask_all("what") == [[0], ["new"]]
