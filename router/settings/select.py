@@ -22,11 +22,37 @@ def select(
     if use.but is not None:
         selected = tuple(name for name in selected if not fits(use.but, deployments[name]))
     if not selected and not context.broken:
+        none = f"no model has these classes: {_classes(use)}{_of_rule(context, path)}"
         if may_be_empty:
-            context.doubtful(path, "no model has these classes: every request that comes here is refused")
+            context.doubtful(path, f"{none}; every request that comes here is refused")
         else:
-            context.wrong(path, "no model has these classes")
+            context.wrong(path, none)
     return selected
+
+
+def _classes(use: UseSettings) -> str:
+    """The classes as they are written."""
+    given = use.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
+    return ", ".join(f"{name}: {_text(value)}" for name, value in given.items())
+
+
+def _of_rule(context: Context, path: Path) -> str:
+    """The rule by its name: one of a ready-made route stands nowhere in the file."""
+    match path:
+        case ("routes", str(route), "rules", int(index), *_):
+            name = context.settings.routes[route].rules[index].name
+            return f' (rule "{name}")' if name else ""
+        case _:
+            return ""
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_text(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        words = ", ".join(map(str, value))
+        return words if len(value) == 1 else f"[{words}]"
+    return str(value)
 
 
 def _named(context: Context, path: Path, use: UseSettings, deployments: Mapping[str, Deployment]) -> tuple[str, ...]:

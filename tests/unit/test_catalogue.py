@@ -74,7 +74,7 @@ def test_what_a_rule_selects_is_listed() -> None:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        ("{size: medium}", "no model has these classes"),
+        ("{size: medium}", "no model has these classes: size: medium"),
         ('{quality: "0.7"}', 'quality: "0.7" is not a range; write ">= 0.7" or "0.5..0.8"'),
         ('{context: "> a"}', 'context: "> a" is not a range; write ">= 100k" or "8k..32k"'),
         ('{price: "5..1"}', 'price: "5..1" is not a range; write "< $2" or "1..5"'),
@@ -91,7 +91,7 @@ def test_a_selector_that_cannot_be_meant_is_an_error(use: str, message: str) -> 
 def test_a_quality_is_a_share() -> None:
     """Scores of other scales would pass every floor."""
     (line,) = wrong("version: 1\nproviders: [openai]\nmodels:\n  big: {at: openai/large, quality: {code: 80}}\n")
-    assert line == "4:43: models.big.quality.code: must be at most 1"
+    assert line == "4:43: models.big.quality.code: must be at most 1; write 80%"
 
 
 def traits(name: str, **changes: Any) -> Traits:

@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
     "budgets": {"everyone": "$50/month"},
     "models": {
         "frontier": {"at": "cloud/frontier-closed", "size": "large", "weights": "closed", "locality": "cloud", "weight": 3, "quality": 0.9},
-        "mid": {"at": "cloud/mid-closed", "size": "medium", "weights": "closed", "locality": "cloud", "domain": "korean", "quality": 0.75},
+        "mid": {"at": "cloud/mid-closed", "size": "medium", "weights": "closed", "locality": "cloud", "languages": ["ko"], "quality": 0.75},
         "open": {
             "at": "room/large-open-local",
             "size": "large",

@@ -97,7 +97,7 @@ def test_doubtful_classes_are_pointed_out() -> None:
         "8:36: privacy.only: openai/near counts as local, but its provider is openai, in the cloud"
     ]
     assert warnings(text + "privacy:\n  x: {when: {pii: true}, only: {locality: edge}}\nroutes: {auto: [big, tiny, home, near]}\n") == [
-        "9:32: privacy.x.only: no model has these classes: every request that comes here is refused",
+        "9:32: privacy.x.only: no model has these classes: locality: edge; every request that comes here is refused",
         '10:10: routes.auto: leads to no model that may see "x" requests: they are refused',
     ]
 
