@@ -247,6 +247,15 @@ def asked(folder: Path, text: str, *options: str) -> Result:
     return CliRunner().invoke(load("explain"), ["-", "--config", str(config), *options], input=body)
 
 
+def test_a_candidate_is_told_once(tmp_path: Path) -> None:
+    """Two reasons that contradict each other help nobody."""
+    private = "privacy: {when: {tags: {kind: agent}}, only: {size: small}}\n"
+    shown = asked(
+        tmp_path, CONFIG.replace("use: large}\n      - {name: gold", "use: small}\n      - {name: gold") + private, "--tag", "kind=agent"
+    )
+    assert shown.stdout.count("cloud/frontier-closed (model large)") == 1, shown.stdout
+
+
 SPENT = CONFIG.replace(
     "homely: {limit: $1/day, when: {model: small}, mode: soft, each: team}",
     """
