@@ -104,6 +104,10 @@ class Comparison(msgspec.Struct, kw_only=True):
     unpriced: int
     """Requests that would go where no price is known; their cost counts as nothing."""
     off_policy: OffPolicy | None = None
+    unknown_steps: int = 0
+    """Requests that go to another plan of several steps: what its steps beyond the first cost is not known."""
+    unknown_steps_nusd: int = 0
+    """What the log was charged for them."""
 
 
 @dataclass(slots=True)
@@ -127,6 +131,7 @@ class Comparing:
         self._times: tuple[list[float], list[float]] = ([], [])
         self._firsts: tuple[list[float], list[float]] = ([], [])
         self._unpriced = 0
+        self._unknown = [0, 0]
 
     def add(self, asked: Asked, old: Served, new: Served) -> None:
         """One request under both."""
@@ -140,6 +145,9 @@ class Comparing:
             else:
                 self._rules.setdefault(f"{asked.facts.route}/{served.rule}", [0, 0])[place] += 1
                 self._add_model(served, place, block)
+        if new.plan is not None and new.plan != old.plan:
+            self._unknown[0] += 1
+            self._unknown[1] += asked.charge_nusd
         self._unpriced += not new.refused and new.cost_nusd is None
         values = _values(old, new)
         for group in (self._total, self._teams.setdefault(asked.facts.team or "(none)", _Group())):
@@ -154,13 +162,14 @@ class Comparing:
                 kept[1].append(other)
 
     def _add_model(self, served: Served, place: int, block: int) -> None:
-        sums = self._models.get(served.model)
-        if sums is None:
-            sums = self._models[served.model] = Sums(5)
-        columns = sums.columns
-        columns[0][block] += 1
-        columns[1 + place][block] += 1
-        columns[3 + place][block] += served.cost_nusd or 0
+        for model, cost in [(model, cost) for model, _, cost in served.spent] or [(served.model, served.cost_nusd or 0)]:
+            sums = self._models.get(model)
+            if sums is None:
+                sums = self._models[model] = Sums(5)
+            columns = sums.columns
+            columns[0][block] += 1
+            columns[1 + place][block] += 1
+            columns[3 + place][block] += cost
 
     def compared(
         self, worlds: tuple[World, World], requests: Sequence[Asked], *, reproduced: tuple[int, int], as_recorded: int
@@ -188,6 +197,8 @@ class Comparing:
             refusals=sorted((name, old, new) for name, (old, new) in self._refusals.items()),
             rules=sorted((name, old, new) for name, (old, new) in self._rules.items()),
             unpriced=self._unpriced,
+            unknown_steps=self._unknown[0],
+            unknown_steps_nusd=self._unknown[1],
         )
 
 

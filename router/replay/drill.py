@@ -78,12 +78,14 @@ def drill(snapshot: Snapshot, without: Sequence[str], requests: Sequence[Asked],
     stranded: Counter[tuple[str, str, str]] = Counter()
     spent: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     for asked, old, new in zip(requests, before, after, strict=True):
-        spent[0][asked.deployment.partition("/")[0]] += asked.charge_nusd
+        for part in asked.parts:
+            spent[0][part.provider] += part.charge_nusd
         if new.refused:
             if not old.refused and not new.refused.startswith("budget:"):
                 stranded[(asked.facts.team or "(none)", asked.facts.route, new.rule)] += 1
         else:
-            spent[1][new.provider] += new.cost_nusd or 0
+            for provider, cost in [(provider, cost) for _, provider, cost in new.spent] or [(new.provider, new.cost_nusd or 0)]:
+                spent[1][provider] += cost
     told.stranded = [(*who, count) for who, count in stranded.most_common()]
     told.shares = _shares(*spent)
     told.comparison = compare(worlds, requests, (before, after), reproduced([observed_world], requests))
@@ -114,6 +116,8 @@ def notes_of(told: Drill) -> list[str]:
     notes.append(f"{lost:,} of {both.requests:,} requests ({lost / both.requests:.1%}) have no other deployment.")
     notes.append(f"The others are served: {usd(cost.new)} USD a month instead of {usd(cost.old)} ({changed(cost)}).")
     breaking = [(name, new - old) for name, old, new in both.refusals if name.startswith("budget:") and new > old]
+    if both.unknown_steps:
+        notes.append(f"{both.unknown_steps:,} requests lose a step or a judge of their plan: what the rest would cost then is not known.")
     if breaking:
         notes.append(
             "Budgets that would break: " + ", ".join(f"{name[7:]} ({more:,} more requests refused)" for name, more in breaking) + "."

@@ -104,6 +104,12 @@ def notes_of(told: Comparison) -> list[str]:
         notes.append(f"{told.reproduced[0]:,} of {told.reproduced[1]:,} kept decisions begin at the same deployment again.")
     if told.unpriced:
         notes.append(f"{told.unpriced:,} requests would go where no price is known: their cost is missing from the sums.")
+    if told.unknown_steps:
+        share = told.unknown_steps_nusd / told.recorded_nusd if told.recorded_nusd else 0.0
+        notes.append(
+            f"{told.unknown_steps:,} requests ({share:.1%} of the charges) would go to another plan of several steps: "
+            "what its steps beyond the first cost is not known, so the new cost is not to be relied on."
+        )
     if told.off_policy is not None:
         notes.append(_off_policy(told.off_policy))
     return notes

@@ -19,7 +19,26 @@ from router.replay.trace import Trace, facts_of_record, read_trace, states_of
 ANSWERED: Final = frozenset({"ok", "cut", "client_left"})
 UNUSED: Final = frozenset({"refused_upstream", "voided"})
 """Outcomes of attempts that say nothing of what an answer takes."""
+ASIDES: Final = frozenset({"judge", "agree", "shadow"})
+"""Reasons of records that are no answer to the client."""
 _DRAWS: Final = 2**53
+
+
+class Part(msgspec.Struct, kw_only=True, gc=False):
+    """One record of a request: an attempt, a step, a judge, a copy."""
+
+    deployment: str
+    model: str
+    provider: str
+    usage: Usage
+    images: int
+    duration_ms: int
+    ends_ms: int
+    service_tier: str
+    web_search: str
+    charge_nusd: int
+    as_charged: bool
+    """Whether its charge does not follow from what it used: nothing, or a hold."""
 
 
 class Asked(msgspec.Struct, kw_only=True, gc=False):
@@ -61,6 +80,8 @@ class Asked(msgspec.Struct, kw_only=True, gc=False):
     """Whether its facts are known, not guessed from what it used."""
     rating: float | None = None
     """From 0 to 1, as its client rated the answer; None: not rated."""
+    parts: tuple[Part, ...] = ()
+    """Every record that it was charged by."""
 
 
 def read_requests(records: Iterable[SpendRecord]) -> list[Asked]:
@@ -78,6 +99,7 @@ def _request(request_id: str, attempts: list[SpendRecord]) -> Asked | None:
     if not told:
         return None
     used = [record for record in told if record.outcome not in UNUSED] or told
+    used = [record for record in used if record.reason not in ASIDES] or used
     answer = next((record for record in reversed(used) if record.outcome in ANSWERED), used[-1])
     traced = next((record for record in told if record.trace), None)
     trace = None if traced is None else read_trace(traced)
@@ -103,10 +125,27 @@ def _request(request_id: str, attempts: list[SpendRecord]) -> Asked | None:
         web_search=answer.web_search,
         answered=answer.outcome in ANSWERED,
         stream=answer.stream,
+        parts=tuple(_part(record) for record in attempts if record.deployment),
     )
     if trace is not None and traced is not None:
         _add_trace(asked, traced, trace)
     return asked
+
+
+def _part(record: SpendRecord) -> Part:
+    return Part(
+        deployment=record.deployment,
+        model=record.model,
+        provider=record.deployment.partition("/")[0],
+        usage=usage_of(record),
+        images=record.images,
+        duration_ms=record.duration_ms,
+        ends_ms=record.at_ms,
+        service_tier=record.service_tier,
+        web_search=record.web_search,
+        charge_nusd=record.charge_nusd,
+        as_charged=record.charged_hold or not record.charge_nusd or record.reason == "rerate",
+    )
 
 
 def _add_trace(asked: Asked, record: SpendRecord, trace: Trace) -> None:

@@ -17,7 +17,7 @@ from router.domain.prices import Price, price_at
 from router.domain.pricing import charge, dearest_input, dearest_output, expected
 from router.replay.budgets import LedgerModel
 from router.replay.observed import Observed
-from router.replay.requests import Asked
+from router.replay.requests import Asked, Part
 from router.routing import may_ask
 from router.scopes import NO_KEY, NO_TEAM
 from router.snapshot import Deployment, Route, Snapshot, Watch
@@ -48,6 +48,10 @@ class Served(msgspec.Struct, kw_only=True, gc=False):
     quality: float | None = None
     """From 0 to 1; None: unknown."""
     order: tuple[str, ...] = ()
+    plan: tuple[Any, ...] | None = None
+    """What is done beside the first answer: a cascade, a hedge, a copy; None: nothing."""
+    spent: tuple[tuple[str, str, int], ...] = ()
+    """(Model, provider, nano-USD) of each record of a plan."""
 
 
 class World:
@@ -260,6 +264,9 @@ class World:
     def _served(self, asked: Asked, decision: Decision, name: str) -> Served:
         deployment = self.snapshot.deployments[name]
         same = name == asked.deployment
+        plan = self._plan(asked, decision)
+        if plan is not None and name == decision.order[0].deployment == asked.first:
+            return self._by_parts(asked, decision, deployment, plan)
         stretch = 1.0 if same else self.observed.stretch(asked.model, deployment.model)
         total_ms: float | None = asked.duration_ms if same else self.observed.total_ms(name, asked.usage.output_tokens * stretch)
         return Served(
@@ -271,7 +278,39 @@ class World:
             total_ms=total_ms,
             first_ms=asked.first_byte_ms if same else self.observed.first_ms(name),
             quality=asked.rating if same and asked.rating is not None else self.observed.rating(deployment.traits),
+            plan=plan,
         )
+
+    def _plan(self, asked: Asked, decision: Decision) -> tuple[Any, ...] | None:
+        plan = decision.plan
+        if plan is None or (plan.cascade is None and plan.hedge is None and plan.shadow is None):
+            return None
+        gone = tuple(sorted({part.deployment for part in asked.parts} & self._gone))
+        return tuple(ranked.deployment for ranked in decision.order), plan.cascade, plan.hedge, plan.shadow, gone
+
+    def _by_parts(self, asked: Asked, decision: Decision, first: Deployment, plan: tuple[Any, ...]) -> Served:
+        """As the log tells it, step by step, without those that are gone."""
+        answer = self.snapshot.deployments.get(asked.deployment, first)
+        if answer.name in self._gone:
+            answer = first
+        spent = tuple((part.model, part.provider, self._cost_of(part)) for part in asked.parts if part.deployment not in self._gone)
+        return Served(
+            rule=decision.rule,
+            deployment=answer.name,
+            model=answer.model,
+            provider=answer.provider.name,
+            cost_nusd=sum(cost for *_, cost in spent),
+            total_ms=asked.duration_ms,
+            first_ms=asked.first_byte_ms,
+            quality=self.observed.rating(answer.traits) if asked.rating is None else asked.rating,
+            plan=plan,
+            spent=spent,
+        )
+
+    def _cost_of(self, part: Part) -> int:
+        deployment = self.snapshot.deployments.get(part.deployment)
+        cost = None if deployment is None or part.as_charged else cost_on(part, deployment)
+        return part.charge_nusd if cost is None else cost
 
 
 def price_now(deployment: Deployment, at_ms: int) -> Price | None:
@@ -279,7 +318,7 @@ def price_now(deployment: Deployment, at_ms: int) -> Price | None:
     return price_at(deployment.prices, at_ms) if deployment.prices else deployment.price
 
 
-def cost_on(asked: Asked, deployment: Deployment, *, stretch: float = 1.0) -> int | None:
+def cost_on(asked: Asked | Part, deployment: Deployment, *, stretch: float = 1.0) -> int | None:
     """What the request would have cost on a deployment, nano-USD; None if no price is known.
 
     The same input; output `stretch` times as long. What was bought beside tokens is bought again.

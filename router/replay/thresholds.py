@@ -42,7 +42,9 @@ def broken(told: Comparison, thresholds: list[Threshold]) -> list[str]:
     found = []
     for threshold in thresholds:
         worse = _worse(told, threshold)
-        if worse is None:
+        if threshold.measure == "cost" and told.unknown_steps:
+            found.append(f"{threshold.text}: of {told.unknown_steps:,} requests, what steps beyond the first would cost is not known")
+        elif worse is None:
             found.append(f"{threshold.text}: the log says nothing of it")
         elif worse > threshold.most + 1e-12:
             shown = f"{worse:g} requests" if threshold.counted else f"{worse:.1%}"
