@@ -28,7 +28,8 @@ from router.domain.controls import (
 from router.domain.money import MAX_NUSD
 from router.domain.windows import escape_scope
 from router.errors import StoreUnavailable
-from router.ports import Controls, ControlStore
+from router.known import unknown
+from router.ports import Controls, ControlStore, KeyStore
 
 TRIES: Final = 20
 """How often a change is tried anew because somebody else was faster."""
@@ -65,8 +66,9 @@ class Desk:
         StoreUnavailable: the store does not answer.
     """
 
-    def __init__(self, store: ControlStore, *, who: str, via: str) -> None:
-        """`who` and `via`: see `AuditEntry`."""
+    def __init__(self, store: ControlStore, *, who: str, via: str, keys: KeyStore | None = None) -> None:
+        """`who` and `via`: see `AuditEntry`. `keys`: where minted ones are; None: any key can be frozen."""
+        self._keys = keys
         self._store = store
         self._who = who
         self._via = via
@@ -142,17 +144,42 @@ class Desk:
         await self._change(edit, reason=reason, limits=True)
         return made[0]
 
-    async def freeze(self, target: str, *, reason: str, until_ms: int | None = None) -> None:
-        """Refuse all requests of `team=...`, `key=...`, `user=...`, `model=...` or of `all`, until it is taken back or ends."""
-        await self._put("freeze", check_freeze(target), reason, until_ms)
+    async def freeze(self, target: str, *, reason: str, until_ms: int | None = None) -> bool:
+        """Refuse all requests of `team=...`, `key=...`, `user=...`, `model=...` or of `all`, until it is taken back or ends.
+
+        Returns whether the name is known to exist; False: no served configuration says.
+        """
+        checked = check_freeze(target)
+        what, _, name = checked.partition("=")
+        known = what not in ("team", "key", "model") or await self._is_known(what, name)
+        await self._put("freeze", checked, reason, until_ms)
+        return known
 
     async def unfreeze(self, target: str, *, reason: str = "") -> None:
         """Take a freeze back."""
         await self._take_back("freeze", check_freeze(target), reason)
 
-    async def drain(self, target: str, *, reason: str, until_ms: int | None = None) -> None:
-        """Call a provider or a deployment (`provider/id`) no more; what is under way ends."""
-        await self._put("drain", _name(target, "provider or deployment"), reason, until_ms)
+    async def drain(self, target: str, *, reason: str, until_ms: int | None = None) -> bool:
+        """Call a provider or a deployment (`provider/id`) no more; what is under way ends. Returns the same as `freeze`."""
+        name = _name(target, "provider or deployment")
+        known = await self._is_known("target", name)
+        await self._put("drain", name, reason, until_ms)
+        return known
+
+    async def _is_known(self, what: str, name: str) -> bool:
+        """False: nothing says. Raises `ControlError` for a name that is none."""
+        known = (await self.state()).known
+        names: tuple[str, ...] = () if known is None else getattr(known, what)
+        if name in names:
+            return True
+        if what == "key" and self._keys is not None:
+            minted = await self._keys.list_keys()
+            if any(name in (key.key_id, key.name) for key in minted):
+                return True
+            names += tuple(key.name for key in minted)
+        if known is None or (what == "key" and self._keys is None):
+            return False
+        raise ControlError(unknown("provider or deployment" if what == "target" else what, name, names))
 
     async def undrain(self, target: str, *, reason: str = "") -> None:
         """Take a drain back."""

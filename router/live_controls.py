@@ -26,6 +26,7 @@ from router.domain.controls import (
 )
 from router.errors import FROZEN, RouterError
 from router.fleet import Fleet
+from router.known import known_names
 from router.ports import ControlStore
 from router.snapshot import Snapshot
 
@@ -60,12 +61,13 @@ class LiveControls:
             StoreUnavailable: the store does not answer.
         """
         base = base_limits((*snapshot.budgets, *snapshot.limits))
+        known = known_names(snapshot)
 
         def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry] | None:
-            if state.version and state.config == snapshot.version and state.base == base:
+            if state.version and state.config == snapshot.version and state.base == base and state.known == known:
                 return None
             entry = AuditEntry(who="faregate", via="config", action="config.load", target=snapshot.source, before=state.config)
-            return msgspec.structs.replace(state, base=base, config=snapshot.version), _after(entry, snapshot.version)
+            return msgspec.structs.replace(state, base=base, known=known, config=snapshot.version), _after(entry, snapshot.version)
 
         self._deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}
         self._take(await change(self._store, edit, limits=True))

@@ -108,7 +108,7 @@ class Office:
 
     def desk(self, who: str) -> Desk:
         """Where an administrator makes changes."""
-        return Desk(self.service.ledger.control_store(), who=who, via="admin")
+        return Desk(self.service.ledger.control_store(), who=who, via="admin", keys=self.service.ledger)
 
     def serves(self, snapshot: Snapshot) -> None:
         """Keep the text of a configuration that is served from now on."""

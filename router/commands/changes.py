@@ -51,7 +51,7 @@ def change(store: str | None, config: str | None, work: Callable[[Desk], Awaitab
 
     async def do() -> T:
         async with visiting(must_exist(choose_store(store, config))) as ledger:
-            return await work(Desk(ledger.control_store(), who=operator(), via="command"))
+            return await work(Desk(ledger.control_store(), who=operator(), via="command", keys=ledger))
 
     try:
         return asyncio.run(do())
@@ -69,6 +69,12 @@ def moment_text(at_ms: int | None) -> str:
 def ending(at_ms: int | None) -> str:
     """`until ...`, or nothing."""
     return "" if at_ms is None else f" until {moment_text(at_ms)}"
+
+
+def warn_unknown(known: bool) -> None:
+    """Say that nothing tells whether a stop names anybody."""
+    if not known:
+        typer.echo("Nobody of that name is known here: no configuration was served from this store yet.", err=True)
 
 
 def print_rows(rows: list[tuple[str, ...]]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.commands.changes import Reason, Until, change, ending, until_ms
+from router.commands.changes import Reason, Until, change, ending, until_ms, warn_unknown
 from router.commands.options import Books, Store
 
 What = Annotated[str, typer.Argument(help="Provider, or deployment as provider/id.", show_default=False)]
@@ -15,5 +15,6 @@ What = Annotated[str, typer.Argument(help="Provider, or deployment as provider/i
 def command(what: What, reason: Reason, until: Until = None, store: Store = None, config: Books = None) -> None:
     """Send no new call to a provider or a deployment; what is under way ends. Routes go on with their other candidates."""
     ends_ms = until_ms(until)
-    change(store, config, lambda desk: desk.drain(what, reason=reason, until_ms=ends_ms))
+    known = change(store, config, lambda desk: desk.drain(what, reason=reason, until_ms=ends_ms))
+    warn_unknown(known)
     print(f"{what} is drained{ending(ends_ms)}.")

@@ -59,6 +59,18 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When, Unix time of the store."""
 
 
+class Known(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Names of a configuration that a freeze or drain can name."""
+
+    team: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    """Ids and names."""
+    model: tuple[str, ...] = ()
+    """Routes, models and deployments, as clients may ask for them."""
+    target: tuple[str, ...] = ()
+    """Providers and deployments."""
+
+
 class ControlState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that is kept of controls in the store, replaced as a whole."""
 
@@ -68,6 +80,8 @@ class ControlState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Version of the configuration that published `base`."""
     base: dict[str, BaseLimit] = {}
     """Limits of the configuration, by budget."""
+    known: Known | None = None
+    """Names of that configuration; None: it was published by a version that kept none."""
     controls: tuple[Control, ...] = ()
     """In the order in which they were made."""
     keys_epoch: int = 0

@@ -242,6 +242,8 @@ async def test_hostile_input_is_refused_in_one_shape_and_nothing_leaks(desk: Des
     await refused(400, "POST", "keys", json={"name": "x", "models": ["../../etc/passwd"]})
     await refused(400, "POST", "keys", json={"name": "x", "secret_hmac": "0" * 64})
     await refused(400, "POST", "freezes", json={"target": "host=evil", "reason": "x"})
+    await refused(400, "POST", "freezes", json={"target": "team=serach", "reason": "x"})
+    await refused(400, "POST", "drains", json={"target": "upp", "reason": "x"})
     await refused(400, "POST", "freezes", json={"target": "all", "reason": "\x1b]0;evil\x07"})
     await refused(400, "POST", "budgets/everyone/raise", json={"amount": "1e400usd", "reason": "x"})
     await refused(400, "POST", "budgets/everyone/raise", json={"amount": "5usd", "reason": "x", "until": "9999999d"})

@@ -81,6 +81,29 @@ def test_a_mistake_is_one_of_usage(store: str, words: tuple[str, ...], told: str
     assert told in " ".join(result.stderr.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("verb", "target", "told"),
+    [
+        ("freeze", "team=serach", "there is no team 'serach'; did you mean 'search'?"),
+        ("freeze", "key=nobody", "there is no key 'nobody'"),
+        ("freeze", "model=nope", "there is no model 'nope'"),
+        ("drain", "upp", "there is no provider or deployment 'upp'; did you mean 'up'?"),
+    ],
+)
+def test_a_stop_of_what_does_not_exist_is_refused(store: str, verb: str, target: str, told: str) -> None:
+    """Whoever pulls the brake in a hurry must not be told that it holds."""
+    result = run(store, verb, target, "--reason", "wild")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_keys_that_were_minted_and_users_can_be_frozen(store: str) -> None:
+    """No configuration names them."""
+    assert run(store, "keys", "new", "night").exit_code == 0
+    for target in ("key=night", "user=anybody"):
+        assert run(store, "freeze", target, "--reason", "wild").stdout == f"{target} is frozen.\n"
+
+
 def test_freezes_and_drains_are_made_and_taken_back(store: str) -> None:
     """And everything is in the log, with who did it."""
     assert run(store, "freeze", "team=search", "--reason", "wild").stdout == "team=search is frozen.\n"

@@ -243,7 +243,7 @@ async def test_a_worker_sees_what_changed() -> None:
     await worker.publish(config)
     assert store.version == writes
     desk = Desk(store, who="alice", via="command")
-    await desk.freeze("team=a", reason="x")
+    await desk.freeze("team=default", reason="x")
     name, deployment = next(iter(config.deployments.items()))
     await desk.drain(deployment.provider.name, reason="y", until_ms=store.now_ms + 5)
     await worker.poll()
@@ -257,7 +257,7 @@ async def test_a_worker_sees_what_changed() -> None:
     await worker.poll()
     assert forgotten == [1]
     assert {fleet.view(name).health for name in config.deployments} == {"up"}
-    await desk.unfreeze("team=a")
+    await desk.unfreeze("team=default")
     await worker.poll()
     assert worker.freezes is None
 
