@@ -6,6 +6,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 from router.admission import Admission
+from router.bounds import beyond
 from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation, WindowMoved
@@ -101,9 +102,8 @@ class Attempts:
 
         `ways`: what to try if a budget has too little room; None: what it says is tried first.
         """
-        if self._limits.full and (full := self._limits.refusal_of(deployment.name)) is not None:
-            self._fleet.release_probe(deployment.name)
-            return full
+        if (call.attempts or self._limits.full) and (barred := self._barred(call, deployment)) is not None:
+            return barred
         attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason), whole=self._slices.fail_for(deployment.name))
         held: Reservation | Refusal | WindowMoved | None = None
         asked = self._clock()
@@ -132,6 +132,15 @@ class Attempts:
         failure = await self._call(attempt, exchange)
         self._learn(attempt, failure)
         return failure
+
+    def _barred(self, call: Call, deployment: Deployment) -> Failure | Refusal | None:
+        """Why no money need be held, as the call is not made: the bounds of its request, or a rate limit that is full."""
+        barred: Failure | Refusal | None = beyond(call, deployment) if call.attempts else None
+        if barred is None and self._limits.full:
+            barred = self._limits.refusal_of(deployment.name)
+        if barred is not None:
+            self._fleet.release_probe(deployment.name)
+        return barred
 
     async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
         """Call the provider with the money that is held. Whatever happens, the hold is settled or voided when this returns."""

@@ -113,6 +113,10 @@ class Call:
     """`x-ratelimit-*` header lines; empty where no limit of ours applies. A provider's own are then not shown."""
     max_attempts: int | None = None
     """Most calls to providers; None: as the route says."""
+    guard_attempts: int | None = None
+    """Most calls to providers that its guards allow, whatever its plan asks for."""
+    beside_nusd = 0
+    """The most that a call of the same request may cost that is under way beside this one."""
     delay_seconds = 0.0
     """How long the call is held back before it is made: its session runs away."""
     steering: Steering | OnlySmall | None = None

@@ -24,7 +24,7 @@ def guard(call: Call) -> None:
         if guards.max_tokens is not None:
             _clamp(call, guards.max_tokens, asked)
         if guards.max_attempts is not None and (call.max_attempts is None or guards.max_attempts < call.max_attempts):
-            call.max_attempts = guards.max_attempts
+            call.max_attempts = call.guard_attempts = guards.max_attempts
 
 
 def _clamp(call: Call, most: int, asked: int | None) -> None:

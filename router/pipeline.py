@@ -10,6 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_
 
 from policies.types import MissingSignal
 from router.attempts import Attempts
+from router.bounds import BEYOND
 from router.call import Call
 from router.dispatch import Failure
 from router.domain.budgets import Refusal
@@ -55,7 +56,8 @@ class Pipeline(Attempts):
             except MissingSignal as missing:
                 failure = await self._route_by_signals(call, missing)
             if call.delay_seconds:
-                await asyncio.sleep(call.delay_seconds)
+                left = call.delay_seconds if call.deadline is None else max(0.0, call.deadline - self._clock())
+                await asyncio.sleep(min(call.delay_seconds, left))
             failure = failure or await (self._by_plan(call, exchange) if call.special else self._try_in_order(call, exchange))
             if failure is not None:
                 await self._give_up(call, exchange, failure)
@@ -166,7 +168,8 @@ class Pipeline(Attempts):
             if outcome is None:
                 self.shortages.found_cheaper(refusals)
                 return None
-            failure = outcome
+            # What a call that was made has said, says more than that another was not made.
+            failure = failure if failure is not None and outcome.cause in BEYOND else outcome
             if not failure.fall_back or call.attempts >= (call.max_attempts or call.route.fallback.max_attempts):
                 break
             if place < last:
@@ -200,7 +203,7 @@ class Pipeline(Attempts):
         async def again() -> Failure | None:
             self._metrics.retried(deployment=deployment.name, reason=failure.cause)
             outcome = await self._try(call, exchange, deployment, f"retry:{failure.cause}")
-            if not isinstance(outcome, Refusal):
+            if outcome is None or not (isinstance(outcome, Refusal) or outcome.cause in BEYOND):
                 latest[0] = outcome
             return latest[0]
 

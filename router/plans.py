@@ -11,14 +11,16 @@ import msgspec
 
 from policies.plans import Hedge, Plan
 from policies.types import Decision
+from router.bounds import BEYOND
 from router.call import Call
 from router.dispatch import Failure
 from router.domain.budgets import Refusal
+from router.domain.estimate import worst_case_nusd
 from router.domain.request import ParsedRequest
 from router.edge.exchange import Exchange
 from router.errors import DEADLINE_EXCEEDED, NO_DEPLOYMENT, RouterError
 from router.fleet import Fleet
-from router.hedge import Leg, merge, race
+from router.hedge import Leg, Race, merge, race
 from router.metrics import Metrics
 from router.relay import break_off
 from router.snapshot import Deployment
@@ -103,12 +105,13 @@ class Plans:
         # Set by routing, or routing has raised.
         assert decision is not None  # noqa: S101
         first, second = decision.order[:2]
-        legs = [self._leg(first.deployment, decision.kind), self._leg(second.deployment, f"hedge:{plan.name}")]
+        held = worst_case_nusd(call.request, call.snapshot.deployments[first.deployment], call.route.timeouts)
+        legs = [self._leg(first.deployment, decision.kind), self._leg(second.deployment, f"hedge:{plan.name}", held or 0)]
         run = await race(call, exchange, plan, legs)
         for part in run.parts:
             call.attempts = max(call.attempts, part.attempts)
             call.charge_nusd += part.charge_nusd
-        if len(run.tasks) > 1:
+        if len(run.tasks) > 1 and not _unsent(run):
             doors.fleet.memory.hedged(call, plan.name)
             doors.metrics.hedged(hedge=plan.name, outcome="none" if run.winner is None else ("first", "second")[run.winner])
         if run.winner is not None:
@@ -126,15 +129,24 @@ class Plans:
             return failure
         return await following(doors, call, exchange, msgspec.structs.replace(decision, order=left))
 
-    def _leg(self, name: str, reason: str) -> Leg:
+    def _leg(self, name: str, reason: str, beside_nusd: int = 0) -> Leg:
         async def leg(part: Call, lane: Exchange) -> Failure | Refusal | None:
-            doors = self._doors
+            doors, part.beside_nusd = self._doors, beside_nusd
             if not doors.fleet.claim_probe(name):
                 error = RouterError(NO_DEPLOYMENT, f"Deployment '{name}' is being probed; try again.", retry_after_seconds=1)
                 return Failure(cause="cooldown", error=error)
             return await doors.try_one(part, lane, part.snapshot.deployments[name], reason)
 
         return leg
+
+
+def _unsent(run: Race) -> bool:
+    """Whether the second call was not made, for the bounds of its request."""
+    task = run.tasks[1]
+    if task.cancelled() or task.exception() is not None:
+        return False
+    told = task.result()
+    return isinstance(told, Failure) and told.cause in BEYOND
 
 
 async def following(doors: Doors, call: Call, exchange: Exchange, decision: Decision) -> Failure | None:

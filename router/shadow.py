@@ -58,6 +58,8 @@ def _copy(call: Call, shadow: Shadow) -> Call:
     order = tuple([Ranked(name) for name in shadow.deployments])
     part.decision = msgspec.structs.replace(decision, order=order, kind=f"shadow:{shadow.name}")
     part.max_attempts = call.attempts + 1
+    # What bounds the client's request says nothing of what the shadow's team may spend.
+    part.guard_attempts, part.restrict = None, None
     part.plan, part.results = None, []
     return part
 
