@@ -13,6 +13,7 @@ from router.settings.findings import Finding, Path, one_of, shown
 from router.settings.loader import step_into
 
 _QUOTED: Final = re.compile(r"'([^']*)'")
+_WITH_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*ms|\$\s*([0-9]+(?:\.[0-9]+)?)")
 _TYPES: Final = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -59,15 +60,22 @@ def _message(kind: str, error: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     if kind in _TYPES:
-        return f"{shown(value)} is not {_TYPES[kind]}"
+        return f"{shown(value)} is not {_TYPES[kind]}{_bare(value, _TYPES[kind])}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"{words} {context.get(name)}{_forgotten_percent(value, context.get(name))}"
     if kind in ("literal_error", "enum"):
         return _not_known(value, str(context.get("expected", "")))
     if kind == "too_short":
-        return "is empty"
+        least, given = context.get("min_length", 1), context.get("actual_length", 0)
+        return f"needs {least} or more that are right" if least > 1 or given else "is empty"
     return str(error["msg"])
+
+
+def _bare(value: object, wanted: str) -> str:
+    """The number alone, if the unit that the field's name has already stands beside it."""
+    found = _WITH_UNIT.fullmatch(value.strip()) if wanted == "a number" and isinstance(value, str) else None
+    return f"; write {found[1] or found[2]}" if found else ""
 
 
 def _forgotten_percent(value: object, bound: object) -> str:
