@@ -19,8 +19,8 @@ from router.replay.trace import Trace, facts_of_record, read_trace, states_of
 ANSWERED: Final = frozenset({"ok", "cut", "client_left"})
 UNUSED: Final = frozenset({"refused_upstream", "voided"})
 """Outcomes of attempts that say nothing of what an answer takes."""
-ASIDES: Final = frozenset({"judge", "agree", "shadow"})
-"""Reasons of records that are no answer to the client."""
+ASIDES: Final = ("cascade:judge", "cascade:agree", "shadow")
+"""Beginnings of reasons of records that are no answer to the client."""
 _DRAWS: Final = 2**53
 
 
@@ -99,7 +99,7 @@ def _request(request_id: str, attempts: list[SpendRecord]) -> Asked | None:
     if not told:
         return None
     used = [record for record in told if record.outcome not in UNUSED] or told
-    used = [record for record in used if record.reason not in ASIDES] or used
+    used = [record for record in used if not record.reason.startswith(ASIDES)] or used
     answer = next((record for record in reversed(used) if record.outcome in ANSWERED), used[-1])
     traced = next((record for record in told if record.trace), None)
     trace = None if traced is None else read_trace(traced)

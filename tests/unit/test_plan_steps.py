@@ -28,7 +28,7 @@ routes:
   auto: {default: {use: USE}}
 """
 CASCADE = "[pocket, solar, frontier], by: {kind: cascade, steps: [pocket, frontier], verify: {judge: {model: solar}}}"
-STEPS = (("edge/pocket", ""), ("mid/solar", "judge"), ("top/frontier", "cascade"))
+STEPS = (("edge/pocket", ""), ("mid/solar", "cascade:judge"), ("top/frontier", "cascade"))
 REQUESTS = 40
 
 
