@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,12 @@ def test_in_a_terminal_it_is_a_live_view_that_ctrl_c_ends(tmp_path: Path) -> Non
     try:
         shown = _read_until(mine, b"avoided", b"budgets")
         process.send_signal(signal.SIGINT)
+        # As people do who see that it goes on.
+        again = threading.Timer(15, process.send_signal, (signal.SIGINT,))
+        again.start()
         shown += _read_to_end(mine)
         assert process.wait(timeout=30) == 130
+        again.cancel()
     finally:
         process.kill()
         process.wait()
