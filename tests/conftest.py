@@ -100,6 +100,10 @@ class RedisServer:
     def full_disk(self) -> Iterator[None]:
         """No file of it grows meanwhile."""
         assert self._process is not None
+        # With `always` a server that cannot write ends itself.
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as peer:
+            peer.sendall(b"CONFIG SET appendfsync everysec\r\n")
+            assert peer.recv(16) == b"+OK\r\n"
         before = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         try:
             yield
@@ -141,8 +145,8 @@ def redis_url(shared_redis: RedisServer) -> str:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that the test may break."""
-    server = RedisServer(tmp_path, "--appendonly", "yes")
+    """A Redis that the test may break. What it acknowledged is on disk: with `everysec` a busy disk may hold it back for two seconds."""
+    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
     yield server
     server.close()
 
