@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import socket
@@ -75,7 +74,6 @@ STORE_START_SECONDS: Final = 15.0
 """How long a store that does not answer is waited for at the start."""
 ALERTS_SECONDS: Final = 5.0
 """How often to look whether anybody is to be told of anything."""
-GC_THRESHOLD: Final = 50_000
 
 
 def wall_clock_ms() -> int:
@@ -162,9 +160,6 @@ class Service:
         await self._siblings.start()
         self._stack.push_async_callback(self._siblings.close)
         self._run_background(server.lease_seconds)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
 
     def _make_escrow(self, snapshot: Snapshot) -> Escrow | None:
         """What goes on while the store is away, if the configuration wants anything to."""
@@ -481,7 +476,6 @@ class Service:
                 await self.escrow.close()
             await self.ledger.release()
         await self._stack.aclose()
-        gc.unfreeze()
 
     async def __aenter__(self) -> Self:
         try:

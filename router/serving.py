@@ -44,17 +44,33 @@ SPARE_SECONDS: Final = 5.0
 class GateServer(uvicorn.Server):
     """uvicorn's server, which leaves signals to us and tells slow connections off."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        """`config`: from `server_config`."""
+        super().__init__(config)
+        self._end_asked = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def main_loop(self) -> None:
+        """Look after the connections once a second, until the end is asked for."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._end_asked.wait()
+
     async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, GateProtocol):
-                    connection.sweep(now)
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, GateProtocol):
+                connection.sweep(now)
         return await super().on_tick(counter)
+
+    def end(self) -> None:
+        """Close the port and, when their answers are out, the connections."""
+        self.should_exit = True
+        self._end_asked.set()
 
     def drain(self) -> set[asyncio.Task[None]]:
         """Close each connection after its next answer. Returns what is under way."""
@@ -164,7 +180,7 @@ class RunningApp:
         leaving.cancel()
         left = max(0.0, began + settings.drain_seconds - loop.time())
         self._server.config.timeout_graceful_shutdown = math.ceil(left)
-        self._server.should_exit = True
+        self._server.end()
         await self._serving
         self._serving = None
         open_tasks = list(self._server.server_state.tasks)

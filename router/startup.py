@@ -1,4 +1,4 @@
-"""What keeps the start of the program short: called once, before a verb is loaded."""
+"""What a process that serves does once: before a verb is loaded, and when all is in place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from typing import Final
 
 GC_THRESHOLD: Final = 100_000
 """Objects between two collections while modules are loaded: nearly all of them stay, so there is little to find."""
+
+SERVING_GC_THRESHOLD: Final = 50_000
+"""Objects between two collections while calls are served."""
+
+
+def settle_down() -> None:
+    """Let no collection look again at what has been made so far: it stays as long as the process, which serves from now on."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(SERVING_GC_THRESHOLD)
 
 
 def hurry() -> None:

@@ -37,9 +37,13 @@ def free_port() -> int:
 
 @pytest.fixture(autouse=True, scope="session")
 def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Without a store of its own, a service keeps its books in the user's state folder, where a developer may have some."""
+    """Without a store of its own, a service keeps its books in the user's state folder, where a developer may have some.
+
+    Nobody out there is trusted, either: to load all authorities costs each client more than its test.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("authorities")))
         yield
 
 
@@ -50,8 +54,6 @@ def pytest_runtest_call() -> Generator[None, None, None]:
         yield
     except pytest.fail.Exception as failure:
         if "Timeout" in str(failure):
-            # A service freezes what it began with; frozen objects are not listed.
-            gc.unfreeze()
             for task in [found for found in gc.get_objects() if isinstance(found, asyncio.Task) and not found.done()]:
                 told = io.StringIO()
                 task.print_stack(file=told)

@@ -76,11 +76,13 @@ def _serve(
     snapshot: Snapshot, host: str, port: int | None, worker: int | None, run_folder: str | None, *, load: Callable[[], Snapshot]
 ) -> None:
     from router.serving import RunningApp, run
+    from router.startup import settle_down
 
     async def main() -> None:
         app = RunningApp(snapshot, host=host, port=port, worker=worker or 0, shared=worker is not None, run_folder=run_folder, load=load)
         app.catch_signals()
         async with app:
+            settle_down()
             if not worker:
                 greet(snapshot, app.base_url, store=app.service.store, keys=app.service.admission.required)
             await app.until_signal()

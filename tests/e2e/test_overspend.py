@@ -244,9 +244,12 @@ async def test_a_stream_lost_half_way_is_booked_by_what_was_relayed(tmp_path: Pa
         assert "[DONE]" not in answer.text
         await gateway.settled()
         (record,) = await gateway.records()
+    # A reset drops what the upstream had not sent yet.
+    relayed = answer.text.count('"content":')
+    assert relayed > 0 if end == "reset" else relayed >= 100
     assert record["outcome"] in ("upstream_lost", "upstream_error")
     assert record["evidence"] == "partial"
-    assert 100 <= record["output_tokens"] <= 200
+    assert relayed - 1 <= record["output_tokens"] <= 2 * relayed
     assert record["input_tokens"] > 0
     state = (await gateway.settled())["everyone|"]
     assert state.spent_nusd == record["charge_nusd"] == (record["input_tokens"] + record["output_tokens"]) * 10_000
