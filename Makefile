@@ -14,6 +14,9 @@ DEV_KEY := $(shell cat requirements/dev.txt pyproject.toml | cksum | cut -d' ' -
 RUN_STAMP := $(VENV)/.run-$(RUN_KEY)
 DEV_STAMP := $(VENV)/.dev-$(DEV_KEY)
 
+# Modules that are compiled anew make each start one or two seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test check lint types bench schema docs lock wheel clean
 

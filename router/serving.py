@@ -37,6 +37,8 @@ SIBLINGS_SECONDS: Final = 0.2
 """How long a worker that drains waits for word that all others do, too, before it leaves the port to them."""
 ENDING: Final = "ending"
 """File in the workers' folder that says that the whole service ends."""
+CLOSING_SECONDS: Final = 0.01
+"""Between two looks at whether all connections are closed."""
 SPARE_SECONDS: Final = 5.0
 """Beyond the drain time, before a worker that does not end is killed."""
 
@@ -66,6 +68,22 @@ class GateServer(uvicorn.Server):
             if isinstance(connection, GateProtocol):
                 connection.sweep(now)
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, then each connection when its answer is out; what lasts longer than the configured grace is cancelled."""
+        self.leave_port()
+        for listener in sockets or []:
+            listener.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                # A connection that is closed tells nobody but its loop.
+                while state.connections or state.tasks:  # noqa: ASYNC110
+                    await asyncio.sleep(CLOSING_SECONDS)
+        for task in state.tasks:
+            task.cancel(msg="the drain time is over")
 
     def end(self) -> None:
         """Close the port and, when their answers are out, the connections."""

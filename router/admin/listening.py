@@ -46,5 +46,5 @@ class Listening:
 
     async def close(self) -> None:
         """Accept nothing more; what is under way has a moment to end."""
-        self._server.should_exit = True
+        self._server.end()
         await self._serving
