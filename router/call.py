@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
@@ -49,18 +49,58 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Most that one request may cost."""
 
 
+class Plain(NamedTuple):
+    """What is the same for all answers that came whole and cost nothing but their tokens, by one way: the lines about them are
+    ready but for their numbers."""
+
+    record: bytes
+    """The spend record, see `router.lines.plain_record`."""
+    input_rate: int
+    """nano-USD per million tokens."""
+    output_rate: int
+    fixed: int
+    """nano-USD per request."""
+
+
 class Way:
     """What is the same for all calls of one principal by one rule to one deployment: worked out once, then kept."""
 
-    __slots__ = ("answered", "buckets", "habits", "heads", "log", "priced_by_image", "record", "secrets", "served", "tiered", "timeouts")
+    __slots__ = (
+        "answered",
+        "buckets",
+        "habits",
+        "heads",
+        "log",
+        "ok_log",
+        "plain",
+        "priced_by_image",
+        "record",
+        "secrets",
+        "served",
+        "tiered",
+        "timeouts",
+    )
 
     def __init__(
-        self, *, record: bytes, log: bytes, tiered: bool, timeouts: Timeouts, priced_by_image: bool = False, secrets: tuple[bytes, ...] = ()
+        self,
+        *,
+        record: bytes,
+        log: bytes,
+        ok_log: bytes,
+        tiered: bool,
+        timeouts: Timeouts,
+        plain: Plain | None = None,
+        priced_by_image: bool = False,
+        secrets: tuple[bytes, ...] = (),
     ) -> None:
         self.record = record
         """The members of a spend record that do not change, as JSON without braces."""
         self.log = log
         """The same of a line of the request log."""
+        self.ok_log = ok_log
+        """The line of the request log for an answer without any trouble, ready but for its numbers."""
+        self.plain = plain
+        """None: what a call costs, or what is told of it, is more than that."""
         self.tiered = tiered
         """Whether the rates depend on the length of the prompt, so that each record names its own."""
         self.priced_by_image = priced_by_image

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.call import Attempt, Call, Way
+from router.call import Attempt, Call, Plain, Way
 from router.domain.addresses import in_url
 from router.domain.extras import Billed
 from router.domain.learning import Learned
@@ -26,6 +26,17 @@ MOST_WAYS: Final = 50_000
 MAX_SERVED_MODEL: Final = 128
 
 _encode = msgspec.json.encode
+
+# Members in the order of `spend_record` and `log_line`.
+_PLAIN: Final = (
+    b'{"attempt_id":"%%b","request_id":"%%b","at_ms":%%d,%b,"outcome":"ok","http_status":%%d,"attempt_number":%%d,'
+    b'"hold_nusd":%%d,"charge_nusd":%%d,"duration_ms":%%d,"input_tokens":%%d,"output_tokens":%%d,"evidence":"exact",'
+    b'"first_byte_ms":%%d%%b}'
+)
+_OK_LOG: Final = (
+    b'{"at_ms":%%d,"request_id":"%%b",%b,"status":%%d,"outcome":"ok","error":"","attempts":%%d,'
+    b'"input_tokens":%%d,"output_tokens":%%d,"cost_nusd":%%d,"overhead_ms":%%.3f,"total_ms":%%.3f}'
+)
 
 _PARTS_OF_USAGE: Final = ("cache_read_tokens", "cache_write_tokens", "audio_input_tokens", "reasoning_tokens", "audio_output_tokens")
 
@@ -101,15 +112,34 @@ def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
     price = deployment.price
     if price is not None:
         who_and_where |= _price_fields(price)
+    record = _inside(who_and_where)
     shown = {name: who_and_where[name] for name in ("route", "rule", "model", "deployment", "team", "key_id", "operation", "stream")}
+    log = _inside(shown)
     return Way(
-        record=_inside(who_and_where),
-        log=_inside(shown),
+        record=record,
+        log=log,
+        ok_log=_OK_LOG % _escaped(log),
+        plain=_plain(call, deployment, record),
         tiered=price is not None and bool(price.tiers),
         priced_by_image=price is not None and price.per_image_nusd is not None,
         timeouts=call.route.timeouts or deployment.timeouts,
         secrets=secrets_of(deployment.provider).starts,
     )
+
+
+def _plain(call: Call, deployment: Deployment, record: bytes) -> Plain | None:
+    """None where an answer costs more than its tokens, or more must be said of each."""
+    price = deployment.price
+    if price is None or price.tiers or price.services or price.per_image_nusd is not None or price.per_hour_nusd is not None:
+        return None
+    if call.snapshot.server.baseline is not None:
+        return None
+    return Plain(_PLAIN % _escaped(record), price.rates.input, price.rates.output, price.per_request_nusd)
+
+
+def _escaped(text: bytes) -> bytes:
+    """To stand in a template."""
+    return text.replace(b"%", b"%%")
 
 
 def _price_fields(price: Price) -> dict[str, Any]:
@@ -214,10 +244,35 @@ def spend_record(
         line += b',"images":%d' % call.request.shape.images
     if charged_hold or call.trace or call.plan is not None:
         line += _seldom(call, charged_hold=charged_hold)
-    if attempt.charge_nusd <= held and (usage is None or _is_plain(usage)) and not attempt.way.tiered:
+    if attempt.charge_nusd <= held and (usage is None or is_plain(usage)) and not attempt.way.tiered:
         return line + b"}"
     rare = _rare(attempt, usage, overrun_cause)
     return line + (b",%b}" % _inside(rare) if rare else b"}")
+
+
+def plain_record(attempt: Attempt, plain: Plain, usage: Usage, charge_nusd: int, served_model: str, at_ms: int, seconds: float) -> bytes:
+    """What `spend_record` answers for a whole answer that cost its tokens alone, not above its hold, and was told exactly."""
+    first = attempt.first_byte_at
+    # An answer has a first byte.
+    assert first is not None  # noqa: S101
+    if served_model and served_model != attempt.deployment.upstream_id:
+        named = b',"served_model":%b' % _encode(served_model[:MAX_SERVED_MODEL])
+    else:
+        named = b""
+    return plain.record % (
+        attempt.attempt_id.encode(),
+        attempt.call.id_bytes,
+        at_ms,
+        attempt.status,
+        attempt.number,
+        attempt.held.amount_nusd,
+        charge_nusd,
+        int(seconds * 1000),
+        usage.input_tokens,
+        usage.output_tokens,
+        int((first - attempt.began) * 1000),
+        named,
+    )
 
 
 def _seldom(call: Call, *, charged_hold: bool) -> bytes:
@@ -232,7 +287,7 @@ def _seldom(call: Call, *, charged_hold: bool) -> bytes:
     return line
 
 
-def _is_plain(usage: Usage) -> bool:
+def is_plain(usage: Usage) -> bool:
     """Whether nothing is to be said of it but the tokens in and out."""
     return not (
         usage.cache_read_tokens
@@ -286,6 +341,18 @@ def _where_it_failed(call: Call) -> bytes:
 def log_line(call: Call, *, at_ms: int, overhead_seconds: float, total_seconds: float) -> bytes:
     """One `router.logs.RequestLine`."""
     attempt, usage = call.winner, call.usage
+    if attempt is not None and usage is not None and call.outcome == "ok" and not call.error_code and not call.refused_by:
+        return attempt.way.ok_log % (
+            at_ms,
+            call.id_bytes,
+            call.status,
+            call.attempts,
+            usage.input_tokens,
+            usage.output_tokens,
+            call.charge_nusd,
+            overhead_seconds * 1000,
+            total_seconds * 1000,
+        )
     where = attempt.way.log if attempt is not None and not call.refused_by else _where_it_failed(call)
     return (
         b'{"at_ms":%d,"request_id":"%b",%b,"status":%d,"outcome":"%b","error":"%b","attempts":%d,'

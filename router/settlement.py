@@ -7,14 +7,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
-from router.call import Attempt
+from router.call import Attempt, Plain
 from router.domain.budgets import Reservation
 from router.domain.extras import billed
 from router.domain.money import MAX_NUSD
 from router.domain.prices import Price
 from router.domain.pricing import charge
 from router.domain.usage import Usage
-from router.lines import spend_record
+from router.lines import is_plain, plain_record, spend_record
 from router.metrics import Metrics
 from router.metrics_series import AttemptSeries
 from router.snapshot import Snapshot
@@ -93,8 +93,30 @@ class Settlements:
         if attempt.state != "held":
             return
         attempt.state = "booked"
-        call, deployment = attempt.call, attempt.deployment
         seconds = (self._clock() if ended is None else ended) - attempt.began
+        plain = attempt.way.plain
+        if plain is None or outcome != "ok" or usage is None or not self._book_plainly(attempt, plain, usage, served_model, seconds):
+            self._book_closely(attempt, usage=usage, outcome=outcome, served_model=served_model, cause=cause, seconds=seconds)
+
+    def _book_plainly(self, attempt: Attempt, plain: Plain, usage: Usage, served_model: str, seconds: float) -> bool:
+        """The same as `_book_closely` for an answer that cost its tokens alone. False: there was more to it, nothing is booked."""
+        if usage.evidence != "exact" or not is_plain(usage) or not _is_plain(attempt):
+            return False
+        held_nusd = attempt.held.amount_nusd
+        amount = plain.fixed - (-(usage.input_tokens * plain.input_rate + usage.output_tokens * plain.output_rate) // 1_000_000)
+        if amount > held_nusd:
+            return False
+        attempt.call.charge_nusd += amount
+        attempt.charge_nusd = amount
+        attempt.record = plain_record(attempt, plain, usage, amount, served_model, self._clock_ms(), seconds)
+        series = attempt.way.answered or self._series(attempt, "ok")
+        # Only a stream has a first token that comes before the others.
+        first_seconds = None if attempt.meter is None or attempt.first_byte_at is None else attempt.first_byte_at - attempt.began
+        series.observe((usage, amount, held_nusd, None, seconds, first_seconds))
+        return True
+
+    def _book_closely(self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str, cause: str, seconds: float) -> None:
+        call, deployment = attempt.call, attempt.deployment
         duration_ms = int(seconds * 1000)
         amount, price, charged_hold = 0, attempt.price, False
         if price is not None and (deployment.has_services or call.request.extras is not None):
@@ -174,6 +196,20 @@ class Settlements:
         if outcome == "ok":
             attempt.way.answered = series
         return series
+
+
+def _is_plain(attempt: Attempt) -> bool:
+    """Whether there is nothing to be said of how it was called."""
+    call = attempt.call
+    return (
+        attempt.sends == 1
+        and not attempt.clamped_to
+        and not attempt.held.tokens
+        and call.request.extras is None
+        and call.plan is None
+        and not call.trace
+        and attempt.first_byte_at is not None
+    )
 
 
 def _special_price(attempt: Attempt, price: Price) -> Price:

@@ -6,9 +6,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from router.call import Attempt
 from router.domain.usage import Usage
+from router.relay import meter_of
 from router.settlement import finish
 from tests.pipeline_fakes import PRICE, World, ask, json_answer, piece, snapshot, stream_answer
 
@@ -157,3 +160,47 @@ async def test_only_a_stream_has_a_first_token(stream: bool) -> None:
     assert ("gen_ai_client_operation_time_to_first_chunk_seconds" in state) == stream
     assert ("gen_ai_server_time_per_output_token_seconds" in state) == stream
     assert "gen_ai_client_operation_duration_seconds" in state
+
+
+SNAPSHOT = snapshot()
+
+
+@settings(max_examples=40)
+@given(
+    usage=st.builds(
+        Usage,
+        input_tokens=st.integers(0, 40),
+        output_tokens=st.integers(0, 40),
+        cache_read_tokens=st.integers(0, 1),
+        reasoning_tokens=st.integers(0, 1),
+        evidence=st.sampled_from(["exact", "estimated"]),
+    ),
+    outcome=st.sampled_from(["ok", "cut"]),
+    served_model=st.sampled_from(["", "mock-1", 'a "quoted" name']),
+    sends=st.integers(1, 2),
+    clamped_to=st.sampled_from([0, 5]),
+    streamed=st.booleans(),
+)
+def test_the_short_way_to_book_says_what_the_long_one_says(
+    usage: Usage, outcome: str, served_model: str, sends: int, clamped_to: int, streamed: bool
+) -> None:
+    """Charge, record and figures; the short way is taken where a call cost its tokens and nothing else is to be told."""
+
+    async def book(world: World, *, plainly: bool) -> tuple[int, int, bytes]:
+        attempt = await held(world)
+        attempt.sends, attempt.clamped_to = sends, clamped_to
+        assert attempt.way.plain is not None
+        if streamed:
+            attempt.meter = meter_of(attempt)
+        if not plainly:
+            attempt.way.plain = None
+        attempt.call.charge_nusd = 0
+        world.pipeline._settlements.book(attempt, usage=usage, outcome=outcome, served_model=served_model, ended=attempt.began + 0.25)
+        return attempt.call.charge_nusd, attempt.charge_nusd, attempt.record
+
+    async def both() -> None:
+        short, long = World(SNAPSHOT, json_answer()), World(SNAPSHOT, json_answer())
+        assert await book(short, plainly=True) == await book(long, plainly=False)
+        assert short.metrics.state() == long.metrics.state()
+
+    asyncio.run(both())
