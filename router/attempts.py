@@ -253,7 +253,7 @@ class Attempts:
         call.first_byte_at = arrived
         call.outcome, call.status = "ok", 200
         overhead = self._clock() - call.began - call.upstream_seconds
-        await exchange.respond(200, answer_headers(attempt, response.headers, stream=False, overhead_seconds=overhead), body)
+        await exchange.respond(200, answer_headers(attempt, response.shown, stream=False, overhead_seconds=overhead), body)
         await self._settlements.commit(attempt)
         return None
 
@@ -274,7 +274,7 @@ class Attempts:
         call.status = 200
         call.winner = attempt
         overhead = arrived - call.began - call.upstream_seconds
-        await exchange.start(200, answer_headers(attempt, response.headers, stream=True, overhead_seconds=overhead))
+        await exchange.start(200, answer_headers(attempt, response.shown, stream=True, overhead_seconds=overhead))
         answer = await stream.relay(shown)
         self._ended(attempt, answer)
         metered = answer.metered

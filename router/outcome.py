@@ -74,7 +74,10 @@ def _where_lines(model: str, deployment: str, route: str, rule: str, reason: str
 
 
 def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: bool, overhead_seconds: float) -> bytes:
-    """Header lines of an answer: the content type, what the provider may show, where the call went and what it cost."""
+    """Header lines of an answer: the content type, what the provider may show, where the call went and what it cost.
+
+    `from_upstream`: the provider's headers, or at least those that may be shown.
+    """
     call, way = attempt.call, attempt.way
     head = way.heads.get(stream)
     if head is None:
@@ -82,10 +85,11 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
         head = way.heads[stream] = _where_lines(
             deployment.model, deployment.name, call.route.name, call.branch.rule, attempt.reason, stream
         )
-    named = dict(from_upstream)
-    passed = b"" if h.FROM_UPSTREAM.isdisjoint(named) else h.encode(h.passed_from_upstream(from_upstream, ours=bool(call.rate_lines)))
-    if call.rate_lines:
-        passed += call.rate_lines
+    passed = call.rate_lines
+    upstream_id = None
+    if from_upstream:
+        passed = h.encode(h.passed_from_upstream(from_upstream, ours=bool(passed))) + passed
+        upstream_id = h.find(from_upstream, h.REQUEST_ID)
     if not stream:
         passed += _COST % divmod(call.charge_nusd, NUSD_PER_USD)
     if attempt.clamped_to:
@@ -93,11 +97,9 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
     left = call.budget_left_nusd
     if left is not None:
         passed += _LEFT % divmod(left if left > 0 else 0, NUSD_PER_USD)
-    ids = _id_lines(call, named.get(h.REQUEST_ID))
-    lines = _ANSWER % (head, call.attempts, overhead_seconds * 1000, passed, ids)
-    for start in way.secrets:
-        if start in lines:
-            return secrets_of(attempt.deployment.provider).hide(lines)
+    lines = _ANSWER % (head, call.attempts, overhead_seconds * 1000, passed, _id_lines(call, upstream_id))
+    if from_upstream and any(start in lines for start in way.secrets):
+        return secrets_of(attempt.deployment.provider).hide(lines)
     return lines
 
 

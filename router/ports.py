@@ -352,6 +352,12 @@ class UpstreamResponse(Protocol):
     status: int
     headers: Sequence[tuple[bytes, bytes]]
     """As sent, names in lower case."""
+
+    @property
+    def shown(self) -> Sequence[tuple[bytes, bytes]]:
+        """Those of the headers that are passed on to clients, and perhaps more: for where nothing else is of interest."""
+        return self.headers
+
     sends: int = 1
     """How often the request was sent: twice if a reused connection was closed before the provider had the whole request."""
 

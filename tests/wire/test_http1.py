@@ -156,6 +156,21 @@ async def test_informational_answers_and_bodiless_ones_are_understood() -> None:
 
 
 @on_both_loops
+async def test_what_clients_may_see_is_found_in_any_case_of_letters() -> None:
+    """A head is taken apart only where it holds something for somebody; then nothing of it may be missed."""
+    async with world() as (up, client, endpoint):
+        start = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: a:b\r\n"
+        up.on("plain", Raw([start + b"\r\nok"], close=False))
+        up.on("notable", Raw([start + b"X-REQUEST-Id:req-1\r\nRetry-After: \t7\r\n\r\nok"], close=False))
+        response = await client.post(endpoint, PATH, request("plain"), timeouts=TIMEOUTS)
+        assert not response.shown
+        assert response.headers == [(b"content-length", b"2"), (b"server", b"a:b")]
+        await response.read(LIMIT)
+        response = await client.post(endpoint, PATH, request("notable"), timeouts=TIMEOUTS)
+        assert (b"x-request-id", b"req-1") in response.shown
+        assert (b"retry-after", b"7") in response.shown
+
+
 async def test_a_connection_is_used_again_but_never_with_bytes_left_over() -> None:
     """Keep-alive saves a handshake per call; a connection with stray bytes would hand them to the next client."""
     async with world() as (up, client, endpoint):

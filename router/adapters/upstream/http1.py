@@ -7,7 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import router
 from router.adapters.upstream.decode import decoded
@@ -122,7 +122,9 @@ class Http1Upstream:
             if response.error is not None and not response.status:
                 response.error.sends = response.sends
                 raise response.error
-        return decoded(response) if response.encoded else response
+        # Its headers are a cached property: they can be set, which mypy does not know.
+        answer = cast(UpstreamResponse, response)
+        return decoded(answer) if response.encoded else answer
 
     async def _again(self, endpoint: Endpoint, head: bytes, body: bytes, started_at: float, timeouts: Timeouts) -> Http1Response:
         """Send the request on another connection: the provider closed an idle one while it was on its way.
