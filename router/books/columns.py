@@ -81,6 +81,14 @@ def _tags(record: SpendRecord) -> str:
     return msgspec.json.encode(record.tags | own, order="deterministic").decode()
 
 
+def _category(record: SpendRecord) -> str:
+    return "Adjustment" if record.outcome == "corrected" else "Usage"
+
+
+def _provider(record: SpendRecord) -> str:
+    return record.provider or "unknown"
+
+
 def _sku(record: SpendRecord) -> str:
     parts = (record.deployment or "unknown", record.operation, record.service_tier)
     return "/".join(part for part in parts if part)
@@ -103,12 +111,13 @@ FOCUS: Final[Mapping[str, Callable[[SpendRecord], str | None]]] = MappingProxyTy
         "BillingCurrency": lambda _: "USD",
         "BillingPeriodEnd": lambda record: _stamp(_billing_month(record)[1]),
         "BillingPeriodStart": lambda record: _stamp(_billing_month(record)[0]),
-        "ChargeCategory": lambda record: "Adjustment" if record.outcome == "corrected" else "Usage",
+        "ChargeCategory": _category,
         "ChargeClass": lambda _: None,
         "ChargeDescription": lambda record: f"{record.operation} on {record.deployment or 'unknown'}: {record.outcome}",
         "ChargeFrequency": lambda _: "Usage-Based",
         "ChargePeriodEnd": lambda record: _stamp(_moment(record) + timedelta(seconds=1)),
         "ChargePeriodStart": lambda record: _stamp(_moment(record)),
+        "ChargeType": _category,
         "CommitmentDiscountCategory": lambda _: None,
         "CommitmentDiscountId": lambda _: None,
         "CommitmentDiscountName": lambda _: None,
@@ -119,21 +128,24 @@ FOCUS: Final[Mapping[str, Callable[[SpendRecord], str | None]]] = MappingProxyTy
         "ContractedCost": _cost,
         "ContractedUnitPrice": lambda _: None,
         "EffectiveCost": _cost,
-        "InvoiceIssuerName": lambda record: record.provider or "unknown",
+        "InvoiceIssuer": _provider,
+        "InvoiceIssuerName": _provider,
         "ListCost": _cost,
         "ListUnitPrice": lambda _: None,
         "PricingCategory": lambda record: None if record.outcome == "corrected" else "Standard",
         "PricingQuantity": _quantity,
         "PricingUnit": _unit,
-        "ProviderName": lambda record: record.provider or "unknown",
-        "PublisherName": lambda record: record.provider or "unknown",
+        "Provider": _provider,
+        "ProviderName": _provider,
+        "Publisher": _provider,
+        "PublisherName": _provider,
         "RegionId": lambda _: None,
         "RegionName": lambda _: None,
-        "ResourceId": lambda record: record.deployment or None,
+        "ResourceID": lambda record: record.deployment or None,
         "ResourceName": lambda record: record.model or None,
         "ResourceType": lambda record: "Model" if record.deployment else None,
         "ServiceCategory": lambda _: "AI and Machine Learning",
-        "ServiceName": lambda record: record.provider or "unknown",
+        "ServiceName": _provider,
         "SkuId": _sku,
         "SkuPriceId": _price_id,
         "SubAccountId": lambda record: record.team or None,
@@ -141,7 +153,12 @@ FOCUS: Final[Mapping[str, Callable[[SpendRecord], str | None]]] = MappingProxyTy
         "Tags": _tags,
     }
 )
-"""FOCUS 1.0. A line is a record, so costs are booked once; all four costs are the charge, because no discounts are known here."""
+"""FOCUS 1.0. A line is a record, so costs are booked once; all four costs are the charge, because no discounts are known here.
+
+focus-validator 1.0.0 (read 2026-11) asks for five columns by the names that they had in the draft: `InvoiceIssuer`, `Provider`,
+`Publisher`, `ChargeType` and `ResourceID`. They are there beside those of the release; only `ResourceId`, which is optional, is
+written as in the draft: databases take two names that differ by case for the same.
+"""
 
 
 def focus_row(record: SpendRecord) -> dict[str, str | None]:

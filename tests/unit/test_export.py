@@ -8,6 +8,8 @@ import csv
 import json
 import sqlite3
 from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from router.adapters.choose import open_ledger
 from router.books import export as module
 from router.books.columns import FOCUS, entry_id, plain_types
 from router.books.export import CURSOR_FILE, Exported
-from router.books.writers import Format
+from router.books.writers import Format, write_focus
 from router.domain.budgets import NEVER_MS, BucketSet, Reservation
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
@@ -158,7 +160,7 @@ def test_focus_has_its_columns_and_its_sums(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.load("spend"), ["export", "--store", store, "--format", "focus", "--out", str(out)])
     assert done.exit_code == 0, done.output
     found = rows(out)
-    assert list(found[0]) == list(FOCUS) == sorted(FOCUS)
+    assert list(found[0]) == list(FOCUS) == sorted(FOCUS, key=str.lower)
     assert {row["BilledCost"] for row in found} == {"0.000000001", "0.000000002"}
     one = found[0]
     assert (one["SubAccountId"], one["BillingPeriodStart"], one["BillingPeriodEnd"]) == (
@@ -167,6 +169,47 @@ def test_focus_has_its_columns_and_its_sums(tmp_path: Path) -> None:
         "2026-12-01T00:00:00Z",
     )
     assert json.loads(one["Tags"])["project"] == "x"
+
+
+DRAFT = {"InvoiceIssuer": "InvoiceIssuerName", "Provider": "ProviderName", "Publisher": "PublisherName", "ChargeType": "ChargeCategory"}
+NEVER_EMPTY = {
+    *("BilledCost", "BillingAccountId", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeFrequency"),
+    *("ChargePeriodEnd", "ChargePeriodStart", "ContractedCost", "EffectiveCost", "InvoiceIssuer", "ListCost", "Provider", "Publisher"),
+    *("ServiceCategory", "ServiceName", "BillingAccountName", *DRAFT.values()),
+}
+ONE_OF = {
+    "ChargeCategory": {"Usage", "Adjustment"},
+    "ChargeFrequency": {"Usage-Based"},
+    "PricingCategory": {"Standard", ""},
+    "ServiceCategory": {"AI and Machine Learning"},
+    "BillingCurrency": {"USD"},
+    "ChargeClass": {""},
+}
+
+
+def test_focus_keeps_the_rules_of_its_columns(tmp_path: Path) -> None:
+    """As focus-validator 1.0.0 checks them for FOCUS 1.0; it needs older libraries than this program, so its rules stand here."""
+    used = {"provider": "openai", "deployment": "openai/x", "charge_nusd": 12_345, "input_tokens": 10}
+    lines = [
+        used,
+        {"outcome": "voided"},
+        {**used, "outcome": "corrected", "charge_nusd": -5},
+        {"outcome": "swept", "tags": {"a": "\u00e9"}},
+    ]
+    write_focus(tmp_path / "f.csv", [record(**line) for line in lines])
+    for row in rows(tmp_path):
+        assert not {name for name in NEVER_EMPTY if not row[name]}
+        assert not {name for name, allowed in ONE_OF.items() if row[name] not in allowed}
+        assert all(row[draft] == row[released] for draft, released in DRAFT.items())
+        assert not {
+            name for name in row if name.endswith(("Cost", "Price", "Quantity")) and row[name] and not Decimal(row[name]).is_finite()
+        }
+        moments = [datetime.fromisoformat(value) for name, value in row.items() if name.endswith(("PeriodStart", "PeriodEnd"))]
+        assert len(moments) == 4
+        assert {moment.tzname() for moment in moments} == {"UTC"}
+        assert isinstance(json.loads(row["Tags"]), dict)
+        assert row["SkuPriceId"] or row["ChargeType"] not in ("Purchase", "Usage", "Refund")
+    assert len({name.lower() for name in FOCUS}) == len(FOCUS)
 
 
 def test_a_name_cannot_carry_a_formula(tmp_path: Path) -> None:
