@@ -108,30 +108,39 @@ class Attempts:
         held: Reservation | Refusal | WindowMoved | None = None
         asked = self._clock()
         try:
-            held = self.shortages.behind(attempt.way.buckets) if self.shortages.lines else None
-            held = held or await self.reservations.hold(attempt)
+            if self.shortages.lines:
+                held = self.shortages.behind(attempt.way.buckets)
+            if held is None:
+                held = await self.reservations.hold(attempt)
             attempt.began = now = self._clock()
             self._reserved(now - asked)
-            if isinstance(held, WindowMoved):
-                held = await self.reservations.hold_in_next_window(attempt, held)
-                attempt.began = self._clock()
-            if isinstance(held, Refusal) or self.shortages.streams:
-                held = await self.shortages.relieve(attempt, held, ways)
-                attempt.began = self._clock()
-        except StoreUnavailable:
-            if held is None:
+            if self.shortages.streams or not isinstance(held, Reservation):
+                held = await self._hold_otherwise(attempt, held, ways)
+        except BaseException as exc:
+            if held is None and isinstance(exc, StoreUnavailable):
                 self._store.failed("reserve", asked)
+            self._fleet.release_probe(deployment.name)
             raise
-        finally:
-            # If that leads to no call, the next request may probe the deployment.
-            if not isinstance(held, Reservation):
-                self._fleet.release_probe(deployment.name)
-        if isinstance(held, Refusal):
+        if not isinstance(held, Reservation):
+            # It leads to no call: the next request may probe the deployment.
+            self._fleet.release_probe(deployment.name)
             return held
         attempt.held = held
         failure = await self._call(attempt, exchange)
-        self._learn(attempt, failure)
+        if failure is not None or self._limited or call.plan is not None:
+            self._learn(attempt, failure)
         return failure
+
+    async def _hold_otherwise(
+        self, attempt: Attempt, held: Reservation | Refusal | WindowMoved, ways: Sequence[OnShort] | None
+    ) -> Reservation | Refusal:
+        """What is done where the first try to hold was too early or too much, or others wait for room."""
+        if isinstance(held, WindowMoved):
+            held = await self.reservations.hold_in_next_window(attempt, held)
+        if isinstance(held, Refusal) or self.shortages.streams:
+            held = await self.shortages.relieve(attempt, held, ways)
+        attempt.began = self._clock()
+        return held
 
     def _barred(self, call: Call, deployment: Deployment) -> Failure | Refusal | None:
         """Why no money need be held, as the call is not made: the bounds of its request, or a rate limit that is full."""
@@ -144,21 +153,22 @@ class Attempts:
 
     async def _call(self, attempt: Attempt, exchange: Exchange) -> Failure | None:
         """Call the provider with the money that is held. Whatever happens, the hold is settled or voided when this returns."""
-        call = attempt.call
+        call, held, name = attempt.call, attempt.held, attempt.deployment.name
         response: UpstreamResponse | None = None
-        self._begin(attempt)
+        call.attempts, call.budget_left_nusd = attempt.number, held.tightest_left_nusd
+        self._live[attempt.attempt_id] = attempt
+        self._fleet.began(name)
+        if held.left or self.shortages.waits:
+            self._begin(attempt)
         try:
             response = await self._dispatcher.send(attempt)
-            attempt.status = response.status
-            attempt.sends = response.sends
-            if 200 <= response.status < 300:
+            attempt.status, attempt.sends = response.status, response.sends
+            if 200 <= attempt.status < 300:
                 attempt.first_byte_at = self._clock()
                 # Some providers answer a wish for a stream with plain JSON; clients take it as it comes.
                 relay = self._relay_stream if call.stream and not is_json(response.headers) else self._relay_body
                 return await relay(attempt, response, exchange)
-            failure = await of_status(response, attempt, call.route.fallback)
-            await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
-            return self._waited(attempt, failure)
+            return await self._refused(attempt, response)
         except UpstreamError as exc:
             return await self._lost(attempt, exc)
         except RouterError:
@@ -168,17 +178,15 @@ class Attempts:
         finally:
             if response is not None:
                 response.abort()
-            self._fleet.ended(attempt.deployment.name)
-            try:
-                if attempt.state != "closed":
-                    await self._abandon(attempt, exchange)
-            finally:
+            self._fleet.ended(name)
+            if attempt.state == "closed":
                 self._end(attempt)
+            else:
+                await self._abandon(attempt, exchange)
 
     def _begin(self, attempt: Attempt) -> None:
+        """Tell those who look at what is left, or wait for it."""
         call = attempt.call
-        call.attempts = attempt.number
-        call.budget_left_nusd = attempt.held.tightest_left_nusd
         if attempt.held.left:
             call.rate_lines = rate_headers(attempt.held.left, self._clock_ms())
             self.steering.note(attempt.held)
@@ -186,8 +194,6 @@ class Attempts:
                 self.moments.note(attempt.held)
             if attempt.held.shadowed is not None:
                 self._metrics.refused(budget=attempt.held.shadowed.budget, action="shadow")
-        self._live[attempt.attempt_id] = attempt
-        self._fleet.began(attempt.deployment.name)
         if call.stream and self.shortages.waits:
             self.shortages.began(attempt)
 
@@ -195,6 +201,12 @@ class Attempts:
         del self._live[attempt.attempt_id]
         if self.shortages.waits:
             self.shortages.ended(attempt)
+
+    async def _refused(self, attempt: Attempt, response: UpstreamResponse) -> Failure:
+        """The provider answers with an error."""
+        failure = await of_status(response, attempt, attempt.call.route.fallback)
+        await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
+        return self._waited(attempt, failure)
 
     async def _lost(self, attempt: Attempt, error: UpstreamError) -> Failure:
         """The provider cannot be reached, breaks off or is too slow."""
@@ -208,10 +220,14 @@ class Attempts:
     async def _abandon(self, attempt: Attempt, exchange: Exchange) -> None:
         """Settle what nothing else has settled: the client left, the service ends, or a bug. Never 0 for what was sent."""
         call = attempt.call
-        usage = unanswered(attempt, call.left_as or "client_left", self._fleet)
-        if attempt.state == "held":
-            call.winner, call.usage = attempt, usage
-        await self._settlements.settle(attempt, usage=usage, outcome=call.left_as or ("client_left" if exchange.gone else "upstream_lost"))
+        try:
+            usage = unanswered(attempt, call.left_as or "client_left", self._fleet)
+            if attempt.state == "held":
+                call.winner, call.usage = attempt, usage
+            outcome = call.left_as or ("client_left" if exchange.gone else "upstream_lost")
+            await self._settlements.settle(attempt, usage=usage, outcome=outcome)
+        finally:
+            self._end(attempt)
 
     def _learn(self, attempt: Attempt, failure: Failure | None) -> None:
         """Remember what the attempt says of its deployment."""

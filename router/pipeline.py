@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
-from policies.types import MissingSignal
+from policies.types import Decision, MissingSignal
 from router.attempts import Attempts
 from router.bounds import BEYOND
 from router.call import Call
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 LONGEST_BACKOFF_SECONDS: Final = 8.0
 FIRST_BACKOFF_SECONDS: Final = 0.25
+
+Passed = Literal["passed"]
+"""A candidate was not called, because another call probes it."""
 
 
 class Pipeline(Attempts):
@@ -149,14 +152,23 @@ class Pipeline(Attempts):
         decision = call.decision
         # Set by routing, or routing has raised.
         assert decision is not None  # noqa: S101
+        name = decision.order[0].deployment
+        if not self._fleet.claim_probe(name):
+            return await self._go_on(call, exchange, decision, "passed")
+        outcome = await self._try(call, exchange, call.snapshot.deployments[name], decision.kind)
+        # Nearly every call ends here.
+        return None if outcome is None else await self._go_on(call, exchange, decision, outcome)
+
+    async def _go_on(self, call: Call, exchange: Exchange, decision: Decision, first: Failure | Refusal | Passed) -> Failure | None:
+        """What follows if the first candidate did not answer. `first`: what came of it."""
         failure: Failure | None = None
         refusals: dict[str, Refusal] = {}
         reason, last = decision.kind, len(decision.order) - 1
         for place, ranked in enumerate(decision.order):
             deployment = call.snapshot.deployments[ranked.deployment]
-            if not self._fleet.claim_probe(deployment.name):
+            outcome = first if place == 0 else await self._try_unless_probed(call, exchange, deployment, reason)
+            if outcome == "passed":
                 continue
-            outcome = await self._try(call, exchange, deployment, reason)
             if isinstance(outcome, Refusal):
                 refusals[deployment.name] = outcome
                 reason = self._limits.passed_over(call, deployment.name, outcome)
@@ -182,6 +194,11 @@ class Pipeline(Attempts):
             cause="cooldown",
             error=RouterError(NO_DEPLOYMENT, f"Every deployment of '{call.route.name}' is being probed; try again.", retry_after_seconds=1),
         )
+
+    async def _try_unless_probed(
+        self, call: Call, exchange: Exchange, deployment: Deployment, reason: str
+    ) -> Failure | Refusal | Passed | None:
+        return await self._try(call, exchange, deployment, reason) if self._fleet.claim_probe(deployment.name) else "passed"
 
     async def _try_short(self, call: Call, exchange: Exchange, refusals: dict[str, Refusal]) -> Failure | None:
         """No candidate fits into its budgets as it is: do what the budget says is done then."""
