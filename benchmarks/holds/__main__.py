@@ -20,9 +20,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Final
 
-from benchmarks.holds.provider import Client, Provider
+from benchmarks.holds.provider import Client, InProcess, Provider
 from router.app import Service
-from router.dispatch import Dispatcher
 from router.settings.load import load_text, price_book
 from router.snapshot import Snapshot
 
@@ -84,9 +83,7 @@ class SimulatedService(Service):
     def __init__(self, snapshot: Snapshot, provider: Provider) -> None:
         super().__init__(snapshot, log_target=os.devnull)
         self.provider = provider
-
-    async def _make_dispatcher(self, snapshot: Snapshot) -> Dispatcher:
-        return Dispatcher(wire=self.provider)
+        self._lanes = InProcess(self._stack, provider)
 
 
 class Run:

@@ -6,10 +6,14 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from router.ports import Endpoint, Timeouts, UpstreamResponse
+from router.adapters.lanes import Lanes
+from router.dispatch import Dispatcher
+from router.ports import Endpoint, Timeouts, Upstream, UpstreamResponse
+from router.snapshot import Snapshot
 
 MEDIAN_TOKENS: Final = 300
 SIGMA: Final = 1.1
@@ -143,3 +147,14 @@ class Client:
 
     def abort(self) -> None:
         return
+
+
+class InProcess(Lanes):
+    """The only lane leads to a provider in the process of the service."""
+
+    def __init__(self, stack: AsyncExitStack, upstream: Upstream) -> None:
+        super().__init__(stack)
+        self._upstream = upstream
+
+    async def dispatcher(self, snapshot: Snapshot) -> Dispatcher:
+        return Dispatcher(wire=self._upstream)

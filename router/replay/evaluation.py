@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -40,6 +40,8 @@ class Score(msgspec.Struct, kw_only=True, omit_defaults=True):
     cost_nusd: int = 0
     ms: float = 0.0
     error: str = ""
+    kind: Literal["model", "policy"] = "model"
+    """`policy`: a way to choose between models was asked, such as a cascade."""
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -104,17 +106,22 @@ def points_of(scores: Iterable[Score]) -> list[Point]:
     if not common:
         return []
     found = [_mean(name, [answers[name] for answers in common]) for name in models]
-    best = [max(answers.values(), key=lambda one: (one.score or 0.0, -one.cost_nusd)) for answers in common]
+    best = [max(_by_models(answers), key=lambda one: (one.score or 0.0, -one.cost_nusd)) for answers in common]
     oracle = _mean("oracle", best)
     oracle.kind = "oracle"
     mark_frontier(found)
     return [*sorted(found, key=lambda point: point.cost_nusd), oracle]
 
 
+def _by_models(answers: Mapping[str, Score]) -> list[Score]:
+    """What the oracle chooses from."""
+    return [one for one in answers.values() if one.kind == "model"] or list(answers.values())
+
+
 def _mean(name: str, scores: Sequence[Score]) -> Point:
     count = len(scores)
     quality = sum(one.score or 0.0 for one in scores) / count
-    return Point(name=name, cost_nusd=sum(one.cost_nusd for one in scores) / count, quality=quality, prompts=count)
+    return Point(name=name, cost_nusd=sum(one.cost_nusd for one in scores) / count, quality=quality, prompts=count, kind=scores[0].kind)
 
 
 def mark_frontier(points: Sequence[Point]) -> None:

@@ -1,0 +1,64 @@
+"""The benchmarks of policies: recorded answers behind the real service, and what comes of a configuration in front of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.policy_quality import cascade
+from benchmarks.policy_quality.recorded import Made, Price, read_recorded
+from benchmarks.policy_quality.replay import replay
+from router.replay.evaluation import Score, points_of, read_lines
+
+PRICES = {"a": Price(0.1, 0.2), "b": Price(0.2, 0.4), "big": Price(2.0, 8.0)}
+SAID = {"right": ("12", "12", "12"), "one": ("7", "12", "12"), "both": ("7", "9", "12"), "same": ("7", "7", "12")}
+
+
+def answers(folder: Path) -> Path:
+    """What three models said to four prompts; the last two small answers are wrong in the same way."""
+    lines = []
+    for prompt, said in SAID.items():
+        told = {
+            name: {"text": f"So it is.\nThe answer is {number}.", "input_tokens": 1000, "output_tokens": 100}
+            for name, number in zip(PRICES, said, strict=True)
+        }
+        lines.append(json.dumps({"prompt": prompt, "expect": "12", "extract": "number", "answers": told}))
+    path = folder / "answers.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+async def test_a_cascade_goes_on_where_two_small_answers_differ_and_every_step_is_in_the_books(tmp_path: Path) -> None:
+    """The headline of the benchmark rests on it."""
+    recorded = read_recorded(answers(tmp_path), list(PRICES))
+    outcome = await replay(cascade.config(PRICES, cascade.cascade_of("a", "b", "big", "number")), recorded)
+    assert outcome.asked == {"a": 1.0, "b": 1.0, "big": 0.5}
+    assert outcome.quality == 0.75
+    small, large = 120_000 + 240_000, 2_800_000
+    assert [nusd for _, nusd in outcome.each] == [small, small + large, small + large, small]
+    assert outcome.usd_per_1000 == pytest.approx((small + large / 2) / 1e6)
+
+
+def test_the_frontier_places_a_cascade_among_the_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a policy, which no oracle chooses; and the break-even is printed."""
+    out = tmp_path / "scores.jsonl"
+    cascade.main([str(answers(tmp_path)), "--small", "a=0.1/0.2", "--small", "b=0.2/0.4", "--large", "big=2/8", "--scores", str(out)])
+    printed = capsys.readouterr().out
+    assert "| cascade a + b | 0.750 | 75.0 % | 50.0 % | 1.760 |" in printed
+    assert "Break-even: 50.0 %." in printed
+    points = {point.name: point for point in points_of(read_lines(out, Score))}
+    assert (points["cascade a + b"].kind, points["cascade a + b"].cost_nusd) == ("policy", 1_760_000)
+    assert points["oracle"].cost_nusd == (120_000 + 240_000 + 2 * 2_800_000) / 4
+
+
+def test_wrong_answers_that_are_made_up_agree_as_often_as_is_said(tmp_path: Path) -> None:
+    """Of a file that has scores only, nobody knows it: the two ends are what can be said."""
+    path = tmp_path / "scores.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"p{n}", "scores": {"a": 0, "b": 0}}) for n in range(200)))
+    for share in (0.0, 1.0):
+        recorded = read_recorded(path, ["a", "b"], Made(PRICES, same_wrong=share))
+        assert sum(one.answers["a"].text == one.answers["b"].text for one in recorded) == share * 200
+    with pytest.raises(SystemExit, match="no prompt has answers"):
+        read_recorded(path, ["a", "c"])
