@@ -94,6 +94,7 @@ class Attempts:
     def prices_changed(self) -> None:
         """Forget what was worked out with the prices before."""
         self._ways = ways_of(self.snapshot, self._fleet.learned)
+        self._fleet.offered.clear()
 
     async def _try(
         self, call: Call, exchange: Exchange, deployment: Deployment, reason: str, ways: Sequence[OnShort] | None = None

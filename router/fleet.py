@@ -170,6 +170,11 @@ class Fleet:
 
         What calls told is in them at the latest `LEARN_EVERY` calls or `LEARN_SECONDS` later; failures are at once.
         """
+        self.refresh()
+        return self._states
+
+    def refresh(self) -> bool:
+        """Bring all views up to date. True: all deployments are up, but for those that are `busy`."""
         now = self._clock()
         if self._cooling:
             for state in self._cooling:
@@ -182,7 +187,7 @@ class Fleet:
             for state in self._states.values():
                 self._learn(state)
                 self._forget(state, now)
-        return self._states
+        return not (self._cooling or self._closed)
 
     def seen(self, name: str) -> FleetView:
         """The deployment as the last `look` or `view` showed it; nothing is brought up to date."""
@@ -360,6 +365,8 @@ class Fleet:
             if output_tokens:
                 found.setdefault(size_class(input_tokens), []).append(output_tokens)
         ours = self._averages
+        for prepared in self.offered.values():
+            prepared.sizes.clear()
         for size, lengths in found.items():
             ours[_ALL_SIZES] = _moved(ours.get(_ALL_SIZES), lengths)
             ours[size] = _moved(ours.get(size), lengths)

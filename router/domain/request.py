@@ -117,6 +117,8 @@ class ParsedRequest(msgspec.Struct, gc=False):
     """What it may buy beside tokens, or at other rates; None: nothing."""
     labelled: bool = False
     """Whether any of user, session, tags, only, ignore, order, max_cost_nusd may be set."""
+    common: bool = False
+    """Whether it is one chat of texts that says nothing but how long its answer may be and whether it is to be streamed."""
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -164,6 +166,8 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         _read_output(fields, parsed)
     if not _only_common(fields):
         _read_rare(fields, parsed)
+    elif operation == "chat":
+        parsed.common = shape.modalities is TEXT_ONLY
     if not _USUAL.issuperset(fields):
         _refuse_look_alikes(fields)
     return parsed

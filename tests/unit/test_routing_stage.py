@@ -280,16 +280,21 @@ def test_candidates_that_fit_are_those_that_the_filters_leave_alone(cap: int | N
     """The short way to a decision must not differ from the long one by a bit."""
     state = fleet()
     call = call_of("auto", **({} if cap is None else {"max_tokens": cap}), **more)
-    state.succeeded("one/small", first_token_ms=None, total_ms=1.0, output_tokens=700, input_tokens=call.request.shape.tokens_likely)
-    if health == "cooldown":
-        state.failed("one/large", cause="auth")
-    with suppress(RouterError):
-        route_call(call, state, 0.0)
-    views, fit = offers(call, call.branch, state)
-    long_way = decide(call.branch, call.facts, views, 0.0)
-    assert fit is (not long_way.rejected)
-    assert call.decision == long_way
-    for view in views:
-        deployment = call.snapshot.deployments[view.traits.deployment]
-        length = view.lengths.get(size_class(call.request.shape.tokens_likely), 700)
-        assert view.expected_nusd == expected_nusd(call.request, deployment, length)
+    # What was worked out with the first length must not outlive the second.
+    for answered in (700, 40):
+        state.succeeded(
+            "one/small", first_token_ms=None, total_ms=1.0, output_tokens=answered, input_tokens=call.request.shape.tokens_likely
+        )
+        if health == "cooldown":
+            state.failed("one/large", cause="auth")
+        with suppress(RouterError):
+            route_call(call, state, 0.0)
+        views, fit = offers(call, call.branch, state)
+        long_way = decide(call.branch, call.facts, views, 0.0)
+        assert fit is (not long_way.rejected)
+        assert call.decision == long_way
+        usual = state.usual_length(size_class(call.request.shape.tokens_likely))
+        for view in views:
+            deployment = call.snapshot.deployments[view.traits.deployment]
+            length = view.lengths.get(size_class(call.request.shape.tokens_likely), usual)
+            assert view.expected_nusd == expected_nusd(call.request, deployment, length)
