@@ -25,6 +25,8 @@ from policies.answers import Extract, agree
 BYTES_PER_TOKEN: Final = 4.5
 TEMPLATE_TOKENS: Final = 10
 """That a chat adds to its text."""
+FILLER: Final = "well "
+"""A token of a text that is made up."""
 RIGHT: Final = 0.5
 """Least score of an answer that is taken for right where its text is made up."""
 
@@ -88,7 +90,9 @@ class Made:
         popular = draw.random() < self.same_wrong**0.5
         number = 42 if score >= RIGHT else 13 if popular else draw.randrange(1_000, 1_000_000_000)
         tokens = TEMPLATE_TOKENS + round(len(one.prompt.encode()) / BYTES_PER_TOKEN)
-        return Answer(text=f"The answer is {number}.", input_tokens=tokens, output_tokens=self._output(one, model, tokens), score=score)
+        length = self._output(one, model, tokens)
+        text = f"{FILLER * length}\nThe answer is {number}."
+        return Answer(text=text, input_tokens=tokens, output_tokens=length, score=score)
 
     def _output(self, one: Recorded, model: str, tokens: int) -> int:
         cost, price = one.cost_usd.get(model), self.prices[model]

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ class Replaying:
     """Answers each model's prompts as it once did. See `router.ports.Upstream`."""
 
     def __init__(self, recorded: Sequence[Recorded], first_token_ms: Mapping[str, float]) -> None:
-        """`first_token_ms`: after which time a model begins to answer; those that are not named do at once."""
+        """`first_token_ms`: after which time a model begins to stream; those that are not named do at once."""
         self._recorded = {one.prompt: one for one in recorded}
         self._first_token_ms = first_token_ms
         self.asked: dict[str, set[str]] = {}
@@ -65,7 +66,7 @@ class Replaying:
         said = self._recorded[prompt].answers[model]
         self.asked.setdefault(model, set()).add(prompt)
         wait = self._first_token_ms.get(model)
-        if wait:
+        if wait and wish.get("stream"):
             await asyncio.sleep(wait / 1000)
         usage = {"prompt_tokens": said.input_tokens, "completion_tokens": said.output_tokens}
         usage["total_tokens"] = said.input_tokens + said.output_tokens
@@ -130,6 +131,7 @@ class Replay(Service):
     def __init__(self, snapshot: Snapshot, upstream: Replaying) -> None:
         super().__init__(snapshot, log_target=os.devnull)
         self._lanes = InProcess(self._stack, upstream)
+        self.began = time.time()
 
 
 @dataclass
@@ -158,6 +160,14 @@ def nothing(number: int, one: Recorded) -> Mapping[str, Any]:
     return {}
 
 
+Before = Callable[[Replay, int], Awaitable[None]]
+"""Called before each request, with its number."""
+
+
+async def no_wait(service: Replay, number: int) -> None:
+    """Nothing."""
+
+
 async def replay(
     config: str,
     recorded: Sequence[Recorded],
@@ -165,6 +175,7 @@ async def replay(
     extra: Extra = nothing,
     first_token_ms: Mapping[str, float] | None = None,
     parallel: int = 1,
+    before: Before = no_wait,
 ) -> Outcome:
     """Ask the route `auto` of a configuration all prompts. `STORE` in it stands for the ledger's file."""
     upstream = Replaying(recorded, first_token_ms or {})
@@ -172,7 +183,7 @@ async def replay(
         text = config.replace("STORE", str(Path(folder) / "ledger.sqlite"))
         snapshot = load_text(text, source="replay.yaml", environ={}, price_book=price_book()).snapshot
         async with Replay(snapshot, upstream) as service:
-            clients = await _ask_all(service, recorded, extra, parallel)
+            clients = await _ask_all(service, recorded, extra, parallel, before)
             charges: dict[str, int] = {}
             async for line in service.ledger.records():
                 record = json.loads(line)
@@ -190,13 +201,14 @@ async def replay(
     )
 
 
-async def _ask_all(service: Service, recorded: Sequence[Recorded], extra: Extra, parallel: int) -> list[Asking]:
+async def _ask_all(service: Replay, recorded: Sequence[Recorded], extra: Extra, parallel: int, before: Before) -> list[Asking]:
     room = asyncio.Semaphore(parallel)
 
     async def ask(number: int, one: Recorded) -> Asking:
         body = {"model": "auto", "messages": [{"role": "user", "content": one.prompt}], **extra(number, one)}
         client = Asking(json.dumps(body).encode())
         async with room:
+            await before(service, number)
             await service.pipeline.serve(client, "chat")
         if client.status >= 500 and client.status != 503:
             raise RuntimeError(f"status {client.status}: {client.answer[:500]!r}")

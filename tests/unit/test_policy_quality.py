@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.policy_quality import cascade
-from benchmarks.policy_quality.recorded import Made, Price, read_recorded
+from benchmarks.policy_quality import cascade, presets
+from benchmarks.policy_quality.recorded import Answer, Made, Price, Recorded, read_recorded
 from benchmarks.policy_quality.replay import replay
 from router.replay.evaluation import Score, points_of, read_lines
+from router.settings.preset import presets as ready_made
 
 PRICES = {"a": Price(0.1, 0.2), "b": Price(0.2, 0.4), "big": Price(2.0, 8.0)}
 SAID = {"right": ("12", "12", "12"), "one": ("7", "12", "12"), "both": ("7", "9", "12"), "same": ("7", "7", "12")}
@@ -62,3 +63,20 @@ def test_wrong_answers_that_are_made_up_agree_as_often_as_is_said(tmp_path: Path
         assert sum(one.answers["a"].text == one.answers["b"].text for one in recorded) == share * 200
     with pytest.raises(SystemExit, match="no prompt has answers"):
         read_recorded(path, ["a", "c"])
+
+
+async def test_a_ready_made_route_is_measured_as_it_is_served() -> None:
+    """Tags, classes and the pace of the budget are those that the service sees."""
+    said = {name: Answer(text="42", input_tokens=100, output_tokens=10, score=0.5 + place / 10) for place, name in enumerate(presets.NAMES)}
+    recorded = [Recorded(prompt=f"p{number}", cat="gsm8k" if number % 2 else "mmlu", answers=said) for number in range(6)]
+    outcome = await presets.measured("cheapest-capable", recorded, dict.fromkeys(presets.NAMES, 0.5), 1.0)
+    assert outcome.answered == {"meta-llama/llama-3.1-8b-instruct": 0.5, "mistralai/mistral-large-2512": 0.5}
+    assert outcome.quality == pytest.approx((0.5 + 0.7) / 2)
+    assert (await presets.measured("budget-pacing", recorded, {name: one.score for name, one in said.items()}, 1.0)).refused == 0
+
+
+def test_the_documentation_has_what_every_ready_made_route_costs() -> None:
+    """The table is written by the benchmark; a preset that is new has to be measured."""
+    measured = (Path(__file__).parents[2] / presets.PAGE).read_text(encoding="utf-8").partition(presets.BEGIN)[2].partition(presets.END)[0]
+    assert all(f"| `{name}` |" in measured for name in ready_made())
+    assert presets.written(f"a{presets.BEGIN}old{presets.END}b", "new") == f"a{presets.BEGIN}\n\nnew\n\n{presets.END}b"
