@@ -23,8 +23,13 @@ import pytest
 import redis
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+from hypothesis import HealthCheck, settings
 
 from router.adapters.redis.scripts import NAMES, script
+
+# How long a busy machine takes to make up or run an example is no result of a test.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def free_port() -> int:
