@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -12,6 +12,7 @@ from policies.kinds.fields import InnerEntry, Pick, PickEntry, Problem, Share, W
 from policies.plans import Agree, Cascade, Judge, Live, Step, Verify, added
 from policies.types import Candidate, Ranked, Ranking, RequestFacts, Traits
 
+LEAST_STEPS: Final = 2
 Extract = Literal["auto", "json", "choice", "number", "text"]
 QUESTION = (
     "You check answers of another assistant. Say how likely the answer is correct and complete for the request, "
@@ -85,7 +86,10 @@ class CascadeOptions(BaseModel):
     kind: Literal["cascade"] = "cascade"
     name: Word = Field(default="cascade", description="Name in records and metrics. Default: `cascade`.")
     steps: tuple[PickEntry, ...] = Field(
-        min_length=2, max_length=5, description="Models in the order to ask: names, or classes such as `{size: small}`."
+        min_length=1,
+        max_length=5,
+        description="Models in the order to ask, two or more: names, or classes such as `{size: small}`.",
+        json_schema_extra={"minItems": LEAST_STEPS},
     )
     verify: VerifyOptions = Field(default_factory=VerifyOptions, description="What an answer must pass.")
     by: InnerEntry = Field(
@@ -172,6 +176,9 @@ def _verify(options: VerifyOptions) -> Verify:
 def problems(options: CascadeOptions, offered: Sequence[Traits]) -> Sequence[Problem]:
     """Steps that nothing is in; a judge that the rule does not lead to, so that no filter would hold for it."""
     found: list[Problem] = []
+    # With the names that are wrong, not before anybody has looked at them.
+    if len(options.steps) < LEAST_STEPS:
+        found.append((("steps",), f"needs {LEAST_STEPS} or more: one to ask first, and one that is asked if its answer does not pass"))
     for index, pick in enumerate(options.steps):
         found += pick.problems(("steps", index), offered)
     verify = options.verify

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SerializeAsAny
 
 from policies.engine import Order
 from policies.types import Candidate, Ranked, RequestFacts, Traits
@@ -35,12 +36,22 @@ def _share(value: object) -> object:
 
 
 def _seconds(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value:g} has no unit; write {value:g}ms or {value:g}s")
     if isinstance(value, str):
         found = _DURATION.fullmatch(value.strip())
         if found is None:
             raise ValueError(f'"{value}" is not a duration; write 800ms, 30s, 5m, 2h or 7d')
         return float(found[1]) * _SECONDS[found[2]]
     return value
+
+
+def written_seconds(value: float) -> str:
+    """Seconds as they are written in YAML."""
+    for unit in ("d", "h", "m", "s"):
+        if value and value % _SECONDS[unit] == 0:
+            return f"{value / _SECONDS[unit]:.0f}{unit}"
+    return f"{value * 1000:.10g}ms"
 
 
 def _names(value: object) -> object:
@@ -50,7 +61,10 @@ def _names(value: object) -> object:
 Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str), Field(ge=0, le=1, allow_inf_nan=False)]
 Excess = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str), Field(gt=0, le=100, allow_inf_nan=False)]
 Seconds = Annotated[
-    float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(ge=0, le=3_660 * 86400, allow_inf_nan=False)
+    float,
+    BeforeValidator(_seconds, json_schema_input_type=str),
+    PlainSerializer(written_seconds, return_type=str, when_used="json"),
+    Field(ge=0, le=3_660 * 86400, allow_inf_nan=False),
 ]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
@@ -100,9 +114,19 @@ class Pick(BaseModel):
         """Names that nothing in `use` has, and classes that nothing fits."""
         for name in self.names:
             if not any(name in (one.deployment, one.model, one.provider) for one in offered):
-                yield path, f'"{name}" is not among the models that `use` leads to'
+                yield path, f'"{name}" is not among the models that `use` leads to{_meant(name, offered)}'
         if not self.names and not any(map(self.fits, offered)):
             yield path, "no model that `use` leads to has these classes"
+
+
+def _meant(name: str, offered: Sequence[Traits]) -> str:
+    """What is there instead."""
+    known = list(dict.fromkeys(word for one in offered for word in (one.model, one.deployment, one.provider)))
+    close = difflib.get_close_matches(name, known, n=1)
+    # A beginning of a name says enough.
+    close = close or [word for word in known if name and word.startswith(name)][:1]
+    models = ", ".join(dict.fromkeys(one.model for one in offered))
+    return f'; did you mean "{close[0]}"?' if close else f"; it leads to {models}"
 
 
 PickEntry = Annotated[Pick, BeforeValidator(_names, json_schema_input_type=str | list[str] | Pick)]

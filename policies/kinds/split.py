@@ -6,15 +6,30 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from policies.engine import Order
-from policies.kinds.fields import Excess, InnerEntry, PickEntry, Problem, Seconds, Share, StickyBy, Word, bound, in_order, point_of
+from policies.kinds.fields import (
+    Excess,
+    InnerEntry,
+    PickEntry,
+    Problem,
+    Seconds,
+    Share,
+    StickyBy,
+    Word,
+    bound,
+    in_order,
+    point_of,
+    written_seconds,
+)
 from policies.plans import Arm, Live, Stop, added
 from policies.types import Candidate, Ranking, Rejection, RequestFacts, Traits
 
 CONTROL: Final = "control"
 CANARY: Final = "canary"
+ROUNDING: Final = 0.0015
+"""Shares may add up to so much more or less than 1: three times 33.3 %."""
 
 
 class SplitBranch(BaseModel):
@@ -23,7 +38,9 @@ class SplitBranch(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: Word = Field(description="Name in records and metrics.")
-    share: Share = Field(description="Share of the requests, in proportion to those of the other branches. Unit: 0 to 1 or a percentage.")
+    share: Share = Field(
+        description="Share of the requests; all branches together have 100 %, but for rounding. Unit: 0 to 1 or a percentage."
+    )
     use: PickEntry = Field(description="Which of the models that the rule's `use` leads to: names, or classes such as `{size: small}`.")
     by: InnerEntry = Field(default="cost", validate_default=True, description="How they are ordered: any policy kind. Default: `cost`.")
 
@@ -46,14 +63,20 @@ class SplitOptions(BaseModel):
         default=True, description="Whether models of the other branches are tried if all of its own fail. Default: true."
     )
 
-    @model_validator(mode="after")
-    def _apart(self) -> SplitOptions:
-        names = [branch.name for branch in self.branches]
+    @field_validator("branches")
+    @classmethod
+    def _apart(cls, branches: tuple[SplitBranch, ...]) -> tuple[SplitBranch, ...]:
+        names = [branch.name for branch in branches]
         if len(set(names)) < len(names):
             raise ValueError("two branches have one name")
-        if not sum(branch.share for branch in self.branches):
-            raise ValueError("all shares are 0")
-        return self
+        total = sum(branch.share for branch in branches)
+        if abs(total - 1) > ROUNDING:
+            raise ValueError(f"the shares add up to {_percent(total)}; they must add up to 100%")
+        return branches
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.6g}%"
 
 
 class RampStep(BaseModel):
@@ -92,7 +115,7 @@ class CanaryOptions(BaseModel):
         description="The new models: names or classes, of those that the rule's `use` leads to. The others are the control."
     )
     share: Share = Field(default=0.05, description="Share of the requests. Unit: 0 to 1 or a percentage. Default: 5%.")
-    ramp: tuple[RampStep, ...] = Field(default=(), description="Other shares later on: `[{after: 1h, share: 10%}]`. Default: none.")
+    ramp: tuple[RampStep, ...] = Field(default=(), description="Larger shares later on: `[{after: 1h, share: 10%}]`. Default: none.")
     begins: datetime | None = Field(
         default=None,
         description="Beginning of the ramp. Unit: a date or moment, UTC unless it says so. Default: when a process first goes by it.",
@@ -107,6 +130,19 @@ class CanaryOptions(BaseModel):
         default="cost", validate_default=True, description="How the models of either side are ordered: any policy kind. Default: `cost`."
     )
     stop_if: StopIf | None = Field(default=None, description="When it is taken back. Default: never.")
+
+    @field_validator("ramp")
+    @classmethod
+    def _rises(cls, ramp: tuple[RampStep, ...], info: ValidationInfo) -> tuple[RampStep, ...]:
+        share, after = info.data.get("share", 0.0), -1.0
+        for step in sorted(ramp, key=lambda step: step.after):
+            if step.after == after:
+                raise ValueError(f"two shares after {written_seconds(after)}")
+            if step.share < share:
+                now = f"{_percent(step.share)} after {written_seconds(step.after)}"
+                raise ValueError(f"goes down: {now} is less than the {_percent(share)} before it")
+            share, after = step.share, step.after
+        return ramp
 
 
 def bind_split(options: SplitOptions) -> Order:

@@ -16,7 +16,7 @@ from router.settings import loader
 from router.settings.compile import compile_settings
 from router.settings.compile_context import PriceLookup
 from router.settings.findings import Finding, InvalidSettings, Path, field_name
-from router.settings.messages import explain, written
+from router.settings.messages import explain, is_second_hand, written
 from router.settings.model import Settings
 from router.settings.references import hidden_texts, resolve
 from router.snapshot import Snapshot
@@ -131,7 +131,7 @@ def _validate(data: dict[str, Any]) -> _Checked:
             checked.settings = Settings.model_validate(left)
             return checked
         except ValidationError as exc:
-            errors = exc.errors(include_url=False)
+            errors = [error for error in exc.errors(include_url=False) if not is_second_hand(error)]
         found = [explain(error, Settings, data) for error in errors]
         # What an entry lacks since a field of it was taken out is not its writer's mistake.
         checked.findings += [f for error, f in zip(errors, found, strict=True) if not _is_consequence(f, error["loc"], checked)]

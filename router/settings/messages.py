@@ -40,6 +40,12 @@ _BOUNDS: Final = {
 }
 
 
+def is_second_hand(error: Mapping[str, Any]) -> bool:
+    """Whether it only follows from another one: a list is too short because what is wrong in it was not counted."""
+    least = error.get("ctx", {}).get("min_length", 1)
+    return error["type"] == "too_short" and isinstance(error["input"], list | tuple | dict) and len(error["input"]) >= least
+
+
 def explain(error: Mapping[str, Any], root: type[BaseModel], data: Any) -> Finding:
     """One error of pydantic as a finding."""
     loc: Path = tuple(error["loc"])
@@ -68,7 +74,7 @@ def _message(kind: str, error: Mapping[str, Any]) -> str:
         return _not_known(value, str(context.get("expected", "")))
     if kind == "too_short":
         least, given = context.get("min_length", 1), context.get("actual_length", 0)
-        return f"needs {least} or more that are right" if least > 1 or given else "is empty"
+        return f"needs {least} or more" if least > 1 or given else "is empty"
     return str(error["msg"])
 
 

@@ -12,7 +12,7 @@ from router.errors import ConfigError
 from router.settings import loader
 from router.settings.findings import Finding, shown
 from router.settings.load import read_file
-from router.settings.messages import explain
+from router.settings.messages import explain, is_second_hand
 from router.settings.types import Count, Duration, Flag, Instant, Section, Share, Text, Usd, Words, all_defaults
 
 ENDING = ".test.yaml"
@@ -178,7 +178,7 @@ def read_tests(path: str) -> tuple[TestFile, list[int]]:
     try:
         found = TypeAdapter(TestFile).validate_python(document.data)
     except ValidationError as errors:
-        findings = [explain(one, TestFile, document.data) for one in errors.errors(include_url=False)]
+        findings = [explain(one, TestFile, document.data) for one in errors.errors(include_url=False) if not is_second_hand(one)]
     if findings or document.findings:
         raise ConfigError(document.report(findings))
     return found, [document.mark(("tests", number)).line for number in range(len(found.tests))]

@@ -101,9 +101,14 @@ def test_a_canary_grows_with_its_age_until_it_is_stopped(live: dict[str, float],
     [
         ("split", {"branches": [SPLIT["branches"][0], {**SPLIT["branches"][1], "name": "a"}]}),
         ("split", {"branches": [{**each, "share": 0} for each in SPLIT["branches"]]}),
+        (
+            "split",
+            {"branches": [{**each, "share": "33.3%", "name": name} for each, name in zip(SPLIT["branches"] * 2, "abcd", strict=True)]},
+        ),
         ("split", {"branches": [{**each, "by": "cots"} for each in SPLIT["branches"]]}),
         ("canary", {"to": "new", "share": "five"}),
         ("canary", {"to": "new", "ramp": [{"after": "soon", "share": 1}]}),
+        ("canary", {"to": "new", "ramp": [{"after": "1h", "share": 1}, {"after": "60m", "share": 1}]}),
         ("hedge", {"by": 5}),
     ],
 )
@@ -111,6 +116,14 @@ def test_options_that_say_nothing_sensible_are_refused(kind: str, options: dict[
     """While a file is read, not while requests come in."""
     with pytest.raises(ValidationError):
         KINDS[kind].options(**options)
+
+
+def test_durations_and_shares_are_written_as_they_are_read() -> None:
+    """`check --effective` prints a file that can be loaded again; three thirds are 100 % but for rounding."""
+    for text in ("90s", "1h", "800ms", "0ms", "2d", "1.5ms"):
+        assert KINDS["hedge"].options(after=text).model_dump(mode="json")["after"] == text
+    thirds = [{"name": name, "share": "33.3%", "use": "small"} for name in "abc"]
+    assert len(KINDS["split"].options(branches=thirds).model_dump()["branches"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -456,7 +469,7 @@ def test_policies_that_fit_what_is_offered_have_no_problems() -> None:
         assert list(entry.problems(entry.options(**wrong), [LARGE.traits]))
     took = {tuple(order(rank("canary", [SMALL, NEW], n / 9, facts(key_id="k"), to="new", sticky="key", share=0.5))) for n in range(9)}
     assert len(took) == 1
-    inside = KINDS["hedge"].options(by=KINDS["fixed"].options(), after=1.5)
+    inside = KINDS["hedge"].options(by=KINDS["fixed"].options(), after="1.5s")
     assert KINDS["hedge"].options(by=inside.by, after="1.5s") == inside
 
 

@@ -193,7 +193,27 @@ ROUTE_MISTAKES = [
     ("{use: {size: tiny}}", '8:19: routes.r.use.size: "tiny" is not known here; known: small, medium, large'),
     ("{use: big, by: {kind: latency, target_ms: 800ms}}", '8:48: routes.r.by.target_ms: "800ms" is not a number; write 800'),
     ("{use: big, by: {kind: bandit, worth_usd: $0.02}}", '8:47: routes.r.by.worth_usd: "$0.02" is not a number; write 0.02'),
-    ("{use: big, by: {kind: cascade, steps: [big]}}", "8:44: routes.r.by.steps: needs 2 or more that are right"),
+    (
+        "{use: big, by: {kind: cascade, steps: [big]}}",
+        "8:44: routes.r.by.steps: needs 2 or more: one to ask first, and one that is asked if its answer does not pass",
+    ),
+    (
+        "{use: [big, tiny], by: {kind: cascade, steps: [ti, big]}}",
+        '8:53: routes.r.by.steps[0]: "ti" is not among the models that `use` leads to; did you mean "tiny"?',
+    ),
+    (
+        "{use: [big, tiny], by: {kind: split, branches: [{name: a, share: 60, use: big}, {name: b, share: 40%, use: tiny}]}}",
+        "8:71: routes.r.by.branches[0].share: must be at most 1; write 60%",
+    ),
+    (
+        "{use: [big, tiny], by: {kind: split, branches: [{name: a, share: 60%, use: big}, {name: b, share: 50%, use: tiny}]}}",
+        "8:53: routes.r.by.branches: the shares add up to 110%; they must add up to 100%",
+    ),
+    (
+        "{use: [big, tiny], by: {kind: canary, to: tiny, share: 10%, ramp: [{after: 1d, share: 20%}, {after: 90s, share: 5%}]}}",
+        "8:72: routes.r.by.ramp: goes down: 5% after 90s is less than the 10% before it",
+    ),
+    ("{use: [big, tiny], by: {kind: hedge, after: 800}}", "8:50: routes.r.by.after: 800 has no unit; write 800ms or 800s"),
     ("{policy: korean}", '8:6: routes.r: no model has these classes: language: ko (rule "korean")'),
     ("{use: {size: large}}", "8:12: routes.r.use: no model has these classes: size: large"),
     ("{use: {names: big, size: small}}", "8:12: routes.r.use: give names or classes, not both"),
