@@ -82,6 +82,8 @@ class GateProtocol(asyncio.Protocol):
         # Set before any other callback.
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.active: WireExchange | None = None
+        self.task: asyncio.Task[None] | None = None
+        """Serves the active request."""
         self.waiting: deque[WireExchange] = deque()
         self.draining = self.gate.draining
         self.closing = False
@@ -427,25 +429,43 @@ class GateProtocol(asyncio.Protocol):
             self.waiting.append(exchange)
 
     def _start(self, exchange: WireExchange) -> None:
+        """Serve a request. Nothing else is being served."""
         self.active = exchange
-        gate = self.gate
-        operation = exchange.head.operation
-        work = serve_asgi(gate.asgi, exchange) if operation is None else gate.work(exchange, exchange.head, operation)
-        task = exchange.task = self.loop.create_task(work)
-        self.state.tasks.add(task)
-        task.add_done_callback(self._served)
+        task = self.task
+        if task is None:
+            task = self.task = self.loop.create_task(self._serve())
+            self.state.tasks.add(task)
+            task.add_done_callback(self._ended)
+        exchange.task = task
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        """The task is over, money included: the connection is free for the next request."""
+    async def _serve(self) -> None:
+        """Serve the active request, then those that have come meanwhile: a task for each would cost more than all of the edge."""
+        gate = self.gate
+        while (exchange := self.active) is not None:
+            operation = exchange.head.operation
+            try:
+                await (serve_asgi(gate.asgi, exchange) if operation is None else gate.work(exchange, exchange.head, operation))
+            # The last line of defence: a bug must not take the connection's other requests with it.
+            except Exception as exc:  # noqa: BLE001
+                gate.report(exc)
+                if operation is not None:
+                    exchange.fail()
+            self._served(exchange)
+        # At once: the next request may come before the callback of the end.
+        self.task = None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The task is over. If it was cancelled, before it began perhaps, its request is still the active one."""
         self.state.tasks.discard(task)
+        if self.task is task:
+            self.task = None
+            if self.active is not None:
+                self._served(self.active)
+
+    def _served(self, exchange: WireExchange) -> None:
+        """A request is over, money included: the connection is free for the next one."""
+        self.active = None
         self.state.total_requests += 1
-        exchange, self.active = self.active, None
-        # Nothing else ends it.
-        assert exchange is not None  # noqa: S101
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            self.gate.report(problem)
-            if exchange.head.operation is not None:
-                exchange.fail()
         if not exchange.complete or not exchange.keep_alive:
             self.close()
         elif self.ending or self.waiting or self.closing or self.paused is not None:

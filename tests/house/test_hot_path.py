@@ -218,7 +218,7 @@ async def test_64_requests_at_once_are_two_writes_to_the_store(tmp_path: Path, r
 
 
 @pytest.mark.parametrize("store", ["redis", "sqlite"], indirect=True)
-async def test_a_request_is_one_task_and_no_json_is_read_twice(tmp_path: Path, store: str) -> None:
+async def test_a_request_is_one_task_at_most_and_no_json_is_read_twice(tmp_path: Path, store: str) -> None:
     """A task costs 3 µs and a decode of a long body hundreds; the json of the standard library is ten times slower than ours."""
     async with (
         ScriptedUpstream(default=Json()) as up,
@@ -231,7 +231,8 @@ async def test_a_request_is_one_task_and_no_json_is_read_twice(tmp_path: Path, s
         for _ in range(REQUESTS):
             await client.ask(raw)
         counts = await service.tell()
-    assert REQUESTS <= counts["tasks"] <= REQUESTS + SPARE
+    # None where it comes before the money of the one before is settled.
+    assert counts["tasks"] <= REQUESTS + SPARE
     assert counts["decodes"] // REQUESTS == DECODES
     assert counts["json"] == 0
 

@@ -184,3 +184,19 @@ async def test_requests_of_the_same_head_in_one_packet_are_answered_in_order() -
     await talk.send(calls[0], calls[1] + calls[2], calls[3][:-2], calls[3][-2:] + calls[4] + calls[5], calls[6])
     assert [body for _, _, body in talk.seen] == [b"[%d]" % number for number in range(7)]
     assert b"".join(talk.wire.written).count(b"HTTP/1.1 200") == 7
+
+
+async def test_calls_that_wait_are_served_by_one_task_and_none_is_left_when_the_client_goes() -> None:
+    """A task for each would cost more than all of the edge; one that is cancelled before it begins must not stay for ever."""
+    talk = Talk()
+    for _ in range(2):
+        for number in range(3):
+            talk.protocol.data_received(call(b"[%d]" % number))
+        assert len(talk.state.tasks) == 1
+        await talk.send(b"")
+    assert [body for _, _, body in talk.seen] == [b"[0]", b"[1]", b"[2]"] * 2
+    talk.protocol.data_received(call())
+    talk.protocol.connection_lost(None)
+    await talk.send(b"")
+    assert len(talk.seen) == 6
+    assert talk.protocol.active is None
