@@ -235,6 +235,35 @@ class FeedbackStore(Protocol):
         ...
 
 
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """A charge that is changed after its call has ended."""
+
+    attempt_id: str
+    by_nusd: int
+    """Added to what was charged; may be negative."""
+    at_ms: int
+    """When the call was made: in a window that rolls, the change counts there."""
+    buckets: tuple[str, ...]
+    """Ids of the buckets that the charge was booked in; those that do not count USD, or are forgotten, stay as they are."""
+    record: bytes
+    """The line of the log, a `SpendRecord` without its buckets."""
+
+
+class Corrections(Protocol):
+    """Charges that are corrected long afterwards. Raises `StoreUnavailable` from every method."""
+
+    async def turn(self) -> int:
+        """How often corrections were booked. To be asked before the log is read from which new ones are worked out."""
+        ...
+
+    async def book(self, corrections: Sequence[Correction], *, turn: int, entry: bytes) -> bool:
+        """Change the counters, append the records, and `entry` to the audit log, in one step; the turn is then one higher.
+
+        False, and nothing is written: it is another turn by now, so somebody booked corrections since the log was read.
+        """
+        ...
+
+
 class ControlStore(Controls, AuditLog, Protocol):
     """Both, in one store."""
 
@@ -268,6 +297,10 @@ class Ledger(BudgetStore, Lending, Lease, Books, KeyStore, Protocol):
 
     def alert_store(self) -> AlertStore:
         """What alerts keep in the same store. Usable while this is open."""
+        ...
+
+    def corrections(self) -> Corrections:
+        """Changes of old charges, in the same store. Usable while this is open."""
         ...
 
     def shelf(self) -> Shelf:

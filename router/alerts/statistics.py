@@ -10,6 +10,7 @@ import msgspec
 from router.alerts.anomaly import HOUR_MS, WEEK_HOURS, WEEKS
 from router.alerts.forecast import DAY, Burn, Profile, shape_of
 from router.domain.budgets import Budget
+from router.domain.rerate import REASON
 from router.domain.windows import budget_of
 
 VERSION: Final = 1
@@ -25,6 +26,7 @@ class Line(msgspec.Struct):
     """What is read of a spend record."""
 
     at_ms: int = 0
+    reason: str = ""
     charge_nusd: int = 0
     team: str = ""
     deployment: str = ""
@@ -50,10 +52,12 @@ class Statistics(msgspec.Struct, dict=True):
     """Deployments that were called at an assumed price."""
 
     def add(self, record: bytes, *, budgets: Mapping[str, Budget], is_team: Callable[[str], bool]) -> None:
-        """Count a record; one that cannot be read is left out."""
+        """Count a record; one that cannot be read is left out, and so is a change of old charges: nobody spent then."""
         try:
             line = _DECODER.decode(record)
         except msgspec.MsgspecError:
+            return
+        if line.reason == REASON:
             return
         self._add_hour(line, is_team)
         for bucket in line.buckets:

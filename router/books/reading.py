@@ -54,18 +54,24 @@ async def _feedback(ledger: Ledger, since_ms: int) -> list[Feedback]:
 
 
 async def _read(ledger: Ledger, take: Callable[[SpendRecord], None], *, since_ms: int, until_ms: int | None) -> int:
-    decoder = msgspec.json.Decoder(SpendRecord)
-    unreadable = 0
     await ledger.open(replica_id=f"books-{secrets.token_hex(6)}", lease_seconds=LEASE_SECONDS)
     try:
-        async for line in ledger.records(since_ms=since_ms, until_ms=until_ms):
-            try:
-                record = decoder.decode(line)
-            except msgspec.DecodeError:
-                unreadable += 1
-            else:
-                take(record)
+        unreadable = await read_open(ledger, take, since_ms=since_ms, until_ms=until_ms)
         await ledger.release()
     finally:
         await ledger.close()
+    return unreadable
+
+
+async def read_open(ledger: Ledger, take: Callable[[SpendRecord], None], *, since_ms: int = 0, until_ms: int | None = None) -> int:
+    """`each_record` for a ledger that is open. Raises `StoreUnavailable`."""
+    decoder = msgspec.json.Decoder(SpendRecord)
+    unreadable = 0
+    async for line in ledger.records(since_ms=since_ms, until_ms=until_ms):
+        try:
+            record = decoder.decode(line)
+        except msgspec.DecodeError:
+            unreadable += 1
+        else:
+            take(record)
     return unreadable

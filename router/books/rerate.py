@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
-from typing import Final
 
 from router.domain.prices import Price
 from router.domain.records import SpendRecord
-from router.domain.rerate import charge_at
+from router.domain.rerate import REASON, charge_at
 from router.spend import dimension
-
-REASON: Final = "rerate"
-"""`reason` of a record that corrects a charge after prices were changed."""
 
 PriceOf = Callable[[SpendRecord], Price | None]
 """The price to use for a record; None: none is known, its charge stays."""
@@ -25,14 +21,19 @@ class Bill:
 
     charged_nusd: int = 0
     used: SpendRecord | None = None
-    last: SpendRecord | None = None
+    first: SpendRecord | None = None
 
     def add(self, record: SpendRecord) -> None:
         """Take in one line of the log: the settlement, or a sweep, its correction, or an earlier re-rating."""
         self.charged_nusd += record.charge_nusd
-        self.last = self.last or record
+        self.first = self.first or record
         if record.reason != REASON and record.outcome != "swept":
             self.used = record
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was charged is known: what corrects a charge from before the span does not say how much that was."""
+        return self.used is not None and self.first is not None and self.first.outcome != "corrected"
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Compared:
     charged_nusd: int = 0
     rerated_nusd: int = 0
     kept: int = 0
-    """Calls without a price, or whose use is not known (swept and never corrected): their charge stays."""
+    """Calls without a price, or whose use is not known (swept and never corrected, or charged before the span): their charge stays."""
 
 
 @dataclass(slots=True)
@@ -57,12 +58,14 @@ class Change:
 
 @dataclass(slots=True)
 class Rerating:
-    """Collects the records of a span, then compares.
+    """Collects records from the beginning of a span on, then compares the calls that were first charged in it.
 
-    A call whose settlement lies in the span and whose correction lies after it is compared by what lies in the span.
+    Corrections count whenever they were booked: what was corrected after the span is not corrected again.
     """
 
     price_of: PriceOf
+    until_ms: int | None = None
+    """End of the span, not included; None: it has none."""
     by: tuple[str, ...] = ("deployment",)
     zone: tzinfo = UTC
     bills: dict[str, Bill] = field(default_factory=dict)
@@ -72,18 +75,20 @@ class Rerating:
 
     def add(self, record: SpendRecord) -> None:
         """Take in one record."""
+        if self.until_ms is not None and record.at_ms >= self.until_ms and record.attempt_id not in self.bills:
+            return
         self.bills.setdefault(record.attempt_id, Bill()).add(record)
 
     def compare(self) -> None:
         """Charge every attempt anew. Call it once, after the last record."""
         for bill in self.bills.values():
-            record = bill.used or bill.last
+            record = bill.used or bill.first
             if record is not None:
                 self._compare(record, bill)
 
     def _compare(self, record: SpendRecord, bill: Bill) -> None:
         price = self.price_of(record)
-        cost = None if price is None or bill.used is None else _cost(record, price)
+        cost = None if price is None or not bill.is_whole else _cost(record, price)
         group = tuple([dimension(name)(record, self.zone) for name in self.by])
         for row in (self.rows.setdefault(group, Compared()), self.total):
             row.calls += 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from router.adapters.choose import choose_store, must_exist, open_ledger
+from router.adapters.choose import choose_store, must_exist, open_ledger, visiting
 from router.books.reading import TIMEOUT_SECONDS, each_record
 from router.books.rerate import Compared, PriceOf, Rerating
+from router.commands.changes import operator
 from router.commands.options import Store
 from router.domain.money import format_usd
 from router.domain.prices import Price, price_at
@@ -26,30 +28,58 @@ def command(
     since: Annotated[str, typer.Option(help="From here on: 7d, 24h, 2026-11-01 or 2026-11-01T14:00.")] = "30d",
     until: Annotated[str | None, typer.Option(help="Up to, not including: as --since. Default: now.")] = None,
     by: Annotated[str, typer.Option(help="Split by one or more dimensions of `faregate spend`, joined by commas.")] = "deployment",
+    apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Book the differences, or only show them.")] = False,
+    reason: Annotated[str, typer.Option(help="With --apply: why; goes into the audit log.")] = "",
     store: Store = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")] = False,
 ) -> None:
-    """Charge every call of a span anew, from its record, at other prices. Changes nothing."""
+    """Charge every call of a span anew, from its record, at other prices. Changes nothing without --apply."""
     if (prices is None) == (config is None):
         raise typer.BadParameter("name one of --prices and --config")
+    if apply and not reason.strip():
+        raise typer.BadParameter("--apply changes what was charged: say why, with --reason")
     try:
         now = datetime.now(UTC)
         begin = parse_moment(since, now=now, zone=UTC)
         end = parse_moment(until, now=now, zone=UTC) if until else None
-        rerating = Rerating(price_of=_prices(prices, config), by=parse_dimensions(by))
+        until_ms = None if end is None else int(end.timestamp() * 1000)
+        rerating = Rerating(price_of=_prices(prices, config), until_ms=until_ms, by=parse_dimensions(by))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    ledger = open_ledger(must_exist(choose_store(store, config)), timeout_seconds=TIMEOUT_SECONDS)
-    until_ms = None if end is None else int(end.timestamp() * 1000)
-    unreadable = each_record(ledger, rerating.add, since_ms=int(begin.timestamp() * 1000), until_ms=until_ms)
+    address = must_exist(choose_store(store, config))
+    since_ms = max(0, int(begin.timestamp() * 1000))
+    if apply:
+        booked = asyncio.run(_apply(address, rerating, since_ms, reason.strip()))
+        _report(rerating, as_json=as_json, booked=booked)
+        return
+    unreadable = each_record(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), rerating.add, since_ms=since_ms)
     rerating.compare()
     if unreadable:
         typer.echo(f"{unreadable} records could not be read and are not in the sums.", err=True)
+    _report(rerating, as_json=as_json, booked=None)
+
+
+async def _apply(store: str, rerating: Rerating, since_ms: int, reason: str) -> int:
+    from router.books.correcting import apply
+
+    async with visiting(store) as ledger:
+        return await apply(ledger, rerating, since_ms=since_ms, who=operator(), reason=reason)
+
+
+def _report(rerating: Rerating, *, as_json: bool, booked: int | None) -> None:
     if as_json:
         rows = [dict(zip(rerating.by, group, strict=True)) | _fields(row) for group, row in rerating.sorted_rows()]
-        print(msgspec.json.format(msgspec.json.encode({"rows": rows, "total": _fields(rerating.total)}), indent=2).decode())
-    else:
-        _print(rerating)
+        print(msgspec.json.format(msgspec.json.encode({"rows": rows, "total": _fields(rerating.total)} | _said(booked)), indent=2).decode())
+        return
+    _print(rerating)
+    if booked is not None:
+        typer.echo(f"{booked:,} corrections were booked.")
+    elif rerating.changes:
+        typer.echo(f"Nothing was changed. --apply books {len(rerating.changes):,} corrections.")
+
+
+def _said(booked: int | None) -> dict[str, int]:
+    return {} if booked is None else {"booked": booked}
 
 
 def _prices(prices: str | None, config: str | None) -> PriceOf:

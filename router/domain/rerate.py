@@ -7,12 +7,20 @@ from typing import Final
 from router.domain.extras import with_search
 from router.domain.money import MAX_NUSD
 from router.domain.prices import Price, Rates
-from router.domain.pricing import charge
+from router.domain.pricing import charge, rates_for
 from router.domain.records import SpendRecord
 from router.domain.usage import Usage
 
+REASON: Final = "rerate"
+"""`reason` of a record that corrects a charge after prices were changed."""
 FREE_OUTCOMES: Final = frozenset({"refused_upstream", "voided"})
 """Calls that the provider did not bill, at whatever price."""
+
+KEPT: Final = (
+    *("attempt_id", "request_id", "operation", "route", "rule", "model", "deployment", "provider", "served_model", "team", "org"),
+    *("key_id", "user", "session", "tags", "http_status", "attempt_number", "stream", "evidence", "doubt", "service_tier"),
+)
+"""What a correction has of the record that it corrects: whose call it was, and how well its use is known."""
 
 
 def price_of(record: SpendRecord) -> Price | None:
@@ -50,9 +58,42 @@ def charge_at(record: SpendRecord, price: Price) -> int | None:
         return 0
     if record.outcome == "swept":
         return None
-    special = with_search(price.services.get(record.service_tier, price), price, record.web_search)
-    amount = min(charge(special, usage_of(record), images=record.images, duration_ms=record.duration_ms), MAX_NUSD)
+    amount = min(charge(price_for(record, price), usage_of(record), images=record.images, duration_ms=record.duration_ms), MAX_NUSD)
     return max(amount, record.hold_nusd) if record.charged_hold else amount
+
+
+def price_for(record: SpendRecord, price: Price) -> Price:
+    """Of a price, what holds for the service tier that served the attempt, with the fee of its web search."""
+    return with_search(price.services.get(record.service_tier, price), price, record.web_search)
+
+
+def correction_of(record: SpendRecord, price: Price, *, by_nusd: int, at_ms: int) -> SpendRecord:
+    """The record that changes the charge of an attempt: whose it was, the price, and the difference; it used nothing itself.
+
+    `record` is the one that says what the attempt used; `at_ms`: when the correction is booked.
+    """
+    in_force = price_for(record, price)
+    rates = rates_for(in_force, record.input_tokens)
+    return SpendRecord(
+        **{name: getattr(record, name) for name in KEPT},
+        at_ms=at_ms,
+        reason=REASON,
+        outcome="corrected",
+        price_source=price.source,
+        price_date=price.date or "",
+        price_input=rates.input,
+        price_cache_read=rates.cache_read,
+        price_cache_write=rates.cache_write,
+        price_audio_input=rates.audio_input,
+        price_output=rates.output,
+        price_reasoning=rates.reasoning,
+        price_audio_output=rates.audio_output,
+        price_request=in_force.per_request_nusd,
+        price_image=in_force.per_image_nusd,
+        price_hour=in_force.per_hour_nusd,
+        price_concurrency=in_force.concurrency,
+        charge_nusd=by_nusd,
+    )
 
 
 def usage_of(record: SpendRecord) -> Usage:

@@ -16,7 +16,7 @@ from router.adapters.redis.scripts import NAMES, command, script
 from router.adapters.redis.wire import Wire
 from router.domain.budgets import Reservation
 from router.errors import ConfigError, StoreUnavailable
-from router.ports import StoredKey
+from router.ports import Correction, StoredKey
 from tests.conftest import RedisServer, free_port
 from tests.contract.stores import bucket, buckets, held
 
@@ -70,6 +70,9 @@ async def everything(ledger: RedisLedger) -> None:
     await controls.append(b"{}")
     assert len([entry async for entry in controls.history()]) == 2
     await controls.forget(before_ms=1)
+    corrections = ledger.corrections()
+    old = Correction(attempt_id="a", by_nusd=1, at_ms=1, buckets=("company||all",), record=RECORD)
+    assert await corrections.book([old], turn=await corrections.turn(), entry=b"{}")
     assert await alerts.lead("one", lease_ms=10_000) is not None
     assert await alerts.lead("one", lease_ms=10_000) is not None
     assert await alerts.mark("m", keep_ms=10_000, event=b"{}")

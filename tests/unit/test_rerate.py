@@ -77,6 +77,35 @@ def test_a_correction_that_was_booked_is_not_booked_again() -> None:
     assert rerated({**USED, "attempt_id": "a"}, again).changes == []
 
 
+def test_what_was_charged_before_the_span_is_not_known() -> None:
+    """A correction says by how much a charge changed, not what it was: the call is left as it is."""
+    made = rerated({**USED, "outcome": "corrected", "charge_nusd": -80})
+    assert (made.total.kept, made.total.rerated_nusd, made.changes) == (1, -80, [])
+
+
+def test_the_command_books_when_it_is_told_to(tmp_path: Path) -> None:
+    """Without --apply nothing is changed; a second run finds nothing to do; the audit log says who and why."""
+    store, prices = str(tmp_path / "ledger.sqlite"), tmp_path / "prices.yaml"
+    asyncio.run(book(store, [record(attempt_id="a", at_ms=NOW_MS, deployment="one/0", **USED)]))
+    prices.write_text("one/0: {input: 0.003, output: 0.006}\n")
+    common = ["rerate", "--store", store, "--prices", str(prices)]
+
+    def run(*more: str) -> str:
+        done = CliRunner().invoke(cli.load("ledger"), [*common, *more])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "--apply books 1 corrections" in run()
+    assert "--apply books 1 corrections" in run("--dry-run")
+    assert json.loads(run("--apply", "--reason", "wrong price", "--json"))["booked"] == 1
+    assert "0 corrections were booked" in run("--apply", "--reason", "wrong price")
+    told = CliRunner().invoke(cli.load("audit"), ["--store", store]).stdout
+    assert "ledger.rerate" in told
+    assert "wrong price" in told
+    spent = CliRunner().invoke(cli.load("spend"), ["--store", store, "--json"])
+    assert json.loads(spent.stdout)["total"]["cost_nusd"] == 60
+
+
 def test_the_command_compares_by_any_dimension(tmp_path: Path) -> None:
     """From the real log; prices by deployment win over those by model."""
     store, prices = str(tmp_path / "ledger.sqlite"), tmp_path / "prices.yaml"
@@ -113,7 +142,9 @@ def test_a_file_that_has_no_prices_is_explained(tmp_path: Path, text: str, said:
         CliRunner().invoke(cli.load("ledger"), ["rerate", "--store", str(store), "--prices", str(prices)], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("args", [(), ("--prices", "a", "--config", "b"), ("--prices", "a", "--since", "soon")])
+@pytest.mark.parametrize(
+    "args", [(), ("--prices", "a", "--config", "b"), ("--prices", "a", "--since", "soon"), ("--prices", "a", "--apply")]
+)
 def test_a_wrong_option_is_explained(args: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 2."""
     monkeypatch.chdir(tmp_path)

@@ -145,6 +145,11 @@ class Keys:
         return f"{{{self.prefix}}}:audit"
 
     @property
+    def corrections(self) -> str:
+        """String: how often corrections were booked, see `correct.lua`."""
+        return f"{{{self.prefix}}}:corrections"
+
+    @property
     def config_labels(self) -> str:
         """Hash: version of a configuration that was served -> when, and of which file."""
         return f"{{{self.prefix}}}:configs"

@@ -36,6 +36,7 @@ from router.adapters.redis.address import parse_url
 from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
 from router.adapters.redis.controls import RedisControls
+from router.adapters.redis.corrections import RedisCorrections
 from router.adapters.redis.feedback import RedisFeedback
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
@@ -171,6 +172,10 @@ class RedisLedger:
     def control_store(self) -> RedisControls:
         """What people change while the service runs, and who changed it."""
         return RedisControls(self._read, self.keys)
+
+    def corrections(self) -> RedisCorrections:
+        """Changes of old charges."""
+        return RedisCorrections(self._read, self.keys)
 
     def shelf(self) -> RedisShelf:
         """Texts of the configuration."""

@@ -17,6 +17,7 @@ from router.adapters.entries import CLOSED, MOST_LEASES, Entry, checked_amount, 
 from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
 from router.adapters.sqlite.controls import SqliteControls
+from router.adapters.sqlite.corrections import SqliteCorrections
 from router.adapters.sqlite.feedback import SqliteFeedback
 from router.adapters.sqlite.markers import SqliteMarkers
 from router.adapters.sqlite.reads import Audit, bucket_states
@@ -95,6 +96,10 @@ class SqliteLedger:
     def control_store(self) -> SqliteControls:
         """What people change while the service runs, and who changed it."""
         return SqliteControls(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
+
+    def corrections(self) -> SqliteCorrections:
+        """Changes of old charges."""
+        return SqliteCorrections(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
 
     def shelf(self) -> SqliteShelf:
         """Texts of the configuration."""
