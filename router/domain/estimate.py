@@ -55,30 +55,31 @@ def estimate(
     `timeouts`: how long the call may take; None: as long as the deployment's own limit says. `habits`: what is known
     of such requests; None: only what is certain. `whole`: a stream holds all at once too.
     """
-    cap = request.output_cap
-    if cap is None and request.operation != "embeddings":
-        cap = deployment.default_max_output_tokens
-    held = total = output_bound(request, deployment)
     if habits is not None:
-        return _learned_estimate(request, deployment, server, timeouts, habits, cap, total, whole=whole)
+        return _learned_estimate(request, deployment, server, timeouts, habits, whole)
+    cap, total = _output_of(request, deployment)
+    held = total
     if request.stream and total > server.slice_tokens and not whole and not hides_output(request, deployment):
         held = server.slice_tokens
     hold = 0 if deployment.price is None else worst_of(request, deployment, held, timeouts)
     return Estimate(cap, total, hold, held, None, server.slice_tokens)
 
 
+def _output_of(request: ParsedRequest, deployment: Deployment) -> tuple[int | None, int]:
+    """The cap that is forwarded, and what it allows over all choices, hidden reasoning counted in."""
+    if request.operation == "embeddings":
+        return request.output_cap, 0
+    cap, own = request.output_cap, deployment.default_max_output_tokens
+    # Some servers take a cap of 0 for none at all: then their own is what may come.
+    total = (cap or own) * request.choices
+    return own if cap is None else cap, total * 2 if deployment.may_reason_beyond_cap else total
+
+
 def _learned_estimate(
-    request: ParsedRequest,
-    deployment: Deployment,
-    server: ServerSettings,
-    timeouts: Timeouts | None,
-    habits: Habits,
-    cap: int | None,
-    total: int,
-    *,
-    whole: bool,
+    request: ParsedRequest, deployment: Deployment, server: ServerSettings, timeouts: Timeouts | None, habits: Habits, whole: bool
 ) -> Estimate:
     """An estimate by what was learned. A cap that was learned is forwarded, so that the hold is a bound all the same."""
+    cap, total = _output_of(request, deployment)
     held = total
     share = habits.share(request)
     # A client that says how long the answer may be, as most do, leaves nothing to be learned of it.
@@ -146,11 +147,7 @@ def fitting_output(
 
 def output_bound(request: ParsedRequest, deployment: Deployment) -> int:
     """Output tokens that can come at most: choices and hidden reasoning counted in."""
-    if request.operation == "embeddings":
-        return 0
-    # Some servers take a cap of 0 for none at all: then their own is what may come.
-    total = (request.output_cap or deployment.default_max_output_tokens) * request.choices
-    return total * 2 if deployment.may_reason_beyond_cap else total
+    return _output_of(request, deployment)[1]
 
 
 def worst_case_nusd(request: ParsedRequest, deployment: Deployment, timeouts: Timeouts | None = None) -> int | None:
@@ -189,16 +186,20 @@ def worst_of(
 
     `input_tokens`: so many at most; None: as many as there can be.
     """
-    shape, tariff = request.shape, deployment.tariff
+    shape, tariff, context = request.shape, deployment.tariff, deployment.traits.context_tokens
     # No provider reads more than fits into the model's context.
-    bound, context = shape.tokens_bound if input_tokens is None else input_tokens, deployment.traits.context_tokens
+    bound = shape.tokens_bound if input_tokens is None else input_tokens
     if context is not None and 0 < context < bound:
         bound = context
-    if tariff is None or shape.images or shape.audio_tokens_bound or request.extras is not None:
+    if tariff is None or not (request.common or _is_text(request)):
         most = _worst_by_price(request, deployment, bound, output_tokens, timeouts)
     else:
         most = tariff.fixed - (-(bound * tariff.dearest_input + output_tokens * tariff.dearest_output) // 1_000_000)
     return most if most < MAX_NUSD else MAX_NUSD
+
+
+def _is_text(request: ParsedRequest) -> bool:
+    return not request.shape.images and not request.shape.audio_tokens_bound and request.extras is None
 
 
 def _worst_by_price(request: ParsedRequest, deployment: Deployment, bound: int, output_tokens: int, timeouts: Timeouts | None) -> int:
