@@ -3,6 +3,9 @@
 It is the mixture sequential probability ratio test (mSPRT; R. Johari, L. Pekelis, D. Walsh, "Always valid inference", 2015) of
 the difference of two means, with the variances as estimated so far. However often it is looked at, it takes an arm that is
 within its limit for worse with a chance of at most `alpha`, for large samples.
+
+Failures are looked at from the first call on, too: confidence sequences of both shares (S. Robbins, "Statistical methods related to
+the law of the iterated logarithm", 1970), which hold for samples of any size. Each of both tests has half of the chance.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from policies.plans import Stop
 
 SPREAD_OF_ERRORS: Final = 0.1
 """How far shares of failures usually differ, if they differ: the standard deviation of the mixture."""
+BISECTIONS: Final = 30
 SPREAD_OF_LOGS: Final = 0.3
 """The same for logarithms of times and charges: a third more or less."""
 
@@ -84,13 +88,44 @@ def reason_to_stop(stop: Stop, arms: Mapping[str, ArmState]) -> str:
 
 def _errs(stop: Stop, own: ArmState, others: list[ArmState], alpha: float) -> bool:
     calls, failures = sum(each.calls for each in others), sum(each.failures for each in others)
+    if not own.failures:
+        return False
+    if _fails_for_certain(own, calls, failures, stop.errors or 0.0, alpha / 2):
+        return True
     if min(own.calls, calls) < stop.least:
         return False
+    alpha /= 2
     # One success and one failure more on each side: without any failure seen, the variance would be none.
     share, usual = (own.failures + 1) / (own.calls + 2), (failures + 1) / (calls + 2)
     variance = share * (1 - share) / own.calls + usual * (1 - usual) / calls
     gap = own.failures / own.calls - failures / calls - (stop.errors or 0.0)
     return is_above(gap, variance, SPREAD_OF_ERRORS, alpha)
+
+
+def _fails_for_certain(own: ArmState, calls: int, failures: int, limit: float, alpha: float) -> bool:
+    """Whether even the least share of failures of the arm that can be believed is above the highest of the others and the limit."""
+    if own.failures / own.calls <= (failures / calls if calls else 1.0) + limit:
+        return False
+    usual = highest_share(failures, calls, alpha / 2) + limit
+    return usual < 1 and own.failures / own.calls > usual and _against(usual, own.failures, own.calls) >= -math.log(alpha / 2)
+
+
+def highest_share(failures: int, calls: int, alpha: float) -> float:
+    """A bound on the chance to fail that holds after every call at once, but for a chance of `alpha`; 1 before the first call."""
+    low, high = (failures / calls, 1.0) if calls else (1.0, 1.0)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _against(middle, failures, calls) >= -math.log(alpha) else (middle, high)
+    return high
+
+
+def _against(share: float, failures: int, calls: int) -> float:
+    """Logarithm of how much likelier what was seen is if every chance to fail is as likely as any other than if it is this one."""
+    if share >= 1:
+        return math.inf if failures < calls else 0.0
+    passed = calls - failures
+    mixed = math.lgamma(failures + 1) + math.lgamma(passed + 1) - math.lgamma(calls + 2)
+    return mixed - (failures * math.log(share) if failures else 0.0) - passed * math.log1p(-share)
 
 
 def _exceeds(own: Moments, others: list[Moments], limit: float, least: int, alpha: float) -> bool:

@@ -101,7 +101,12 @@ class StopIf(BaseModel):
         default=None, description="Charge of a call above the others' (typical: geometric mean), `20%`. Default: not looked at."
     )
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Chance to stop one that is not worse. Unit: 0 to 0.5. Default: 0.05.")
-    least: int = Field(default=50, ge=10, le=1_000_000, description="Calls of each side before anything is said. Default: 50.")
+    least: int = Field(
+        default=50,
+        ge=10,
+        le=1_000_000,
+        description="Calls of each side before times and costs are compared; errors are from the first on. Default: 50.",
+    )
 
 
 class CanaryOptions(BaseModel):
