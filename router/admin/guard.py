@@ -45,11 +45,17 @@ class Guard:
     def admit(self, headers: Headers, address: str) -> Administrator:
         """The administrator who asks from this address.
 
+        A correct secret is let in whatever others sent from there: many people may share an address, and a secret is too long to be
+        found by guessing.
+
         Raises:
             RouterError: 401; 429 if too many wrong credentials came from there.
         """
         if AUTHORIZATION not in headers:
             raise RouterError(ADMIN_UNKNOWN, "No credential was sent. Send 'Authorization: Bearer <secret of an administrator>'.")
+        admin = self.knows(headers)
+        if admin is not None:
+            return admin
         now, place = self._clock(), _place(address)
         count, at = self._wrong.get(place, (0.0, now))
         count = max(0.0, count - (now - at) / SECONDS_PER_GUESS)
@@ -57,9 +63,6 @@ class Guard:
             wait = (count - FREE_GUESSES + 1) * SECONDS_PER_GUESS
             message = f"Too many wrong credentials came from this address; it may try again in {wait:.0f} s."
             raise RouterError(RATE_LIMITED, message, retry_after_seconds=wait)
-        admin = self.knows(headers)
-        if admin is not None:
-            return admin
         self._wrong[place] = (count + 1, now)
         self._wrong.move_to_end(place)
         if len(self._wrong) > MOST_ADDRESSES:
