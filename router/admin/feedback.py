@@ -14,7 +14,7 @@ from router.admin.views import View
 from router.domain.feedback import FeedbackError, parse_feedback
 from router.edge.headers import Headers
 from router.edge.replies import JSON, Reply, error_reply
-from router.errors import BODY_TOO_LARGE, INVALID_REQUEST, RATE_LIMITED, STORE_UNAVAILABLE, RouterError, StoreUnavailable
+from router.errors import BODY_TOO_LARGE, INVALID_REQUEST, NOT_FOUND, RATE_LIMITED, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.metrics import Metrics
 from router.ports import FeedbackStore
 
@@ -24,6 +24,7 @@ PER_SECOND: Final = 20.0
 BURST: Final = 200.0
 """... and at once."""
 MOST_KEYS: Final = 10_000
+NOTE: Final = "Kept. It counts if the log has a request of this id that was made with this key."
 
 
 class FeedbackDesk:
@@ -55,7 +56,7 @@ class FeedbackDesk:
             reply = await self._take(headers, body)
         except FeedbackError as error:
             self._metrics.feedback(outcome="refused")
-            return error_reply(RouterError(INVALID_REQUEST, str(error), param=error.param or None))
+            return error_reply(RouterError(NOT_FOUND if error.unknown else INVALID_REQUEST, str(error), param=error.param or None))
         except RouterError as error:
             self._metrics.feedback(outcome="refused")
             return error_reply(error)
@@ -75,8 +76,9 @@ class FeedbackDesk:
         await self._store.put(given)
         if self._learn is not None and given.rating is not None:
             self._learn(given.request_id, given.key_id, given.rating)
-        told = {"object": "faregate.feedback", "request_id": given.request_id, "rating": given.rating, "label": given.label}
-        return Reply(200, [JSON], msgspec.json.encode(told))
+        told = {"object": "faregate.feedback", "request_id": given.request_id, "rating": given.rating, "label": given.label, "note": NOTE}
+        # Whether there was such a request is known to the log only, which is read when ratings are.
+        return Reply(202, [JSON], msgspec.json.encode(told))
 
     def _has_room(self, key_id: str) -> bool:
         now = self._clock()

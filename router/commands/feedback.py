@@ -67,9 +67,13 @@ def command(
         return
     columns = (*names, "requests", "rated", "mean", "cost USD", "labels")
     table = Table(title="", columns=columns, rows=[_cells(group, row) for group, row in rows])
-    typer.echo(as_text([f"{sum(row.rated for _, row in rows):,} ratings."], [table]))
+    typer.echo(as_text([f"{_ratings(sum(row.rated for _, row in rows))}."], [table]))
     if lost:
-        typer.echo(f"{lost:,} ratings name a request that the log does not have, or that another key made.", err=True)
+        typer.echo(f"Not counted: {_ratings(lost)} of requests that the log does not have, or that another key made.", err=True)
+
+
+def _ratings(count: int) -> str:
+    return f"{count:,} rating{'' if count == 1 else 's'}"
 
 
 def join(

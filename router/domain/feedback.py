@@ -10,7 +10,8 @@ import msgspec
 
 MAX_LABEL: Final = 64
 WORDS: Final[dict[str, float]] = {"up": 1.0, "good": 1.0, "down": 0.0, "bad": 0.0}
-_is_id: Final = re.compile(r"[!-~]{1,128}").fullmatch
+_is_id: Final = re.compile(r"fg-[0-9a-f]{8}-[0-9a-f]{1,16}").fullmatch
+"""As `router.app` makes them."""
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,9 +29,11 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class FeedbackError(ValueError):
     """What a client sent is no feedback. The message says what is wrong."""
 
-    def __init__(self, param: str, message: str) -> None:
+    def __init__(self, param: str, message: str, *, unknown: bool = False) -> None:
+        """`unknown`: it is about a request that cannot be one of this service."""
         super().__init__(message)
         self.param = param
+        self.unknown = unknown
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,7 +56,8 @@ def parse_feedback(body: bytes, *, key_id: str, at_ms: int) -> Feedback:
     except msgspec.MsgspecError as error:
         raise FeedbackError("", f"The body is not feedback: {error}.") from None
     if _is_id(given.request_id) is None:
-        raise FeedbackError("request_id", "'request_id' is the value of the header x-faregate-request-id of the answer.")
+        message = "There is no such request: 'request_id' is the value of the header x-faregate-request-id of the answer, 'fg-...'."
+        raise FeedbackError("request_id", message, unknown=True)
     rating = WORDS.get(given.rating) if isinstance(given.rating, str) else None if given.rating is None else float(given.rating)
     if (given.rating is not None and rating is None) or (rating is not None and not 0 <= rating <= 1):
         raise FeedbackError("rating", "'rating' is a number from 0 to 1, true, false, 'up' or 'down'.")

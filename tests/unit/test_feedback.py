@@ -51,12 +51,13 @@ async def test_ratings_join_the_records_of_the_key_that_made_the_request(tmp_pat
             answer = await run.client.post("feedback", json=body, headers={"authorization": f"Bearer {key}"})
             return answer.status_code
 
-        assert await rate(request_id=ids[0], rating=0.2) == 200
-        assert await rate(request_id=ids[0], rating="up", label="right") == 200
-        assert await rate(request_id=ids[1], rating=False) == 200
-        assert await rate(OTHER, request_id=ids[2], rating=1) == 200
+        assert await rate(request_id=ids[0], rating=0.2) == 202
+        assert await rate(request_id=ids[0], rating="up", label="right") == 202
+        assert await rate(request_id=ids[1], rating=False) == 202
+        assert await rate(OTHER, request_id=ids[2], rating=1) == 202
         assert await rate("sk-wrong", request_id=ids[2], rating=1) == 401
         assert await rate(request_id=ids[2], rating=7) == 400
+        assert await rate(request_id="chatcmpl-123", rating=1) == 404
         assert await rate(request_id=ids[2], label="x" * 5000) == 413
         assert (await run.client.get("feedback")).status_code == 405
         metrics = (await run.client.get("../metrics")).text
@@ -64,7 +65,7 @@ async def test_ratings_join_the_records_of_the_key_that_made_the_request(tmp_pat
         store = run.store
         address = run.up.base_url
     assert 'faregate_feedback_total{outcome="stored"} 4' in metrics
-    assert 'faregate_feedback_total{outcome="refused"} 3' in metrics
+    assert 'faregate_feedback_total{outcome="refused"} 4' in metrics
     told = await asyncio.to_thread(said, "feedback", "--store", store, "--by", "model,key")
     assert told["unmatched"] == 1
     (row,) = told["rows"]
@@ -96,8 +97,8 @@ async def test_a_key_cannot_flood_the_store(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(module, "BURST", 2.0)
     monkeypatch.setattr(module, "PER_SECOND", 0.0)
     async with running(tmp_path, CONFIG, environment={"OTHER_KEY": OTHER}) as run:
-        codes = [(await run.client.post("feedback", json={"request_id": "r", "rating": 1})).status_code for _ in range(3)]
-        assert codes == [200, 200, 429]
+        codes = [(await run.client.post("feedback", json={"request_id": "fg-01234567-1", "rating": 1})).status_code for _ in range(3)]
+        assert codes == [202, 202, 429]
 
 
 @pytest.mark.parametrize(
@@ -105,11 +106,11 @@ async def test_a_key_cannot_flood_the_store(tmp_path: Path, monkeypatch: pytest.
     [
         (b"{", ""),
         (b'{"request_id":"a b","rating":1}', "request_id"),
-        (b'{"request_id":"r","rating":"great"}', "rating"),
-        (b'{"request_id":"r","rating":-0.1}', "rating"),
-        (b'{"request_id":"r"}', "rating"),
-        (b'{"request_id":"r","label":"a\\u0007"}', "label"),
-        (b'{"request_id":"r","rating":1,"comment":"a whole prompt"}', ""),
+        (b'{"request_id":"fg-01234567-1","rating":"great"}', "rating"),
+        (b'{"request_id":"fg-01234567-1","rating":-0.1}', "rating"),
+        (b'{"request_id":"fg-01234567-1"}', "rating"),
+        (b'{"request_id":"fg-01234567-1","label":"a\\u0007"}', "label"),
+        (b'{"request_id":"fg-01234567-1","rating":1,"comment":"a whole prompt"}', ""),
     ],
 )
 def test_what_is_no_feedback_says_what_is(body: bytes, param: str) -> None:
@@ -121,7 +122,7 @@ def test_what_is_no_feedback_says_what_is(body: bytes, param: str) -> None:
 
 def test_a_label_alone_is_feedback_and_the_last_word_counts_in_any_order() -> None:
     """Two workers may write at once; what was said later wins, whichever comes first."""
-    late = parse_feedback(b'{"request_id":"r","label":"too long"}', key_id="k", at_ms=2)
-    early = parse_feedback(b'{"request_id":"r","rating":true}', key_id="k", at_ms=1)
+    late = parse_feedback(b'{"request_id":"fg-01234567-1","label":"too long"}', key_id="k", at_ms=2)
+    early = parse_feedback(b'{"request_id":"fg-01234567-1","rating":true}', key_id="k", at_ms=1)
     assert (late.rating, late.label, early.rating) == (None, "too long", 1.0)
-    assert latest([late, early]) == latest([early, late]) == {("r", "k"): late}
+    assert latest([late, early]) == latest([early, late]) == {("fg-01234567-1", "k"): late}
