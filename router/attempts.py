@@ -11,8 +11,8 @@ from router.call import Attempt, Call
 from router.dispatch import Dispatcher, Failure, is_json, of_status, of_upstream_error
 from router.domain.budgets import Refusal, Reservation, WindowMoved
 from router.domain.limits import rate_headers
-from router.domain.metering import Metered
 from router.domain.shortage import OnShort
+from router.domain.usage import Usage
 from router.edge.exchange import Exchange
 from router.errors import RouterError, StoreUnavailable
 from router.fleet import Fleet
@@ -27,7 +27,7 @@ from router.ports import UpstreamError, UpstreamResponse
 from router.relay import Answer, Stream, meter_body, read_answer
 from router.reservation import Reservations
 from router.runaway import Runaway
-from router.settlement import Settlements
+from router.settlement import ABOVE_BOUND, Settlements
 from router.shortage import Shortages, teach
 from router.slices import IGNORED_STREAM, Slices
 from router.snapshot import Deployment, Snapshot
@@ -105,7 +105,8 @@ class Attempts:
         """
         if (call.attempts or self._limits.full) and (barred := self._barred(call, deployment)) is not None:
             return barred
-        attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason), whole=self._slices.fail_for(deployment.name))
+        whole = call.stream and self._slices.fail_for(deployment.name)
+        attempt = Attempt(call, deployment, reason, self._ways.of(call, deployment, reason), whole=whole)
         held: Reservation | Refusal | WindowMoved | None = None
         asked = self._clock()
         try:
@@ -258,12 +259,16 @@ class Attempts:
             await self._settlements.settle(attempt, usage=of_no_answer(attempt, body, self._fleet), outcome="upstream_error")
             return body
         metered = meter_body(attempt, body)
-        self._won(attempt, metered, arrived)
+        usage = metered.usage
+        self._won(attempt, usage, arrived)
         if attempt.way.habits is not None and unpaid is None:
             teach(attempt, metered, self._metrics)
-        cause = IGNORED_STREAM if unpaid is not None else self._slices.cause(attempt, metered)
-        outcome = "ok" if unpaid is None else "cut"
-        self._settlements.book(attempt, usage=metered.usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived)
+        outcome, cause = "ok", ABOVE_BOUND
+        if unpaid is not None:
+            outcome, cause = "cut", IGNORED_STREAM
+        elif usage.reasoning_tokens or metered.over_cap or metered.over_bound:
+            cause = self._slices.cause(attempt, metered)
+        self._settlements.book(attempt, usage=usage, outcome=outcome, served_model=metered.served_model, cause=cause, ended=arrived)
         if unpaid is not None:
             await self._settlements.commit(attempt)
             raise unpaid
@@ -304,17 +309,16 @@ class Attempts:
         )
         return None
 
-    def _won(self, attempt: Attempt, metered: Metered, arrived: float) -> None:
-        call = attempt.call
-        call.winner = attempt
-        call.usage = metered.usage
-        first = attempt.first_byte_at if call.request.stream else None
+    def _won(self, attempt: Attempt, usage: Usage, arrived: float) -> None:
+        call, request = attempt.call, attempt.call.request
+        call.winner, call.usage = attempt, usage
+        first = attempt.first_byte_at if request.stream else None
         self._fleet.succeeded(
             attempt.deployment.name,
             first_token_ms=None if first is None else (first - attempt.began) * 1000,
             total_ms=(arrived - attempt.began) * 1000,
-            output_tokens=metered.usage.output_tokens // call.request.choices,
-            input_tokens=call.request.shape.tokens_likely,
+            output_tokens=usage.output_tokens // request.choices,
+            input_tokens=request.shape.tokens_likely,
         )
 
     def _ended(self, attempt: Attempt, answer: Answer) -> None:
@@ -324,7 +328,7 @@ class Attempts:
             call.refused_by = answer.refused_by
             self._metrics.refused(budget=answer.refused_by, action="cut")
         if answer.outcome in ("ok", "cut"):
-            self._won(attempt, answer.metered, self._clock())
+            self._won(attempt, answer.metered.usage, self._clock())
             if attempt.way.habits is not None and answer.outcome == "ok":
                 teach(attempt, answer.metered, self._metrics)
         else:

@@ -54,7 +54,7 @@ class Plain(NamedTuple):
     ready but for their numbers."""
 
     record: bytes
-    """The spend record, see `router.lines.plain_record`."""
+    """The spend record; `router.settlement` has the numbers, in their order."""
     input_rate: int
     """nano-USD per million tokens."""
     output_rate: int

@@ -27,7 +27,7 @@ MAX_SERVED_MODEL: Final = 128
 
 _encode = msgspec.json.encode
 
-# Members in the order of `spend_record` and `log_line`.
+# As `spend_record` and `log_line` write them.
 _PLAIN: Final = (
     b'{"attempt_id":"%%b","request_id":"%%b","at_ms":%%d,%b,"outcome":"ok","http_status":%%d,"attempt_number":%%d,'
     b'"hold_nusd":%%d,"charge_nusd":%%d,"duration_ms":%%d,"input_tokens":%%d,"output_tokens":%%d,"evidence":"exact",'
@@ -233,7 +233,7 @@ def spend_record(
     if attempt.first_byte_at is not None:
         line += b',"first_byte_ms":%d' % int((attempt.first_byte_at - attempt.began) * 1000)
     if served_model and served_model != attempt.deployment.upstream_id:
-        line += b',"served_model":%b' % _encode(served_model[:MAX_SERVED_MODEL])
+        line += served_as(served_model)
     if baseline_nusd is not None:
         line += b',"baseline_nusd":%d' % baseline_nusd
     if attempt.clamped_to:
@@ -244,35 +244,15 @@ def spend_record(
         line += b',"images":%d' % call.request.shape.images
     if charged_hold or call.trace or call.plan is not None:
         line += _seldom(call, charged_hold=charged_hold)
-    if attempt.charge_nusd <= held and (usage is None or is_plain(usage)) and not attempt.way.tiered:
+    if attempt.charge_nusd <= held and (usage is None or _is_plain(usage)) and not attempt.way.tiered:
         return line + b"}"
     rare = _rare(attempt, usage, overrun_cause)
     return line + (b",%b}" % _inside(rare) if rare else b"}")
 
 
-def plain_record(attempt: Attempt, plain: Plain, usage: Usage, charge_nusd: int, served_model: str, at_ms: int, seconds: float) -> bytes:
-    """What `spend_record` answers for a whole answer that cost its tokens alone, not above its hold, and was told exactly."""
-    first = attempt.first_byte_at
-    # An answer has a first byte.
-    assert first is not None  # noqa: S101
-    if served_model and served_model != attempt.deployment.upstream_id:
-        named = b',"served_model":%b' % _encode(served_model[:MAX_SERVED_MODEL])
-    else:
-        named = b""
-    return plain.record % (
-        attempt.attempt_id.encode(),
-        attempt.call.id_bytes,
-        at_ms,
-        attempt.status,
-        attempt.number,
-        attempt.held.amount_nusd,
-        charge_nusd,
-        int(seconds * 1000),
-        usage.input_tokens,
-        usage.output_tokens,
-        int((first - attempt.began) * 1000),
-        named,
-    )
+def served_as(model: str) -> bytes:
+    """The member that names another model than the one that was asked for."""
+    return b',"served_model":%b' % _encode(model[:MAX_SERVED_MODEL])
 
 
 def _seldom(call: Call, *, charged_hold: bool) -> bytes:
@@ -287,7 +267,7 @@ def _seldom(call: Call, *, charged_hold: bool) -> bytes:
     return line
 
 
-def is_plain(usage: Usage) -> bool:
+def _is_plain(usage: Usage) -> bool:
     """Whether nothing is to be said of it but the tokens in and out."""
     return not (
         usage.cache_read_tokens

@@ -46,7 +46,8 @@ class Reservations:
         """
         way, now_ms = attempt.way, self._clock_ms()
         buckets = way.buckets
-        if buckets is None or not buckets_hold(buckets, now_ms):
+        # As `buckets_hold`.
+        if buckets is None or not buckets.latest_start_ms <= now_ms < buckets.valid_until_ms:
             buckets = self._buckets(attempt, now_ms)
         return self._store.reserve(
             attempt_id=attempt.attempt_id,
@@ -116,7 +117,7 @@ def _most_tokens(attempt: Attempt) -> int:
 
 def buckets_hold(buckets: BucketSet, now_ms: int) -> bool:
     """Whether all windows of the set include this moment."""
-    return now_ms < buckets.valid_until_ms and (not buckets.buckets or now_ms >= buckets.latest_start_ms)
+    return buckets.latest_start_ms <= now_ms < buckets.valid_until_ms
 
 
 def burnt_nusd(attempt: Attempt) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from router.call import Attempt, Plain
 from router.domain.budgets import Reservation
@@ -14,10 +14,13 @@ from router.domain.money import MAX_NUSD
 from router.domain.prices import Price
 from router.domain.pricing import charge
 from router.domain.usage import Usage
-from router.lines import is_plain, plain_record, spend_record
+from router.lines import served_as, spend_record
 from router.metrics import Metrics
 from router.metrics_series import AttemptSeries
 from router.snapshot import Snapshot
+
+ABOVE_BOUND: Final = "provider_exceeded_bound"
+"""Why a charge is above its hold, where nothing better is known."""
 
 
 class SettleStore(Protocol):
@@ -81,7 +84,7 @@ class Settlements:
         usage: Usage | None,
         outcome: str,
         served_model: str = "",
-        cause: str = "provider_exceeded_bound",
+        cause: str = ABOVE_BOUND,
         ended: float | None = None,
     ) -> None:
         """Fix the charge of an attempt. `commit` must follow, whatever happens; until then the hold stands.
@@ -100,19 +103,48 @@ class Settlements:
 
     def _book_plainly(self, attempt: Attempt, plain: Plain, usage: Usage, served_model: str, seconds: float) -> bool:
         """The same as `_book_closely` for an answer that cost its tokens alone. False: there was more to it, nothing is booked."""
-        if usage.evidence != "exact" or not is_plain(usage) or not _is_plain(attempt):
-            return False
-        held_nusd = attempt.held.amount_nusd
+        call, held, first = attempt.call, attempt.held, attempt.first_byte_at
         amount = plain.fixed - (-(usage.input_tokens * plain.input_rate + usage.output_tokens * plain.output_rate) // 1_000_000)
-        if amount > held_nusd:
+        if (
+            # What the answer cost, as `charge` looks at it.
+            amount > held.amount_nusd
+            or usage.evidence != "exact"
+            or usage.cache_read_tokens
+            or usage.cache_write_tokens
+            or usage.audio_input_tokens
+            or usage.reasoning_tokens
+            or usage.audio_output_tokens
+            or usage.doubt
+            or call.request.extras is not None
+            # What else the record would say of the call.
+            or first is None
+            or held.tokens
+            or attempt.clamped_to
+            or attempt.sends > 1
+            or call.plan is not None
+            or call.trace
+        ):
             return False
-        attempt.call.charge_nusd += amount
+        call.charge_nusd += amount
         attempt.charge_nusd = amount
-        attempt.record = plain_record(attempt, plain, usage, amount, served_model, self._clock_ms(), seconds)
+        first_seconds = first - attempt.began
+        attempt.record = plain.record % (
+            attempt.attempt_id.encode(),
+            call.id_bytes,
+            self._clock_ms(),
+            attempt.status,
+            attempt.number,
+            held.amount_nusd,
+            amount,
+            int(seconds * 1000),
+            usage.input_tokens,
+            usage.output_tokens,
+            int(first_seconds * 1000),
+            b"" if not served_model or served_model == attempt.deployment.upstream_id else served_as(served_model),
+        )
         series = attempt.way.answered or self._series(attempt, "ok")
         # Only a stream has a first token that comes before the others.
-        first_seconds = None if attempt.meter is None or attempt.first_byte_at is None else attempt.first_byte_at - attempt.began
-        series.observe((usage, amount, held_nusd, None, seconds, first_seconds))
+        series.observe((usage, amount, held.amount_nusd, None, seconds, None if attempt.meter is None else first_seconds))
         return True
 
     def _book_closely(self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str, cause: str, seconds: float) -> None:
@@ -162,7 +194,7 @@ class Settlements:
         return self._store.settle(attempt.held, charge_nusd=attempt.charge_nusd, record=attempt.record, tokens=attempt.tokens)
 
     async def settle(
-        self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = "provider_exceeded_bound"
+        self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str = "", cause: str = ABOVE_BOUND
     ) -> None:
         """`book` and `commit` in one."""
         self.book(attempt, usage=usage, outcome=outcome, served_model=served_model, cause=cause)
@@ -196,20 +228,6 @@ class Settlements:
         if outcome == "ok":
             attempt.way.answered = series
         return series
-
-
-def _is_plain(attempt: Attempt) -> bool:
-    """Whether there is nothing to be said of how it was called."""
-    call = attempt.call
-    return (
-        attempt.sends == 1
-        and not attempt.clamped_to
-        and not attempt.held.tokens
-        and call.request.extras is None
-        and call.plan is None
-        and not call.trace
-        and attempt.first_byte_at is not None
-    )
 
 
 def _special_price(attempt: Attempt, price: Price) -> Price:
