@@ -144,6 +144,8 @@ class Fleet:
         self._states = _States()
         self._cooling: set[_State] = set()
         self._closed: dict[_State, Closed] = {}
+        self.calm = True
+        """Whether all deployments are up, but for those that are `busy`: each may be called."""
         self.troubles: dict[str, tuple[str, float]] = {}
         """Cause and time of the last failure, by deployment."""
         self.unsliced: dict[str, str] = {}
@@ -174,7 +176,7 @@ class Fleet:
         return self._states
 
     def refresh(self) -> bool:
-        """Bring all views up to date. True: all deployments are up, but for those that are `busy`."""
+        """Bring all views up to date; return `calm`."""
         now = self._clock()
         if self._cooling:
             for state in self._cooling:
@@ -187,7 +189,7 @@ class Fleet:
             for state in self._states.values():
                 self._learn(state)
                 self._forget(state, now)
-        return not (self._cooling or self._closed)
+        return self.calm
 
     def seen(self, name: str) -> FleetView:
         """The deployment as the last `look` or `view` showed it; nothing is brought up to date."""
@@ -242,6 +244,7 @@ class Fleet:
         for state, (why, reason) in self._closed.items():
             state.closed = True
             state.view.health, state.view.closed_for = why, reason
+        self.calm = not (self._cooling or self._closed)
 
     def first_token_quantile(self, name: str, quantile: float, least: int) -> float | None:
         """Milliseconds until this share of recent calls had begun to answer; None: fewer than `least` are known."""
@@ -397,6 +400,7 @@ class Fleet:
         state.failed_in_a_row = 0
         state.outcomes = Outcomes()
         self._cooling.add(state)
+        self.calm = False
 
     def _close(self, state: _State) -> None:
         """Half-open no more: up."""
@@ -405,6 +409,7 @@ class Fleet:
         state.cooldown_seconds = 0.0
         state.view.health, state.view.available_in_seconds = "up", None
         self._cooling.discard(state)
+        self.calm = not (self._cooling or self._closed)
 
     @staticmethod
     def _too_many(state: _State, now: float) -> bool:

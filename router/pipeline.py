@@ -149,11 +149,11 @@ class Pipeline(Attempts):
 
     async def _try_in_order(self, call: Call, exchange: Exchange) -> Failure | None:
         """Call one candidate after the other until one answers. None: the client has its answer."""
-        decision = call.decision
+        fleet, decision = self._fleet, call.decision
         # Set by routing, or routing has raised.
         assert decision is not None  # noqa: S101
         name = decision.order[0].deployment
-        if not self._fleet.claim_probe(name):
+        if not (fleet.calm or fleet.claim_probe(name)):
             return await self._go_on(call, exchange, decision, "passed")
         outcome = await self._try(call, exchange, call.snapshot.deployments[name], decision.kind)
         # Nearly every call ends here.

@@ -493,3 +493,27 @@ def test_no_history_locks_a_deployment_out_or_lets_two_probe(steps: list[tuple[s
     assert fleet.claim_probe("a")
     if health(fleet) != "up":
         assert not fleet.claim_probe("a")
+
+
+def test_calm_says_that_every_deployment_may_be_called(fleet: Fleet, clock: FakeClock) -> None:
+    """A call asks for a probe only where it is not: whatever takes a deployment out or lets it in again must tell."""
+
+    def agrees() -> bool:
+        fleet.refresh()
+        return fleet.calm is all(state.view.health == "up" for state in fleet.look().values())
+
+    for name in ("a", "b"):
+        fleet.succeeded(name, first_token_ms=None, total_ms=1.0, output_tokens=1)
+    assert fleet.calm
+    fleet.failed("a", cause="auth")
+    assert not fleet.calm
+    assert agrees()
+    fleet.close_deployments({"b": ("drained", "new keys")})
+    clock.now += 1000
+    assert fleet.claim_probe("a")
+    fleet.succeeded("a", first_token_ms=None, total_ms=1.0, output_tokens=1)
+    assert not fleet.calm
+    assert agrees()
+    fleet.close_deployments({})
+    assert fleet.calm
+    assert agrees()
