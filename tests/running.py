@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import httpx2 as httpx
 
 from router.adapters.choose import visiting
 from router.domain.budgets import BucketState
+from router.ports import Drift
 from router.serving import RunningApp
 from router.settings.load import load_text, price_book
 from router.snapshot import Snapshot
@@ -68,6 +69,11 @@ class Running:
             assert time.monotonic() < deadline, found
             await asyncio.sleep(0.01)
 
+    async def drifts(self) -> Sequence[Drift]:
+        """What counters and log disagree on."""
+        async with visiting(self.store) as ledger:
+            return await ledger.verify()
+
     def log_lines(self) -> list[dict[str, Any]]:
         """The request log so far; whole after the service has ended."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -86,11 +92,17 @@ def compiled(config: str, *, environment: Mapping[str, str] | None = None) -> Sn
 
 @asynccontextmanager
 async def running(
-    folder: Path, config: str, *, up: ScriptedUpstream | None = None, environment: Mapping[str, str] | None = None, key: str = KEY
+    folder: Path,
+    config: str,
+    *,
+    up: ScriptedUpstream | None = None,
+    environment: Mapping[str, str] | None = None,
+    key: str = KEY,
+    store: str | None = None,
 ) -> AsyncIterator[Running]:
-    """Serve a configuration; `UP` in it stands for the provider's base URL, `STORE` for a file of its own."""
+    """Serve a configuration; `UP` in it stands for the provider's base URL, `STORE` for the store: by default a file of its own."""
     async with up or ScriptedUpstream() as upstream:
-        store = str(folder / "ledger.sqlite")
+        store = store or str(folder / "ledger.sqlite")
         snapshot = compiled(config.replace("UP", upstream.base_url).replace("STORE", store), environment=environment)
         log = folder / "requests.log"
         log.touch()
