@@ -29,6 +29,14 @@ BUDGET_USD: Final = 10
 USD_PER_TOKEN: Final = 10 / 1_000_000
 CLIENTS: Final = 50
 REFUSED_PAUSE_SECONDS: Final = 0.5
+BEST: Final = "learned, wait, clamp, refuse"
+"""The way of which the targets are."""
+TARGETS: Final = {"json": 0.85, "streams": 0.95}
+"""Least share of the budget that is settled at the first refusal."""
+SETTLED: Final = 0.995
+"""Least share that is settled in the end."""
+CUT: Final = 0.01
+"""Fewer answers than this share are cut."""
 REFUSALS_AT_THE_END: Final = 3
 """In a row, with nothing under way: no call fits any more."""
 
@@ -60,7 +68,7 @@ def ways(faster: float, least_output: int) -> Sequence[Way]:
         Way("flat 4,096", 4096, "refuse", flat.format(4096)),
         Way("learned, refuse", 16384, "refuse", wait),
         Way("learned, wait, refuse", 16384, "[wait, refuse]", wait),
-        Way("learned, wait, clamp, refuse", 16384, "[wait, clamp, refuse]", wait),
+        Way(BEST, 16384, "[wait, clamp, refuse]", wait),
     )
 
 
@@ -159,6 +167,7 @@ def main(words: Sequence[str] | None = None) -> None:
     columns = ("overshoot", "settled at the first refusal (least)", "written too", "settled in the end (least)", "answers cut")
     print(f"| {CLIENTS} clients, {BUDGET_USD} USD, {given.seeds} runs | {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|")
+    verdicts = []
     for kind in ("json", "streams") if given.kind == "both" else (given.kind,):
         for way in ways(given.faster, given.least_output):
             if given.only not in way.name:
@@ -168,12 +177,31 @@ def main(words: Sequence[str] | None = None) -> None:
                 for seed in range(given.seeds)
             ]
             print(f"| {kind}: {way.name} | {_row(results)} |", flush=True)
+            if way.name == BEST:
+                verdicts.append(_verdict(kind, results))
+    print("", *verdicts, sep="\n")
+
+
+def _verdict(kind: str, results: Sequence[Result]) -> str:
+    """Each target of a kind with what was reached, on average over the runs."""
+    reached = (
+        ("overshoot 0", all(result.overshoot == 0 for result in results)),
+        (f"{TARGETS[kind]:.0%} settled at the first refusal", mean(result.first_refusal for result in results) >= TARGETS[kind]),
+        (f"{SETTLED:.1%} settled in the end", mean(result.settled for result in results) >= SETTLED),
+        (f"fewer than {CUT:.0%} cut", _cut(results) < CUT),
+    )
+    told = "; ".join(f"{target}: {'met' if met else 'missed'}" for target, met in reached)
+    note = f"; {TARGETS[kind]:.0%} settled or written: {'met' if mean(r.with_streams for r in results) >= TARGETS[kind] else 'missed'}"
+    return f"{kind}, {BEST}: {told}{note if kind == 'streams' else ''}"
+
+
+def _cut(results: Sequence[Result]) -> float:
+    return sum(result.cut * result.answers for result in results) / sum(result.answers for result in results)
 
 
 def _row(results: Sequence[Result]) -> str:
     firsts, ends = [result.first_refusal for result in results], [result.settled for result in results]
-    cut = sum(result.cut * result.answers for result in results) / sum(result.answers for result in results)
-    written = mean(result.with_streams for result in results)
+    written, cut = mean(result.with_streams for result in results), _cut(results)
     worst = max(result.overshoot for result in results)
     return f"{worst:.2%} | {mean(firsts):.1%} ({min(firsts):.1%}) | {written:.1%} | {mean(ends):.2%} ({min(ends):.2%}) | {cut:.2%}"
 
