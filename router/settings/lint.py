@@ -14,6 +14,7 @@ from router.domain.prices import Price
 from router.domain.pricing import worst_case
 from router.settings.compile_models import LOCAL_SOURCE
 from router.settings.findings import Finding, Path
+from router.settings.lint_demands import stranded, unhedged, without_target
 from router.settings.lint_rules import rules
 from router.settings.model import Settings
 from router.snapshot import Deployment, Snapshot
@@ -41,11 +42,12 @@ def lint(settings: Settings, snapshot: Snapshot) -> list[Finding]:
 
 def notes(settings: Settings, snapshot: Snapshot) -> list[Finding]:
     """What was assumed and is worth knowing, without being doubtful."""
-    return [
+    local = [
         Finding(_place(settings, deployment), f"{deployment.name} runs on a machine of one's own and is counted as free")
         for deployment in snapshot.deployments.values()
         if deployment.price is not None and deployment.price.source == LOCAL_SOURCE
     ]
+    return [*local, *stranded(settings, snapshot), *without_target(settings), *unhedged(settings, snapshot)]
 
 
 def _place(settings: Settings, deployment: Deployment) -> Path:

@@ -38,7 +38,7 @@ def _unreachable(path: Path, given: RouteSettings) -> Iterator[Finding]:
                 name = earlier.name or f"rule-{earlier_index + 1}"
                 yield Finding(here, f'is never reached: rule "{name}" matches all that it matches')
                 break
-        if not _asked(rule) and index == len(given.rules) - 1 and (given.use or given.default):
+        if not asked(rule) and index == len(given.rules) - 1 and (given.use or given.default):
             yield Finding(here, "has no condition, so the default of the route is never reached")
 
 
@@ -54,7 +54,7 @@ def _expression(spec: Mapping[str, Any]) -> Expression | None:
     return _compiled(spec["cel"]) if "cel" in spec else None
 
 
-def _asked(rule: RuleSettings) -> dict[str, object]:
+def asked(rule: RuleSettings) -> dict[str, object]:
     """The conditions of a rule, without one that always holds."""
     spec = rule.when.spec()
     expression = _expression(spec)
@@ -65,7 +65,11 @@ def _asked(rule: RuleSettings) -> dict[str, object]:
 
 def covers(earlier: RuleSettings, later: RuleSettings) -> bool:
     """Whether all that the later rule matches is matched by the earlier one, as far as plain values and ranges tell."""
-    wide, narrow = _asked(earlier), _asked(later)
+    return spec_covers(asked(earlier), asked(later))
+
+
+def spec_covers(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> bool:
+    """The same of conditions."""
     return all(name in narrow and _includes(name, value, narrow[name]) for name, value in wide.items())
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from router.settings.findings import described
+from router.settings.lint import notes
 from tests.settings_help import BASE, load, warnings
 
 
@@ -217,3 +219,57 @@ def test_an_expression_that_never_holds_is_pointed_out() -> None:
         "9:51: routes.r.rules[0].when: never holds: the rule is never reached",
         "7:17: privacy.when: never holds: no request is in this class",
     ]
+
+
+def noted(text: str) -> list[str]:
+    """What `check` notes beside deployments that are free."""
+    loaded = load(text)
+    return [described(each) for each in notes(loaded.settings, loaded.snapshot) if "counted as free" not in each.message]
+
+
+PRIVATE = BASE + "privacy: {when: {pii: true}, only: home}\nroutes:\n  r:\n    use: [tiny, home]\n    rules:\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ("- {name: a, when: {language: ko}, use: [big, home]}", ""),
+        (
+            "- {name: a, when: {language: ko}, use: big}",
+            'routes.r.rules[0]: rule "a" leads to no model that may see "private" requests, and',
+        ),
+        ("- {name: a, when: {pii: true}, use: home}\n    - {name: b, when: {tools: true}, use: big}", ""),
+        ("- {name: a, when: {pii: [email], tools: true}, use: home}\n    - {name: b, use: big}", 'routes.r.rules[1]: rule "b" leads'),
+        ("- {name: a, when: {pii: false}, use: big}", ""),
+        ("- {name: a, when: {tools: true}, use: big, otherwise: refuse}", ""),
+        (
+            "- {name: a, when: {tools: true}, use: big}\n    - {when: {stream: true}, use: tiny}",
+            'rules[0]: rule "a" and rule "rule-2" lead',
+        ),
+    ],
+)
+def test_rules_that_contradict_privacy_are_noted(rules: str, found: str) -> None:
+    """A language that only a cloud model is strong in, and personal data: such requests would be refused without a word before."""
+    lines = noted(f"{PRIVATE}    {rules}\n")
+    assert (len(lines), found in "".join(lines)) == (bool(found), True), lines
+
+
+def test_a_difficulty_without_a_target_is_noted_once() -> None:
+    """How many requests are difficult is then up to the traffic."""
+    rules = "routes: {r: {use: tiny, rules: [{when: {difficulty: '>0.6'}, use: big}, {when: 'task.difficulty < 0.2', use: home}]}}\n"
+    (line,) = noted(BASE + rules)
+    assert line.startswith("routes.r.rules[0].when: goes by the difficulty without signals.difficulty.target")
+    assert not noted(BASE + rules + "signals: {difficulty: {target: {share: 30%}}}\n")
+
+
+def test_second_calls_that_cost_too_much_are_noted() -> None:
+    """A hedge would else look as if it were on."""
+    by = "{kind: hedge, after: 800ms, by: fixed, cost_at_most: 3}"
+    assert noted(BASE + f"routes: {{r: {{use: [tiny, big, home], by: {by}}}}}\n") == [
+        "routes.r.by: after ollama/qwen3 there is no second call to openai/small: it costs something and ollama/qwen3 nothing, "
+        "and cost_at_most is 3",
+        "routes.r.by: after openai/small there is no second call to openai/large: it costs about 64 times as much as openai/small, "
+        "and cost_at_most is 3",
+    ]
+    dearer = by.replace("most: 3", "most: 100")
+    assert not noted(BASE + f"routes: {{r: {{default: {{use: [tiny, big], by: {dearer}}}}}}}\n")

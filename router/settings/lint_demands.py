@@ -1,0 +1,131 @@
+"""Demands that together leave nothing: rules that lead private requests nowhere; and what is not obvious of signals and kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from policies.kinds.hedge import HedgeOptions
+from policies.registry import all_inside
+from router.domain.pricing import expected
+from router.settings.findings import Finding, Path
+from router.settings.lint_rules import asked, spec_covers
+from router.settings.model import Settings
+from router.settings.model_privacy import PrivacySettings
+from router.settings.model_routing import RouteSettings
+from router.snapshot import Deployment, Route, Snapshot
+
+PLAIN: Final = frozenset({"operation", "language", "task", "tools", "stream", "json_schema", "team", "key", "route"})
+"""Conditions of which one value excludes the others."""
+USUAL_INPUT: Final = 1000
+USUAL_OUTPUT: Final = 300
+"""Tokens of the call whose charges are compared."""
+
+
+def stranded(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """Rules that lead to no model which may see requests of a class, although the route has one: those requests are refused."""
+    for name, given in settings.routes.items():
+        route = snapshot.routes[name]
+        allowed = {one.name: one.allowed for one in route.policy.privacy}
+        for label, private in settings.privacy.items():
+            if not allowed[label].isdisjoint(route.deployments):
+                yield from _stranded(("routes", name), given, route, label, private, allowed[label])
+
+
+def _stranded(
+    path: Path, given: RouteSettings, route: Route, label: str, private: PrivacySettings, allowed: frozenset[str]
+) -> Iterator[Finding]:
+    wanted: Mapping[str, Any] = private.when.spec()
+    first: Path = path
+    names: list[str] = []
+    for index, rule in enumerate(given.rules):
+        spec, branch = asked(rule), route.policy.rules[index].branch
+        if rule.otherwise != "refuse" and allowed.isdisjoint(branch.deployments) and not excludes(spec, wanted):
+            first = first if names else (*path, "rules", index)
+            names.append(f'rule "{branch.rule}"')
+        if spec_covers(spec, wanted):
+            break
+    else:
+        if not branch_refuses(given) and allowed.isdisjoint(route.policy.default.deployments):
+            names.append("the default")
+    if names:
+        several = len(names) > 1
+        listed = f"{', '.join(names[:-1])} and {names[-1]} lead" if several else f"{names[0]} leads"
+        refuse = f'to no model that may see "{label}" requests, and {"refuse" if several else "refuses"} them'
+        way_out = "to serve them, let `use` name one that may behind the others, or put a rule for such requests before"
+        yield Finding(first, f"{listed} {refuse}: {way_out}")
+
+
+def branch_refuses(given: RouteSettings) -> bool:
+    """Whether the default says that it refuses what it cannot serve."""
+    return "refuse" in (given.otherwise, None if given.default is None else given.default.otherwise)
+
+
+def excludes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether both conditions can never hold for a request, as far as plain values tell."""
+    for name in one.keys() & other.keys():
+        mine, yours = one[name], other[name]
+        if (_nothing_personal(mine) != _nothing_personal(yours)) if name == "pii" else name in PLAIN and _apart(mine, yours):
+            return True
+    return False
+
+
+def _nothing_personal(values: object) -> bool:
+    return values == (False,)
+
+
+def _apart(mine: object, yours: object) -> bool:
+    if not isinstance(mine, tuple) or not isinstance(yours, tuple):
+        return False
+    return set(mine).isdisjoint(yours) and "*" not in "".join(map(str, (*mine, *yours)))
+
+
+def without_target(settings: Settings) -> Iterator[Finding]:
+    """Rules on the difficulty, where nothing says how many requests are to be difficult."""
+    if settings.signals.difficulty.target is not None:
+        return
+    for name, given in settings.routes.items():
+        for index, rule in enumerate(given.rules):
+            spec = rule.when.spec()
+            if "difficulty" in spec or "task.difficulty" in str(spec.get("cel", "")):
+                yield Finding(
+                    ("routes", name, "rules", index, "when"),
+                    "goes by the difficulty without signals.difficulty.target: of how many requests that holds is up to the traffic, from"
+                    " none to nearly all; with signals: {difficulty: {target: {share: 30%}}}, three requests in ten are at 0.5 or above",
+                )
+                # Once is enough: it is the same everywhere.
+                return
+
+
+def unhedged(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """Second calls of a hedge that its bound on the cost rules out."""
+    for name, given in settings.routes.items():
+        policy = snapshot.routes[name].policy
+        for index, rule in enumerate(given.rules):
+            yield from _unhedged(("routes", name, "rules", index, "by"), rule.by, policy.rules[index].branch.deployments, snapshot)
+        by = given.by if given.default is None else given.default.by
+        where: Path = ("routes", name, "by") if given.default is None else ("routes", name, "default", "by")
+        yield from _unhedged(where, by, policy.default.deployments, snapshot)
+
+
+def _unhedged(path: Path, by: BaseModel | None, names: tuple[str, ...], snapshot: Snapshot) -> Iterator[Finding]:
+    hedge = next((one for one in all_inside(by) if isinstance(one, HedgeOptions)), None) if by is not None else None
+    charges = [(usual_nusd(snapshot.deployments[name]), name) for name in names]
+    known = sorted((charge, name) for charge, name in charges if charge is not None)
+    if hedge is None or len(known) < 2:
+        return
+    for (low, cheap), (high, dear) in pairwise(known):
+        if high > low * hedge.cost_at_most:
+            ratio = f"about {high / low:.0f} times as much as {cheap}" if low else f"something and {cheap} nothing"
+            yield Finding(
+                path, f"after {cheap} there is no second call to {dear}: it costs {ratio}, and cost_at_most is {hedge.cost_at_most:g}"
+            )
+
+
+def usual_nusd(deployment: Deployment) -> int | None:
+    """What a call of usual length costs; None: no price is known."""
+    price = deployment.price
+    return None if price is None else int(expected(price, input_tokens=USUAL_INPUT, output_tokens=USUAL_OUTPUT))
