@@ -112,6 +112,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stops: tuple[Stop, ...] = ()
     rewards: tuple[tuple[str, int], ...] = ()
     """Bandits that learn from the answer: name, and what a good answer is worth, nano-USD."""
+    spends: tuple[str, ...] = ()
+    """Caps on the shares of providers that count what this request costs."""
     keeps_cache: bool = False
     """Remember where the session's prompt is cached now."""
 
@@ -119,12 +121,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Live(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a kind reads of the moment; it comes as numbers in `RequestFacts.live`."""
 
-    what: Literal["experiment", "bandit", "cascade", "hedge", "cache", "pace"]
+    what: Literal["experiment", "bandit", "cascade", "hedge", "cache", "pace", "vendors"]
     name: str = ""
     since: float | None = None
     """When it began, Unix seconds; None: when it was first read."""
     number: float = 0.0
-    """Of a bandit: how many answers count; of a hedge: the most second calls, as a share."""
+    """Of a bandit: how many answers count; of a hedge: the most second calls, as a share; of a cap on providers: seconds after which
+    money counts half."""
     version: str = ""
     """Tells it from an earlier one of the same name."""
     quantile: float | None = None
@@ -168,6 +171,7 @@ def described(plan: Plan | None, live: Mapping[str, float]) -> list[str]:
         lines.append(f"hedge: the second is called too if the first has not begun after {plan.hedge.after_ms:.0f} ms")
     if plan.shadow is not None:
         lines.append(f"shadow: a copy to {', '.join(plan.shadow.deployments)} on the budgets of team {plan.shadow.team}")
+    lines += [f"cap {name}: providers that have had their share of the money come last, or not at all" for name in plan.spends]
     if plan.keeps_cache:
         lines.append("the deployment that has the session's prompt in its cache is preferred by what that saves")
     lines += [f"known now: {name} {value:g}" for name, value in sorted(live.items())]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 from pydantic import BaseModel, Field
 
 from policies.engine import Order
-from policies.kinds import bandit, cascade, cost, fixed, hedge, latency, least_busy, pace, quality, shadow, split, weighted
+from policies.kinds import bandit, cascade, cost, fixed, hedge, latency, least_busy, pace, quality, shadow, split, vendors, weighted
 from policies.kinds.fields import Problem, inside
 from policies.plans import Live
 from policies.types import Traits
@@ -66,6 +66,7 @@ _ALL: Final = (
     Kind(name="shadow", options=shadow.ShadowOptions, bind=shadow.bind, problems=shadow.problems),
     Kind(name="bandit", options=bandit.BanditOptions, bind=bandit.bind, live=bandit.live),
     Kind(name="pace", options=pace.PaceOptions, bind=pace.bind, live=pace.live),
+    Kind(name="vendors", options=vendors.VendorsOptions, bind=vendors.bind, problems=vendors.problems, live=vendors.live),
 )
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType({kind.name: kind for kind in _ALL})
@@ -77,7 +78,7 @@ else:
     # UP007: the kinds are known at run time only, so the union cannot be written with |.
     AnyKind = Annotated[Union[tuple(kind.options for kind in _ALL)], Field(discriminator="kind")]  # noqa: UP007
 
-for _module in (cascade, hedge, shadow, split):
+for _module in (cascade, hedge, shadow, split, vendors):
     # Kinds that hold others could not name them all before they were there. Their schemas are built when one is first used.
     vars(_module)["AnyKind"] = AnyKind
 

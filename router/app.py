@@ -349,6 +349,8 @@ class Service:
             set_deployments(scrape, self._deployment_states())
             for cascade, share in self.fleet.memory.savings():
                 scrape.set("faregate_cascade_saving_ratio", share, cascade=cascade)
+            for cap, provider, share in self.fleet.memory.vendor_shares():
+                scrape.set("faregate_vendor_spend_ratio", share, cap=cap, provider=provider)
             for budget, share in self.pipeline.shortages.usable():
                 scrape.set("faregate_budget_usable_ratio", share, budget=budget)
             if self._drifts is not None:

@@ -41,6 +41,8 @@ LEAST_CASCADES: Final = 20
 """Requests before a cascade may be switched off."""
 CASCADE_WEIGHT: Final = 0.02
 """Of the newest request in the moving averages of a cascade: about the last hundred count."""
+LEAST_VENDOR_CALLS: Final = 20
+"""Calls before shares of providers say anything."""
 FEWEST_TIMES: Final = 8
 MOST_RATED: Final = 10_000
 BURST_OF_HEDGES: Final = 3.0
@@ -108,6 +110,33 @@ class CascadeState:
         return 1.0 - self.spent / self.alone
 
 
+class VendorSpend:
+    """What providers have had of late; money counts less and less as time passes."""
+
+    __slots__ = ("at", "calls", "half_seconds", "nusd")
+
+    def __init__(self, half_seconds: float) -> None:
+        self.half_seconds = half_seconds
+        self.nusd: dict[str, float] = {}
+        self.calls = 0
+        self.at = 0.0
+
+    def add(self, provider: str, nusd: int, now: float) -> None:
+        """One more call."""
+        fade = 0.5 ** (max(0.0, now - self.at) / self.half_seconds)
+        self.nusd = {name: value * fade for name, value in self.nusd.items()}
+        self.nusd[provider] = self.nusd.get(provider, 0.0) + nusd
+        self.at = max(self.at, now)
+        self.calls += 1
+
+    def shares(self) -> Mapping[str, float]:
+        """Of each provider that has had any, 0 to 1; empty while too little is known."""
+        total = sum(self.nusd.values())
+        if self.calls < LEAST_VENDOR_CALLS or total <= 0:
+            return {}
+        return {name: value / total for name, value in self.nusd.items()}
+
+
 class _Cached(msgspec.Struct, gc=False):
     deployment: str
     tokens: int
@@ -133,6 +162,7 @@ class Memory:
         self.experiments: dict[Key, Experiment] = {}
         self.beliefs: dict[Key, dict[str, Belief]] = {}
         self.cascades: dict[Key, CascadeState] = {}
+        self.vendors: dict[Key, VendorSpend] = {}
         self._hedges: dict[Key, float] = {}
         """Second calls that are allowed."""
         self._sessions: OrderedDict[tuple[str, str, str], _Cached] = OrderedDict()
@@ -158,6 +188,12 @@ class Memory:
             pays = state.pays
             if pays is not None:
                 yield name, pays
+
+    def vendor_shares(self) -> Iterator[tuple[str, str, float]]:
+        """What providers have had: name of the cap, provider, and share of the money."""
+        for (_, _, name, _), spend in self.vendors.items():
+            for provider, share in spend.shares().items():
+                yield name, provider, share
 
     # -- reading
 
@@ -223,6 +259,12 @@ class Memory:
         if tokens >= LEAST_CACHED_TOKENS:
             numbers[f"saves/{cached.deployment}"] = float(tokens * (price.rates.input - price.rates.cache_read) // 1_000_000)
 
+    def _read_vendors(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
+        spend = self.vendors.setdefault(self._key(call, live.name), VendorSpend(live.number))
+        spend.half_seconds = live.number
+        for provider, share in spend.shares().items():
+            numbers[f"share/{live.name}/{provider}"] = share
+
     def _read_pace(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
         budget = self._budgets.get(live.name)
         if budget is None or not views:
@@ -266,6 +308,9 @@ class Memory:
             self._sessions.move_to_end(_session(call))
             if len(self._sessions) > MOST_SESSIONS:
                 self._sessions.popitem(last=False)
+        for name in plan.spends:
+            for attempt, _ in results:
+                self.vendors[self._key(call, name)].add(attempt.deployment.provider.name, attempt.charge_nusd, self._clock())
         if not plan.arms or not results or all(cause in BLAMELESS for _, cause in results):
             return
         failed = any(cause and cause not in BLAMELESS for _, cause in results) or call.outcome in ("upstream_lost", "upstream_error")
@@ -332,4 +377,5 @@ _READERS: Final = {
     "hedge": Memory._read_hedge,
     "cache": Memory._read_cache,
     "pace": Memory._read_pace,
+    "vendors": Memory._read_vendors,
 }

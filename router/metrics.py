@@ -129,6 +129,7 @@ _TABLE: Final = (
     _counter("faregate_experiment_stops_total", "Arms that were taken back because they were worse than allowed.", "experiment", "reason"),
     _counter("faregate_cascade_answers_total", "Answers of a cascade's steps, by what was done with them.", "cascade", "step", "verdict"),
     _max("faregate_cascade_saving_ratio", "What a cascade saves of the price of its last step alone; below 0: it costs more.", "cascade"),
+    _max("faregate_vendor_spend_ratio", "What a provider has had of the money under a cap on providers, as a share.", "cap", "provider"),
     _counter("faregate_hedges_total", "Second calls of a hedge, by who answered.", "hedge", "outcome"),
     _counter("faregate_shadows_total", "Copies of requests to another model, by what came of them.", "shadow", "outcome"),
     _histogram("faregate_shadow_cost_ratio", "Charge of a copy by that of the answer.", _RATIOS, "shadow"),

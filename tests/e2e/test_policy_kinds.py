@@ -116,6 +116,19 @@ async def test_a_cascade_that_costs_more_than_the_large_model_alone_switches_its
         assert 'faregate_cascade_saving_ratio{cascade="cascade"} -0.1' in await metrics(app)
 
 
+async def test_money_goes_to_another_provider_once_one_has_had_its_share(tmp_path: Path) -> None:
+    """All calls were the cheaper one's as long as nothing was known; now the others catch up."""
+    text = config("{kind: vendors, most: 50%}").replace("small: {at: up/", "small: {at: down/")
+    text = text.replace("providers:\n", 'providers:\n  down: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}\n')
+    async with running(tmp_path, text) as app:
+        for name in ("small", "twin"):
+            app.up.on(name, Json(text="Yes.", usage=usage(10, 10)))
+        for _ in range(22):
+            await app.ask("auto")
+        assert [seen.model for seen in app.up.requests] == ["small"] * 20 + ["twin"] * 2
+        assert 'faregate_vendor_spend_ratio{cap="vendors",provider="down"} 0.90' in await metrics(app)
+
+
 async def test_the_small_answer_is_better_than_none(tmp_path: Path) -> None:
     """It was paid for; the large model cannot be had."""
     async with running(tmp_path, config("{kind: cascade, steps: [small, large]}")) as app:
@@ -232,7 +245,7 @@ async def test_a_bandit_goes_over_to_what_is_worth_more_and_logs_its_chances(tmp
         before = beliefs["up/small"].mean
         answer = await app.ask("auto", headers={"x-faregate-use": "small"})
         rated = {"request_id": answer.headers["x-faregate-request-id"], "rating": 0}
-        assert (await app.client.post("/feedback", json=rated)).status_code == 200
+        assert (await app.client.post("/feedback", json=rated)).status_code == 202
         assert beliefs["up/small"].mean < before
         assert not memory.rated(rated["request_id"], "another key", 1.0)
 

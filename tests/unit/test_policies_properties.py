@@ -26,6 +26,7 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, object]]] = {
     "quality": st.fixed_dictionaries({"target": st.floats(0, 1)}),
     "pace": st.just({"budget": "month"}),
     "hedge": st.just({}),
+    "vendors": st.fixed_dictionaries({"most": st.floats(0, 1)}),
     "bandit": st.just({"worth_usd": 0.01}),
     "cascade": st.just({"steps": [{"size": "small"}, {"size": "large"}]}),
 }
