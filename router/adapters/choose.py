@@ -142,13 +142,13 @@ def must_exist(store: str) -> str:
 
 
 @asynccontextmanager
-async def visiting(store: str) -> AsyncIterator[Ledger]:
-    """The open ledger, for a command that looks in and leaves.
+async def visiting(store: str, *, timeout_seconds: float = VISIT_TIMEOUT_SECONDS) -> AsyncIterator[Ledger]:
+    """The open ledger, for a command that looks in and leaves. `timeout_seconds` bounds every call.
 
     Raises:
         ConfigError: it cannot be used, or does not answer.
     """
-    ledger = open_ledger(store, timeout_seconds=VISIT_TIMEOUT_SECONDS)
+    ledger = open_ledger(store, timeout_seconds=timeout_seconds)
     try:
         await ledger.open(replica_id=f"command-{secrets.token_hex(6)}", lease_seconds=VISIT_SECONDS)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -22,15 +23,20 @@ def command(
     effective: Annotated[
         bool, typer.Option("--effective", help="Print it with shorthand written out, defaults filled in and secrets as references.")
     ] = False,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Do not ask the ledger whether another version is in force.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines.")] = False,
 ) -> None:
-    """Check a configuration: all errors at once with line and column, warnings for prices, budgets and rules. Exit 1 on an error."""
+    """Check a configuration: all errors at once with line and column, warnings for prices, budgets and rules. Exit 1 on an error.
+
+    If its ledger can be reached, a note says so where the service was rolled back to another version.
+    """
     path = one_file(file, config) or os.environ.get(CONFIG)
     try:
         report = _report(path)
     except ConfigError as exc:
         _print_errors(str(exc), as_json=as_json)
         raise typer.Exit(1) from None
+    report.notes += [] if no_store else report.not_in_force()
     if as_json:
         print(json.dumps(report.as_data(effective=effective), indent=2, ensure_ascii=False))
         return
@@ -68,6 +74,13 @@ class _Report:
         self._snapshot = snapshot
         self.warnings: tuple[str, ...] = snapshot.warnings
         self.notes = [*snapshot.notes, *notes]
+
+    def not_in_force(self) -> list[str]:
+        """Another version is served, as the ledger says."""
+        from router.commands.in_force import pin_of, told
+
+        text = told(asyncio.run(pin_of(self._snapshot)), self._snapshot)
+        return [text] if text else []
 
     @property
     def effective(self) -> str:

@@ -16,6 +16,7 @@ from router.adapters.choose import must_exist, store_of, visiting
 from router.admission import fresh, principal_of_entry
 from router.call import Principal
 from router.commands.explain_past import explain_past
+from router.commands.in_force import told as told_of
 from router.commands.options import Config, Store
 from router.controls import Desk
 from router.domain.controls import ControlState, Freezes, closed_deployments, limits_in_force
@@ -26,6 +27,7 @@ from router.explain_budgets import Spent
 from router.fleet import Fleet
 from router.settings import load_snapshot
 from router.snapshot import KeyEntry, Snapshot
+from router.versions import Versions
 
 EXIT_REFUSED: Final = 1
 
@@ -47,14 +49,19 @@ def command(
     draw: Annotated[float, typer.Option(min=0.0, max=0.999999, help="Number that stands for chance.")] = 0.5,
     store: Store = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Do not look into the ledger.")] = False,
+    in_force: Annotated[
+        bool, typer.Option("--in-force", help="By the version that the service was rolled back to, if it was, in place of the file.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines; amounts in nano-USD.")] = False,
 ) -> None:
     """Decide on a request as the server would, without sending it, and say why: every candidate, its cost, and its reason.
 
     What is spent, and what is frozen or drained now, is read from the ledger if there is one. Otherwise nothing is taken for
-    spent, and all deployments as up, idle and not seen yet.
+    spent, and all deployments as up, idle and not seen yet. If the service was rolled back to another version, that is said.
     Exit 1 if the request would be refused.
     """
+    if in_force and (no_store or record is not None):
+        raise typer.BadParameter("the ledger says what is in force now: not with --no-store or --record", param_hint="--in-force")
     snapshot = load_snapshot(config)
     if record is not None:
         explain_past(snapshot, record, store, as_json=as_json)
@@ -63,6 +70,11 @@ def command(
     if tag:
         headers[TAGS] = ",".join("=".join(_pair(item)) for item in tag).encode()
     now = None if no_store else _now(snapshot, store)
+    if now is not None and (elsewhere := told_of(now[0].pin, snapshot)):
+        if in_force:
+            snapshot = _rolled_back(snapshot, store, now[0])
+        else:
+            typer.echo(f"note: {elsewhere}; --in-force explains by that one", err=True)
     fleet, freezes = _as_controlled(snapshot, ControlState() if now is None else now[0])
     body = sys.stdin.buffer.read() if file == "-" else _read(file)
     try:
@@ -108,6 +120,16 @@ async def _look(store: str) -> tuple[ControlState, Spent]:
     async with visiting(store) as ledger:
         state = await Desk(ledger.control_store(), who="", via="").state()
         return state, Spent(states=await ledger.bucket_states(), now_ms=time.time_ns() // 1_000_000, limits=limits_in_force(state))
+
+
+def _rolled_back(snapshot: Snapshot, store: str | None, state: ControlState) -> Snapshot:
+    """The version that is served. `state` has a pin."""
+
+    async def load(version: str) -> Snapshot:
+        async with visiting(must_exist(store or store_of(snapshot))) as ledger:
+            return await Versions(ledger.shelf()).load(version, snapshot.source)
+
+    return snapshot if state.pin is None else asyncio.run(load(state.pin.version))
 
 
 def _as_controlled(snapshot: Snapshot, state: ControlState) -> tuple[Fleet, Freezes]:

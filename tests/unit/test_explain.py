@@ -13,8 +13,11 @@ from typer.testing import CliRunner, Result
 
 from router.adapters.choose import visiting
 from router.cli import load
+from router.controls import Desk
 from router.domain.budgets import Budget, Reservation
 from router.domain.windows import bucket_set
+from router.settings import load_snapshot
+from router.versions import Versions
 
 CONFIG = """
 version: 1
@@ -313,3 +316,30 @@ def test_a_budget_that_fills_steers_here_too(tmp_path: Path) -> None:
     result = asked(tmp_path, text, "--store", store)
     assert "cloud/frontier-closed (model large): budget_downgrade" in result.stdout
     assert "step" not in result.stderr
+
+
+def test_a_file_that_is_not_in_force_is_said_to_be_so(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a roll-back the file tells what would be, not what is: people who look for a reason need the version that is served."""
+    store = str(tmp_path / "ledger.sqlite")
+    monkeypatch.setenv("FAREGATE_STORE", store)
+    served = load_snapshot(str(config))
+
+    async def roll_back() -> None:
+        async with visiting(store) as ledger:
+            await Versions(ledger.shelf()).keep(served, now_ms=1)
+            await Desk(ledger.control_store(), who="alice", via="admin").pin(served.version, reason="too dear")
+
+    asyncio.run(roll_back())
+    same = ask(config)
+    assert (same.exit_code, same.stderr) == (0, ask(config, "--no-store").stderr)
+    config.write_text(CONFIG.replace("default: {use: [large, small], by: cost}", "default: large"))
+    changed = ask(config)
+    assert f"note: the service was rolled back to version {served.version} on" in changed.stderr
+    assert "by alice (too dear)" in changed.stderr
+    assert "cloud/frontier-closed" in changed.stdout.splitlines()[3]
+    then = ask(config, "--in-force")
+    assert (then.exit_code, then.stdout, "rolled back" in then.stderr) == (0, same.stdout, False)
+    assert ask(config, "--in-force", "--no-store").exit_code == 2
+    checked = CliRunner().invoke(load("check"), [str(config)])
+    assert f"note: the service was rolled back to version {served.version}" in checked.stderr
+    assert "rolled back" not in CliRunner().invoke(load("check"), [str(config), "--no-store"]).stderr
