@@ -338,6 +338,21 @@ HEALTH: Final = (
         unit="none",
     ),
     Panel(
+        title="Advances and open calls",
+        queries=(
+            ("sum(faregate_store_advances_usd) or vector(0)", "set aside in advances"),
+            ("sum(faregate_store_open_usd) or vector(0)", "let through unguarded"),
+        ),
+        about="For calls while the store is away (`server.when_store_is_down`). Advances shrink as calls take them.",
+        unit=_MONEY,
+    ),
+    Panel(
+        title="Attempts without the store",
+        queries=((f"sum by (mode) (rate(faregate_store_away_calls_total{_RATE})) or vector(0)", "{{mode}}"),),
+        about="By what paid for them: an advance (`lease`), nothing (`open`), no budget to ask (`free`); or `refused`.",
+        unit="ops",
+    ),
+    Panel(
         title="In progress",
         queries=(
             ("sum(faregate_requests_in_flight)", "requests"),
@@ -348,9 +363,7 @@ HEALTH: Final = (
     ),
     Panel(
         title="Processes",
-        queries=(
-            ("sum by (instance) (process_resident_memory_bytes) / sum by (instance) (faregate_workers)", "{{instance}} memory per worker"),
-        ),
+        queries=(("sum by (instance) (process_resident_memory_bytes) / sum by (instance) (faregate_workers)", "{{instance}}"),),
         about="Memory per worker process.",
         unit="bytes",
     ),

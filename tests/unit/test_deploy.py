@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -39,8 +42,6 @@ def build_module() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # A dataclass looks its module up by name.
-    import sys
-
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
@@ -74,6 +75,15 @@ def test_panels_ask_for_metrics_that_exist(panel: dict[str, Any]) -> None:
         used = metrics_in(target["expr"])
         assert used
         assert used <= set(FAMILIES)
+
+
+def test_an_outage_of_the_store_can_be_followed_and_its_panels_are_not_empty_before() -> None:
+    """How long advances last decides what to do next; where none are configured, 0 is the true answer."""
+    wanted = {"faregate_store_up", "faregate_store_advances_usd", "faregate_store_open_usd", "faregate_store_away_calls_total"}
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    assert wanted <= set[str]().union(*map(metrics_in, queries))
+    seldom = wanted - {"faregate_store_up"}
+    assert all(query.endswith(" or vector(0)") for query in queries if metrics_in(query) & seldom)
 
 
 def test_panels_do_not_lie_on_each_other() -> None:
@@ -185,6 +195,25 @@ def test_the_image_runs_without_root_and_installs_by_hash() -> None:
     installs = [part for word, rest in instructions() if word == "RUN" for part in rest.split("&&") if "pip install" in part]
     assert all("--require-hashes" in part or "--no-index" in part for part in installs)
     assert any(word == "HEALTHCHECK" for word, _ in instructions())
+
+
+def test_the_health_check_of_the_image_asks_no_proxy_and_needs_a_200() -> None:
+    """Docker hands its own proxies to every container; through them loopback is another machine, and restarts follow."""
+    (check,) = [rest for word, rest in instructions() if word == "HEALTHCHECK"]
+    program = json.loads(check.partition("CMD ")[2])[2]
+    for status, ends_with in ((200, 0), (503, 1)):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            environment = {"http_proxy": "http://127.0.0.1:1", "PATH": os.environ["PATH"]}
+            asking = subprocess.Popen(
+                [sys.executable, "-S", "-c", program.replace("4000", str(port)).replace("timeout=2", "timeout=20")], env=environment
+            )
+            server.settimeout(20)
+            client, _ = server.accept()
+            with client:
+                assert client.recv(1000).startswith(b"GET /livez ")
+                client.sendall(f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n".encode())
+            assert asking.wait(timeout=20) == ends_with
 
 
 def test_the_image_is_built_from_what_the_build_can_see() -> None:
