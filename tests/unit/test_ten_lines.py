@@ -34,11 +34,12 @@ def branch(used: float = 0.1, **signals: Any) -> Branch:
     [
         ({}, "default", ["pocket"]),
         ({"task": "code"}, "code", ["coder"]),
-        ({"language": "ko"}, "korean", ["solar"]),
-        ({"difficulty": 0.9}, "hard", ["frontier", "solar"]),
+        ({"language": "ko"}, "korean", ["solar", "pocket"]),
+        ({"difficulty": 0.9}, "hard", ["frontier", "solar", "pocket"]),
         ({"difficulty": 0.9, "used": 0.95}, "broke", ["solar", "pocket"]),
         ({"pii": frozenset({"email"})}, "default", ["pocket"]),
-        ({"pii": frozenset({"email"}), "language": "ko"}, "korean", []),
+        ({"pii": frozenset({"email"}), "language": "ko"}, "korean", ["pocket"]),
+        ({"pii": frozenset({"email"}), "difficulty": 0.9}, "hard", ["pocket"]),
         ({"pii": None, "difficulty": 0.9, "used": 0.95}, "broke", ["pocket"]),
     ],
 )
@@ -47,5 +48,5 @@ def test_each_line_means_what_the_page_says(request_is: dict[str, Any], rule: st
     chosen = branch(**request_is)
     deployments = snapshot().deployments
     assert (chosen.rule, [deployments[name].model for name in chosen.deployments]) == (rule, models)
-    assert chosen.kind == ("pace" if rule == "hard" else "latency" if rule == "default" else "cost")
+    assert chosen.kind == {"hard": "pace", "default": "latency", "korean": "fixed"}.get(rule, "cost")
     assert (chosen.private != ()) is (request_is.get("pii", frozenset()) != frozenset())
