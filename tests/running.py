@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,11 @@ async def running(
     key: str = KEY,
     store: str | None = None,
 ) -> AsyncIterator[Running]:
-    """Serve a configuration; `UP` in it stands for the provider's base URL, `STORE` for the store: by default a file of its own."""
-    async with up or ScriptedUpstream() as upstream:
+    """Serve a configuration; `UP` in it stands for the provider's base URL, `STORE` for the store: by default a file of its own.
+
+    A provider that listens already stays the caller's.
+    """
+    async with nullcontext(up) if up is not None and up.listening else (up or ScriptedUpstream()) as upstream:
         store = store or str(folder / "ledger.sqlite")
         snapshot = compiled(config.replace("UP", upstream.base_url).replace("STORE", store), environment=environment)
         log = folder / "requests.log"

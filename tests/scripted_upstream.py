@@ -220,6 +220,11 @@ class ScriptedUpstream:
             self._server.close()
             self._server = None
 
+    @property
+    def listening(self) -> bool:
+        """Between the begin of the block and its end."""
+        return self._server is not None
+
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, ssl=self._ssl_context)

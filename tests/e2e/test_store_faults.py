@@ -21,13 +21,13 @@ from router.errors import StoreUnavailable
 from tests.books import typed
 from tests.conftest import RedisServer
 from tests.gateway import Gateway
-from tests.running import chat
+from tests.running import Running, chat, running
 from tests.scripted_behaviours import Json, Stream
 from tests.scripted_upstream import Gate, ScriptedUpstream
 
 CONFIG = """
 version: 1
-server: {store_timeout: 250ms, drain: 10s}
+server: {store: "STORE", store_timeout: 250ms, drain: 10s}
 providers:
   up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
 models:
@@ -45,10 +45,10 @@ EVER_SECONDS = 60
 
 
 def config(up: ScriptedUpstream, **change: str) -> str:
-    text = CONFIG.replace("UP", up.base_url)
+    text = CONFIG
     for old, new in change.items():
         text = text.replace(f"{old}: 250ms", f"{old}: {new}")
-    return text
+    return text.replace("UP", up.base_url)
 
 
 async def tell(server: RedisServer, *words: str | int) -> object:
@@ -83,7 +83,7 @@ async def refused_in_time(client: httpx.AsyncClient, count: int) -> None:
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
 
 
-async def agree(gateway: Gateway, up: ScriptedUpstream) -> list[SpendRecord]:
+async def agree(gateway: Gateway | Running, up: ScriptedUpstream) -> list[SpendRecord]:
     """Wait until all settlements are delivered, then compare the books with the provider's own count."""
     deadline = time.monotonic() + EVER_SECONDS
     while True:
@@ -125,32 +125,32 @@ async def test_while_redis_is_stopped_calls_are_refused_and_live_streams_go_on(
     tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream
 ) -> None:
     """Money is not spent unguarded, and what was promised is kept: their settlements arrive when it is back."""
-    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
-        await served_again(client)
-        async with half_way(up, client, 8) as streams:
+    async with running(tmp_path, config(up), up=up, store=own_redis.url) as app:
+        await served_again(app.client)
+        async with half_way(up, app.client, 8) as streams:
             own_redis.signal(signal.SIGSTOP)
-            await refused_in_time(client, 20)
+            await refused_in_time(app.client, 20)
         assert all(stream.done() for stream in streams)
-        await refused_in_time(client, 5)
-        assert (await client.get(f"{gateway.root}/livez")).status_code == 200
-        while (await client.get(f"{gateway.root}/readyz")).status_code == 200:
+        await refused_in_time(app.client, 5)
+        assert (await app.client.get(f"{app.root}/livez")).status_code == 200
+        while (await app.client.get(f"{app.root}/readyz")).status_code == 200:
             await asyncio.sleep(0.05)
         own_redis.signal(signal.SIGCONT)
-        await served_again(client)
-        records = await agree(gateway, up)
+        await served_again(app.client)
+        records = await agree(app, up)
     assert {record.outcome for record in records} == {"ok"}
 
 
 async def test_what_redis_acknowledged_outlives_its_death(tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream) -> None:
     """Killed in mid-load and started again: holds and charges are there, late settlements find theirs."""
-    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
-        assert {answer.status_code for answer in await asyncio.gather(*(ask(client) for _ in range(20)))} == {200}
-        async with half_way(up, client, 8):
+    async with running(tmp_path, config(up), up=up, store=own_redis.url) as app:
+        assert {answer.status_code for answer in await asyncio.gather(*(ask(app.client) for _ in range(20)))} == {200}
+        async with half_way(up, app.client, 8):
             own_redis.kill()
-            await refused_in_time(client, 10)
+            await refused_in_time(app.client, 10)
         own_redis.start()
-        await served_again(client)
-        records = await agree(gateway, up)
+        await served_again(app.client)
+        records = await agree(app, up)
     assert {record.outcome for record in records} == {"ok"}
 
 
@@ -158,7 +158,7 @@ async def test_a_service_that_ends_while_redis_is_away_leaves_its_settlements_on
     tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream
 ) -> None:
     """The next process delivers them, before or after the holds are swept."""
-    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
+    async with Gateway(tmp_path, config(up).replace("STORE", own_redis.url), store=own_redis.url) as gateway, gateway.client() as client:
         await served_again(client)
         async with half_way(up, client, 5):
             own_redis.kill()
@@ -172,20 +172,20 @@ async def test_a_service_that_ends_while_redis_is_away_leaves_its_settlements_on
 
 async def test_scripts_that_redis_forgot_are_sent_again(tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream) -> None:
     """Nobody notices a SCRIPT FLUSH."""
-    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
+    async with running(tmp_path, config(up), up=up, store=own_redis.url) as app:
         for _ in range(3):
             await tell(own_redis, "SCRIPT", "FLUSH")
-            assert {answer.status_code for answer in await asyncio.gather(*(ask(client) for _ in range(5)))} == {200}
-        await agree(gateway, up)
+            assert {answer.status_code for answer in await asyncio.gather(*(ask(app.client) for _ in range(5)))} == {200}
+        await agree(app, up)
 
 
 async def test_calls_whose_holds_were_wiped_are_charged_all_the_same(tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream) -> None:
     """After FLUSHALL the budget begins anew, but what is under way is still paid for, and flagged."""
-    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
-        async with half_way(up, client, 4):
+    async with running(tmp_path, config(up), up=up, store=own_redis.url) as app:
+        async with half_way(up, app.client, 4):
             await tell(own_redis, "FLUSHALL")
-        assert (await ask(client)).status_code == 200
-        records = await agree(gateway, up)
+        assert (await ask(app.client)).status_code == 200
+        records = await agree(app, up)
     assert [record.doubt for record in records].count(DOUBT_ORPHAN) == 4
     assert {record.evidence for record in records} == {"exact"}
 
@@ -194,13 +194,13 @@ async def test_a_redis_that_became_a_replica_is_away_until_it_is_the_master(
     tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream
 ) -> None:
     """READONLY: a failover is under way."""
-    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
-        async with half_way(up, client, 3):
+    async with running(tmp_path, config(up), up=up, store=own_redis.url) as app:
+        async with half_way(up, app.client, 3):
             await tell(own_redis, "REPLICAOF", "127.0.0.1", 1)
-            await refused_in_time(client, 5)
+            await refused_in_time(app.client, 5)
         await tell(own_redis, "REPLICAOF", "NO", "ONE")
-        await served_again(client)
-        await agree(gateway, up)
+        await served_again(app.client)
+        await agree(app, up)
 
 
 @asynccontextmanager
@@ -234,13 +234,13 @@ async def test_a_redis_that_is_full_or_locks_us_out_refuses_calls_in_time_and_lo
     tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream
 ) -> None:
     """OOM, MISCONF, a changed password: whatever the reason, no call waits long, live streams end well, and all is booked."""
-    async with Gateway(tmp_path, config(up), store=own_redis.url) as gateway, gateway.client() as client:
+    async with running(tmp_path, config(up), up=up, store=own_redis.url) as app:
         for fault in (no_memory, no_disk, another_password):
-            await served_again(client)
-            async with half_way(up, client, 4), fault(own_redis):
-                await refused_in_time(client, 5)
-            await served_again(client)
-        records = await agree(gateway, up)
+            await served_again(app.client)
+            async with half_way(up, app.client, 4), fault(own_redis):
+                await refused_in_time(app.client, 5)
+            await served_again(app.client)
+        records = await agree(app, up)
     assert {record.outcome for record in records} == {"ok"}
 
 
@@ -290,11 +290,11 @@ async def test_a_slow_redis_makes_calls_slow_and_nothing_else(tmp_path: Path, ow
     up.default = Json()
     async with SlowRoad(own_redis.port, 0.3) as road:
         text = config(up, store_timeout="2s")
-        async with Gateway(tmp_path, text, store=f"redis://127.0.0.1:{road.port}/0") as gateway, gateway.client() as client:
-            answers = await asyncio.gather(*(ask(client, stream=n % 2 == 0) for n in range(30)))
+        async with running(tmp_path, text, up=up, store=f"redis://127.0.0.1:{road.port}/0") as app:
+            answers = await asyncio.gather(*(ask(app.client, stream=n % 2 == 0) for n in range(30)))
             assert {answer.status_code for answer in answers} == {200}
-            gateway.store = own_redis.url
-            await agree(gateway, up)
+            app.store = own_redis.url
+            await agree(app, up)
 
 
 async def test_a_redis_slower_than_the_limit_refuses_calls_in_time(tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream) -> None:
@@ -302,18 +302,17 @@ async def test_a_redis_slower_than_the_limit_refuses_calls_in_time(tmp_path: Pat
     up.default = Json()
     async with (
         SlowRoad(own_redis.port, 0.0) as road,
-        Gateway(tmp_path, config(up), store=f"redis://127.0.0.1:{road.port}/0") as gateway,
-        gateway.client() as client,
+        running(tmp_path, config(up), up=up, store=f"redis://127.0.0.1:{road.port}/0") as app,
     ):
-        await served_again(client)
-        async with half_way(up, client, 4):
+        await served_again(app.client)
+        async with half_way(up, app.client, 4):
             road.delay_seconds = 0.6
-            await refused_in_time(client, 10)
-        await refused_in_time(client, 1)
+            await refused_in_time(app.client, 10)
+        await refused_in_time(app.client, 1)
         road.delay_seconds = 0.0
-        await served_again(client)
-        gateway.store = own_redis.url
-        await agree(gateway, up)
+        await served_again(app.client)
+        app.store = own_redis.url
+        await agree(app, up)
 
 
 async def test_two_services_on_one_redis_hold_one_budget(tmp_path: Path, redis_url: str, up: ScriptedUpstream) -> None:
@@ -325,12 +324,10 @@ async def test_two_services_on_one_redis_hold_one_budget(tmp_path: Path, redis_u
     for folder in folders:
         folder.mkdir()
     async with (
-        Gateway(folders[0], text, store=redis_url) as one,
-        Gateway(folders[1], text, store=redis_url) as two,
-        one.client() as first,
-        two.client() as second,
+        running(folders[0], text, up=up, store=redis_url) as one,
+        running(folders[1], text, up=up, store=redis_url) as two,
     ):
-        calls = [asyncio.create_task(ask((first, second)[n % 2], max_tokens=100)) for n in range(100)]
+        calls = [asyncio.create_task(ask((one, two)[n % 2].client, max_tokens=100)) for n in range(100)]
         await up.until_seen(50)
         while sum(call.done() for call in calls) < 50:
             await asyncio.sleep(0.02)
@@ -345,7 +342,7 @@ async def test_two_services_on_one_redis_hold_one_budget(tmp_path: Path, redis_u
 
 async def fails_to_start(folder: Path, url: str, environment: Mapping[str, str] | None = None) -> str:
     """Start on a store that must be refused; what is said on standard error."""
-    gateway = Gateway(folder, CONFIG.replace("UP", "http://127.0.0.1:1/v1"), store=url, environment=environment)
+    gateway = Gateway(folder, CONFIG.replace("UP", "http://127.0.0.1:1/v1").replace("STORE", url), store=url, environment=environment)
     gateway.start()
     assert await gateway.ended() == 1
     return gateway.errors()
