@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ def prose(path: Path) -> str:
     return _FENCE.sub("", path.read_text(encoding="utf-8"))
 
 
+@cache
 def anchors(path: Path) -> set[str]:
     """What `#...` may follow a page's name, as common Markdown renderers make it from headings."""
     headings = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
@@ -37,8 +39,12 @@ def test_generated_page_is_up_to_date(name: str) -> None:
     assert (docs.FOLDER / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run `make docs`"
 
 
-def test_a_page_that_is_not_up_to_date_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_is_not_up_to_date_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`make check` says which page and what to run."""
+    # Some that are made in no time stand for all.
+    monkeypatch.setattr(docs, "PAGES", {name: docs.PAGES[name] for name in ("environment.md", "errors.md", "paths.md")})
     assert docs.main([], tmp_path) == 0
     assert docs.main(["--check"], tmp_path) == 0
     (tmp_path / "errors.md").write_text("old", encoding="utf-8")
