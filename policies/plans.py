@@ -132,6 +132,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tells it from an earlier one of the same name."""
     quantile: float | None = None
     """Of a hedge: of the time to the first token, after which there is a second call."""
+    cost_at_most: float = 0.0
+    """Of a hedge: so many times what the first call is expected to cost may the second one."""
 
 
 EMPTY = Plan()
@@ -158,6 +160,18 @@ def _checks(cascade: Cascade) -> str:
     if verify.judge is not None:
         words.append(f"judge {', '.join(cascade.judges) or 'nobody'}")
     return ", ".join(words) or "none"
+
+
+def no_second_call(hedge: Live, first: str, second: str, charges: Mapping[str, int], live: Mapping[str, float]) -> str:
+    """Why a hedge makes no second call for a request with this order. `charges`: expected ones, nano-USD; unknown counts as nothing."""
+    low, high = charges.get(first, 0), charges.get(second, 0)
+    begin = f"hedge {hedge.name}: no second call:"
+    if high > low * hedge.cost_at_most:
+        ratio = f"{high / low:.1f} times as much as {first}" if low else f"something and {first} nothing"
+        return f"{begin} {second} is expected to cost {ratio}, and cost_at_most is {hedge.cost_at_most:g}"
+    if not live.get(f"allowed/{hedge.name}"):
+        return f"{begin} as many requests as `most` allows have had one"
+    return f"{begin} too few times to the first token of {first} are known for `quantile`"
 
 
 def described(plan: Plan | None, live: Mapping[str, float]) -> list[str]:

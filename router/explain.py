@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from policies.plans import described
+from policies.plans import described, no_second_call
 from policies.types import Decision, MissingSignal, Moment, Rejection, RequestFacts, Signals
 from router.call import Call, Principal
 from router.domain.controls import Freezes
@@ -148,11 +148,22 @@ def explain(
         rules=_rules(call),
         facts=call.facts,
         candidates=candidates,
-        plan=described(decision.plan, call.facts.live) if decision.plan is not None or call.facts.live else [],
+        plan=_plan(call, decision, candidates),
         error=error,
         error_status=None if spec is None else spec.http_status,
         error_code="" if spec is None else spec.code,
     )
+
+
+def _plan(call: Call, decision: Decision, candidates: list[CandidateLine]) -> list[str]:
+    """What is done beside trying one after the other; and of a hedge, why it does nothing."""
+    lines = described(decision.plan, call.facts.live) if decision.plan is not None or call.facts.live else []
+    hedges = [live for live in call.branch.live if live.what == "hedge"]
+    if not hedges or len(decision.order) < 2 or (decision.plan is not None and decision.plan.hedge is not None):
+        return lines
+    charges = {line.deployment: line.expected_nusd or 0 for line in candidates}
+    first, second = (ranked.deployment for ranked in decision.order[:2])
+    return lines + [no_second_call(each, first, second, charges, call.facts.live) for each in hedges]
 
 
 def _steer(call: Call, spent: Spent) -> None:

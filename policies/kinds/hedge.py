@@ -61,4 +61,4 @@ def bind(options: HedgeOptions) -> Order:
 
 def live(options: HedgeOptions) -> tuple[Live, ...]:
     """Whether one more is allowed, and after which time."""
-    return (Live(what="hedge", name=options.name, number=options.most, quantile=options.quantile),)
+    return (Live(what="hedge", name=options.name, number=options.most, quantile=options.quantile, cost_at_most=options.cost_at_most),)

@@ -343,3 +343,18 @@ def test_a_file_that_is_not_in_force_is_said_to_be_so(config: Path, tmp_path: Pa
     checked = CliRunner().invoke(load("check"), [str(config)])
     assert f"note: the service was rolled back to version {served.version}" in checked.stderr
     assert "rolled back" not in CliRunner().invoke(load("check"), [str(config), "--no-store"]).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("by: fixed, after: 800ms", "hedge: the second is called too if the first has not begun after 800 ms"),
+        ("by: cost, after: 800ms", "hedge hedge: no second call: cloud/frontier-closed is expected to cost "),
+        ("by: fixed", "hedge hedge: no second call: too few times to the first token of cloud/frontier-closed are known for `quantile`"),
+    ],
+)
+def test_a_hedge_that_makes_no_second_call_says_why(config: Path, options: str, line: str) -> None:
+    """It would else look as if it were on."""
+    by = f"by: {{kind: hedge, most: 100%, {options}}}"
+    config.write_text(CONFIG.replace("by: cost}", f"{by}}}"))
+    assert [plan.startswith(line) for plan in told(config)["plan"]].count(True) == 1, told(config)["plan"]
