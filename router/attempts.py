@@ -24,6 +24,7 @@ from router.metrics import Metrics
 from router.metrics_ledger import MeteredStore
 from router.outcome import answer_headers
 from router.ports import UpstreamError, UpstreamResponse
+from router.regulars import Regulars
 from router.relay import Answer, Stream, meter_body, read_answer
 from router.reservation import Reservations
 from router.runaway import Runaway
@@ -82,6 +83,7 @@ class Attempts:
             snapshot, reservations=reservations, store=store, void=settlements.give_back, metrics=metrics, clock=clock
         )
         self._ways = ways_of(snapshot, fleet.learned)
+        self._regulars = Regulars(snapshot)
         self._slices = Slices(fleet, store, metrics)
         self.steering = Steering(snapshot, metrics, lambda: controls.limits)
         self.moments = _moments(snapshot, clock_ms, controls)

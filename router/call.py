@@ -49,6 +49,20 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Most that one request may cost."""
 
 
+class Regular:
+    """What plain calls of one principal for one route have in common, see `router.regulars`."""
+
+    __slots__ = ("facts", "plain", "principal", "route")
+
+    def __init__(self, principal: Principal, route: Route, *, facts: Callable[..., RequestFacts], plain: bool) -> None:
+        self.principal = principal
+        self.route = route
+        self.facts = facts
+        """What the policy may know, made of: likely tokens, most tokens, output cap, choices, whether it is streamed."""
+        self.plain = plain
+        """Whether calls of this principal for this route can be plain at all."""
+
+
 class Plain(NamedTuple):
     """What is the same for all answers that came whole and cost nothing but their tokens, by one way: the lines about them are
     ready but for their numbers."""
@@ -127,6 +141,8 @@ class Call:
     routed = False
     """Whether `route`, `branch` and `facts` are set."""
     request: ParsedRequest
+    regular: Regular | None = None
+    """What it has in common with others, if it is plain."""
     route: Route
     branch: Branch
     facts: RequestFacts

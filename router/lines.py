@@ -53,8 +53,28 @@ class Ways:
 
     def of(self, call: Call, deployment: Deployment, reason: str) -> Way:
         """The way of this call to this deployment."""
+        key: tuple[object, ...]
+        branch, regular = call.branch, call.regular
+        if regular is not None:
+            # It stands for all the others: what may be said of a call is not said by a plain one.
+            key = (regular, branch.rule, branch.private, deployment.name, reason, call.stream)
+        else:
+            key = self._key(call, deployment, reason)
+        way = self._ways.get(key)
+        if way is None:
+            way = self._ways[key] = _make_way(call, deployment, reason)
+            if self._learned is not None:
+                way.habits = self._learned.habits(
+                    route=call.route.name, model=deployment.model, deployment=deployment.name, strict=self._strict
+                )
+            if len(self._ways) > MOST_WAYS:
+                self._ways.popitem(last=False)
+        return way
+
+    @staticmethod
+    def _key(call: Call, deployment: Deployment, reason: str) -> tuple[object, ...]:
         principal = call.principal
-        key = (
+        return (
             principal.key_id,
             principal.team,
             call.user,
@@ -68,16 +88,6 @@ class Ways:
             call.request.stream,
             tuple(call.tags.items()),
         )
-        way = self._ways.get(key)
-        if way is None:
-            way = self._ways[key] = _make_way(call, deployment, reason)
-            if self._learned is not None:
-                way.habits = self._learned.habits(
-                    route=call.route.name, model=deployment.model, deployment=deployment.name, strict=self._strict
-                )
-            if len(self._ways) > MOST_WAYS:
-                self._ways.popitem(last=False)
-        return way
 
 
 def ways_of(snapshot: Snapshot, learned: Learned) -> Ways:

@@ -101,6 +101,7 @@ class Pipeline(Attempts):
             self.runaway.check(call)
         if self.moments is not None:
             call.moments = self.moments
+        call.regular = self._regulars.of(call)
         return self._decide(call)
 
     async def _route_by_signals(self, call: Call, missing: MissingSignal) -> Failure | None:
@@ -111,6 +112,8 @@ class Pipeline(Attempts):
             self._signals = PromptSignals(self.snapshot.signals, self._metrics)
         while True:
             await self._signals.find(call, missing.name)
+            # With the signal it is not plain any more.
+            call.regular = None
             try:
                 return self._decide(call)
             except MissingSignal as another:
