@@ -69,6 +69,11 @@ class Running:
             assert time.monotonic() < deadline, found
             await asyncio.sleep(0.01)
 
+    async def buckets(self) -> dict[str, BucketState]:
+        """The buckets of the current windows, by `budget|scope`."""
+        async with visiting(self.store) as ledger:
+            return {f"{state.budget}|{state.scope}": state for state in await ledger.bucket_states()}
+
     async def drifts(self) -> Sequence[Drift]:
         """What counters and log disagree on."""
         async with visiting(self.store) as ledger:

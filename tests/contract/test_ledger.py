@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from router.adapters.redis import reads
+from router.adapters.sqlite import ledger as sqlite_ledger
 from router.domain.budgets import Refusal, Reservation, WindowMoved
 from router.domain.money import MAX_NUSD
 from router.domain.records import SpendRecord
@@ -379,18 +381,20 @@ async def test_records_come_in_the_order_written_within_the_times_asked_for(stor
     assert [r async for r in ledger.records(until_ms=now_ms - HOUR_MS)] == []
 
 
-async def test_more_records_than_a_page_are_all_read(ledger: Ledger) -> None:
+@pytest.mark.parametrize("count", [40, 47])
+async def test_more_records_than_a_page_are_all_read(ledger: Ledger, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paging must neither drop nor repeat a line at its seams."""
+    for module in (reads, sqlite_ledger):
+        monkeypatch.setattr(module, "PAGE", 20)
     where = buckets(bucket(limit=MAX_NUSD))
 
     async def one(i: int) -> None:
         reserved = await held(ledger, 1, where, attempt_id=f"page-{i}")
         await ledger.settle(reserved, charge_nusd=1, record=b'{"attempt_id":"%d"}' % i)
 
-    for start in range(0, 1100, 100):
-        await asyncio.gather(*[one(i) for i in range(start, start + 100)])
+    await asyncio.gather(*[one(i) for i in range(count)])
     seen = [msgspec.json.decode(r)["attempt_id"] for r in await records(ledger)]
-    assert sorted(map(int, seen)) == list(range(1100))
+    assert sorted(map(int, seen)) == list(range(count))
     assert await ledger.verify() == []
 
 

@@ -14,12 +14,13 @@ import pytest
 from tests.conftest import RedisServer
 from tests.e2e.test_store_faults import EVER_SECONDS, PRICE, ask, served_again
 from tests.gateway import Gateway
+from tests.running import Running, running
 from tests.scripted_behaviours import Json
 from tests.scripted_upstream import ScriptedUpstream
 
 CONFIG = """
 version: 1
-server: {store_timeout: 250ms, drain: 10s, lease: 2s, when_store_is_down: MODE, lease_share: 20%, open_up_to: $0.0100}
+server: {store: "STORE", store_timeout: 250ms, drain: 10s, lease: 2s, when_store_is_down: MODE, lease_share: 20%, open_up_to: $0.0100}
 providers:
   up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
 models:
@@ -37,6 +38,11 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 50, "total_tokens": 61}
 
 def config(up: ScriptedUpstream, mode: str) -> str:
     return CONFIG.replace("UP", up.base_url).replace("MODE", mode)
+
+
+def leasing(folder: Path, redis: RedisServer, up: ScriptedUpstream, *, expect_exit: int | None = 0) -> Gateway:
+    text = config(up, "lease").replace("STORE", redis.url)
+    return Gateway(folder, text, store=redis.url, expect_exit=expect_exit)
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ async def until_refused(client: httpx.AsyncClient) -> int:
     raise AssertionError("never refused")
 
 
-async def booked(gateway: Gateway, up: ScriptedUpstream) -> int:
+async def booked(gateway: Gateway | Running, up: ScriptedUpstream) -> int:
     """Wait until every call is in the books, exactly once, and nothing is held; what was spent."""
     deadline = time.monotonic() + EVER_SECONDS
     while True:
@@ -88,7 +94,7 @@ async def booked(gateway: Gateway, up: ScriptedUpstream) -> int:
 
 async def test_an_advance_pays_for_calls_while_redis_is_away(tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream) -> None:
     """Served as far as was set aside, then refused; nothing is lost or spent twice, and no limit is exceeded, not even for a moment."""
-    async with Gateway(tmp_path, config(up, "lease"), store=own_redis.url) as gateway, gateway.client() as client:
+    async with leasing(tmp_path, own_redis, up) as gateway, gateway.client() as client:
         room = round(await advanced(gateway, client) * 1e9)
         assert HOLD <= room <= 20_000_000
         own_redis.signal(signal.SIGSTOP)
@@ -114,7 +120,7 @@ async def test_a_process_killed_while_redis_is_away_has_spent_its_advance_until_
     tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream
 ) -> None:
     """Nobody knows what it spent: the whole advance counts as spent. What it wrote down is booked by the next process, exactly."""
-    async with Gateway(tmp_path, config(up, "lease"), store=own_redis.url, expect_exit=None) as gateway, gateway.client() as client:
+    async with leasing(tmp_path, own_redis, up, expect_exit=None) as gateway, gateway.client() as client:
         await advanced(gateway, client)
         own_redis.signal(signal.SIGSTOP)
         assert [(await ask(client)).status_code for _ in range(2)] == [200, 200]
@@ -138,14 +144,14 @@ async def test_a_process_killed_while_redis_is_away_has_spent_its_advance_until_
 
 async def test_open_lets_calls_through_up_to_its_cap(tmp_path: Path, own_redis: RedisServer, up: ScriptedUpstream) -> None:
     """The limit is exceeded by no more than the cap; what was let through is booked in full, as debt."""
-    async with Gateway(tmp_path, config(up, "open"), store=own_redis.url) as gateway, gateway.client() as client:
-        await served_again(client)
+    async with running(tmp_path, config(up, "open"), up=up, store=own_redis.url) as app:
+        await served_again(app.client)
         own_redis.kill()
-        assert await until_refused(client) == (10_000_000 - HOLD) // BILL + 1
+        assert await until_refused(app.client) == (10_000_000 - HOLD) // BILL + 1
         own_redis.start()
-        await served_again(client)
-        spent = await booked(gateway, up)
-        state = (await gateway.settled())["everyone|"]
+        await served_again(app.client)
+        spent = await booked(app, up)
+        state = (await app.settled())["everyone|"]
         assert (state.spent_nusd, state.held_nusd) == (spent, 0)
         assert 0 < state.debt_nusd <= 10_000_000
-        assert await gateway.drifts() == []
+        assert await app.drifts() == []

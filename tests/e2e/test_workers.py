@@ -99,24 +99,23 @@ async def test_metrics_are_those_of_all_workers_whoever_is_asked(tmp_path: Path)
             assert value(text, "faregate_requests_in_flight") == 0
         spent = (await gateway.settled())["everyone|"].spent_nusd
         assert spent == CALLS * 14 * 10_000 == sum(record.charge_nusd for record in typed(await gateway.records()))
+        await _gauges_are_added(gateway, up)
 
 
-async def test_gauges_of_all_workers_are_added(tmp_path: Path) -> None:
+async def _gauges_are_added(gateway: Gateway, up: ScriptedUpstream) -> None:
     """What is under way is under way somewhere."""
-    async with ScriptedUpstream() as up:
-        gate = Gate()
-        up.on("m", Stream(tokens=3, before=gate))
-        async with Gateway(tmp_path, CONFIG.replace("UP", up.base_url), workers=2) as gateway:
-            calls = [asyncio.create_task(ask(gateway, stream=True)) for _ in range(12)]
-            await up.until_seen(12)
-            text = (await get(f"{gateway.root}/metrics")).text
-            assert value(text, "faregate_requests_in_flight") == 12
-            assert value(text, "faregate_holds_open") == 12
-            assert value(text, "faregate_deployment_in_flight") == 12
-            gate.open()
-            assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
-            await gateway.settled()
-            assert value((await get(f"{gateway.root}/metrics")).text, "faregate_requests_in_flight") == 0
+    seen, gate = len(up.requests), Gate()
+    up.on("m", Stream(tokens=3, before=gate))
+    calls = [asyncio.create_task(ask(gateway, stream=True)) for _ in range(12)]
+    await up.until_seen(seen + 12)
+    text = (await get(f"{gateway.root}/metrics")).text
+    assert value(text, "faregate_requests_in_flight") == 12
+    assert value(text, "faregate_holds_open") == 12
+    assert value(text, "faregate_deployment_in_flight") == 12
+    gate.open()
+    assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+    await gateway.settled()
+    assert value((await get(f"{gateway.root}/metrics")).text, "faregate_requests_in_flight") == 0
 
 
 async def test_a_configuration_that_cannot_be_served_ends_all_workers_with_a_reason(tmp_path: Path) -> None:
