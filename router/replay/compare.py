@@ -106,6 +106,8 @@ class Comparison(msgspec.Struct, kw_only=True):
     off_policy: OffPolicy | None = None
     unknown_steps: int = 0
     """Requests that go to another plan of several steps: what its steps beyond the first cost is not known."""
+    estimated_steps: int = 0
+    """Requests that go to another cascade, whose cost follows from how often the log's own went on."""
     unknown_steps_nusd: int = 0
     """What the log was charged for them."""
 
@@ -132,6 +134,7 @@ class Comparing:
         self._firsts: tuple[list[float], list[float]] = ([], [])
         self._unpriced = 0
         self._unknown = [0, 0]
+        self._estimated = 0
 
     def add(self, asked: Asked, old: Served, new: Served) -> None:
         """One request under both."""
@@ -146,8 +149,9 @@ class Comparing:
                 self._rules.setdefault(f"{asked.facts.route}/{served.rule}", [0, 0])[place] += 1
                 self._add_model(served, place, block)
         if new.plan is not None and new.plan != old.plan:
-            self._unknown[0] += 1
-            self._unknown[1] += asked.charge_nusd
+            self._estimated += new.estimated
+            self._unknown[0] += not new.estimated
+            self._unknown[1] += 0 if new.estimated else asked.charge_nusd
         self._unpriced += not new.refused and new.cost_nusd is None
         values = _values(old, new)
         for group in (self._total, self._teams.setdefault(asked.facts.team or "(none)", _Group())):
@@ -199,6 +203,7 @@ class Comparing:
             unpriced=self._unpriced,
             unknown_steps=self._unknown[0],
             unknown_steps_nusd=self._unknown[1],
+            estimated_steps=self._estimated,
         )
 
 

@@ -71,10 +71,14 @@ class Observed:
         self._firsts: dict[str, Mean] = {}
         self._ratings: dict[str, Mean] = {}
         self._everybody = Mean()
+        self._escalations: dict[str, Mean] = {}
+        self._asides: dict[str, Mean] = {}
         for asked in requests:
             if asked.rating is not None:
                 self._ratings.setdefault(asked.model, Mean()).add(asked.rating)
                 self._everybody.add(asked.rating)
+            if asked.cascaded:
+                self._add_cascade(asked)
             if asked.answered:
                 self._add(asked)
 
@@ -87,6 +91,22 @@ class Observed:
         self._times.setdefault(asked.deployment, Line()).add(tokens, asked.duration_ms)
         if asked.first_byte_ms is not None:
             self._firsts.setdefault(asked.deployment, Mean()).add(asked.first_byte_ms)
+
+    def _add_cascade(self, asked: Asked) -> None:
+        began = next((part.model for part in asked.parts if part.deployment == asked.first), "")
+        self._escalations.setdefault(began, Mean()).add(asked.escalated)
+        for part in asked.asides:
+            self._asides.setdefault(part.model, Mean()).add(part.charge_nusd)
+
+    def escalation(self, model: str) -> float | None:
+        """Share of the first answers of a model in cascades that did not pass; None if too little was seen."""
+        found = self._escalations.get(model)
+        return None if found is None or found.n < LEAST_SEEN else found.mean
+
+    def aside_nusd(self, model: str) -> float | None:
+        """What one question to a judge or second opinion costs, on average; None if too little was seen."""
+        found = self._asides.get(model)
+        return None if found is None or found.n < LEAST_SEEN else found.mean
 
     def length(self, deployment: str, input_tokens: int) -> int:
         """Output tokens of a likely answer to an input of this size."""

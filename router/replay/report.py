@@ -104,6 +104,11 @@ def notes_of(told: Comparison) -> list[str]:
         notes.append(f"{told.reproduced[0]:,} of {told.reproduced[1]:,} kept decisions begin at the same deployment again.")
     if told.unpriced:
         notes.append(f"{told.unpriced:,} requests would go where no price is known: their cost is missing from the sums.")
+    if told.estimated_steps:
+        notes.append(
+            f"{told.estimated_steps:,} requests would go to another cascade: its cost follows from how often answers of its first model "
+            "passed in the cascades of this log, with their checks."
+        )
     if told.unknown_steps:
         share = told.unknown_steps_nusd / told.recorded_nusd if told.recorded_nusd else 0.0
         notes.append(

@@ -24,9 +24,14 @@ ASIDES: Final = ("cascade:judge", "cascade:agree", "shadow")
 _DRAWS: Final = 2**53
 
 
+PLANNED: Final = ("cascade", "hedge", "shadow")
+"""Beginnings of reasons of records that a plan made."""
+
+
 class Part(msgspec.Struct, kw_only=True, gc=False):
     """One record of a request: an attempt, a step, a judge, a copy."""
 
+    reason: str
     deployment: str
     model: str
     provider: str
@@ -83,6 +88,21 @@ class Asked(msgspec.Struct, kw_only=True, gc=False):
     parts: tuple[Part, ...] = ()
     """Every record that it was charged by."""
 
+    @property
+    def cascaded(self) -> bool:
+        """Whether it went through a cascade."""
+        return any(part.reason.startswith("cascade") for part in self.parts)
+
+    @property
+    def escalated(self) -> bool:
+        """Of a cascade: whether the answer of its first model did not pass."""
+        return self.cascaded and self.model != next((part.model for part in self.parts if part.deployment == self.first), self.model)
+
+    @property
+    def asides(self) -> tuple[Part, ...]:
+        """Judges, second opinions and copies."""
+        return tuple(part for part in self.parts if part.reason.startswith(ASIDES))
+
 
 def read_requests(records: Iterable[SpendRecord]) -> list[Asked]:
     """Requests in the order in which they began. Attempts without a request id, such as swept ones, count as requests of their own."""
@@ -134,6 +154,7 @@ def _request(request_id: str, attempts: list[SpendRecord]) -> Asked | None:
 
 def _part(record: SpendRecord) -> Part:
     return Part(
+        reason=record.reason,
         deployment=record.deployment,
         model=record.model,
         provider=record.deployment.partition("/")[0],

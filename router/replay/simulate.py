@@ -17,7 +17,7 @@ from router.domain.prices import Price, price_at
 from router.domain.pricing import charge, dearest_input, dearest_output, expected
 from router.replay.budgets import LedgerModel
 from router.replay.observed import Observed
-from router.replay.requests import Asked, Part
+from router.replay.requests import PLANNED, Asked, Part
 from router.routing import may_ask
 from router.scopes import NO_KEY, NO_TEAM
 from router.snapshot import Deployment, Route, Snapshot, Watch
@@ -50,6 +50,8 @@ class Served(msgspec.Struct, kw_only=True, gc=False):
     order: tuple[str, ...] = ()
     plan: tuple[Any, ...] | None = None
     """What is done beside the first answer: a cascade, a hedge, a copy; None: nothing."""
+    estimated: bool = False
+    """Whether the log's own cascades say how often a plan that it has not seen would go on, so that its cost is known on average."""
     spent: tuple[tuple[str, str, int], ...] = ()
     """(Model, provider, nano-USD) of each record of a plan."""
 
@@ -265,8 +267,10 @@ class World:
         deployment = self.snapshot.deployments[name]
         same = name == asked.deployment
         plan = self._plan(asked, decision)
-        if plan is not None and name == decision.order[0].deployment == asked.first:
+        if name == decision.order[0].deployment and self._repeats(asked, decision):
             return self._by_parts(asked, decision, deployment, plan)
+        if plan is not None and name == decision.order[0].deployment and (steps := self._by_steps(asked, decision)) is not None:
+            return steps
         stretch = 1.0 if same else self.observed.stretch(asked.model, deployment.model)
         total_ms: float | None = asked.duration_ms if same else self.observed.total_ms(name, asked.usage.output_tokens * stretch)
         return Served(
@@ -281,6 +285,48 @@ class World:
             plan=plan,
         )
 
+    def _repeats(self, asked: Asked, decision: Decision) -> bool:
+        """Whether all that the log tells of the request would come about again: retries, fallbacks, steps, judges, copies."""
+        names = {ranked.deployment for ranked in decision.order}
+        plan = decision.plan
+        if plan is None or (plan.cascade is None and plan.hedge is None and plan.shadow is None):
+            plain = len(asked.parts) > 1 and not any(part.reason.startswith(PLANNED) for part in asked.parts)
+            return plain and asked.first == decision.order[0].deployment and asked.deployment in names
+        if plan.cascade is None or self._gone:
+            return asked.first in names
+        asides = {part.deployment for part in asked.asides}
+        steps = {part.deployment for part in asked.parts if part not in asked.asides}
+        known = {*plan.cascade.judges, *plan.cascade.seconds, *(() if plan.shadow is None else plan.shadow.deployments)}
+        return asked.cascaded and asked.first in names and steps <= names and asides <= known
+
+    def _by_steps(self, asked: Asked, decision: Decision) -> Served | None:
+        """A cascade of two steps that the log has not seen so; its cost, by how often the log's own cascades went on from its first model."""
+        cascade = None if decision.plan is None else decision.plan.cascade
+        if cascade is None or decision.plan is None or len(cascade.steps) != 2 or self._gone:
+            return None
+        small, large = (self.snapshot.deployments[step.deployments[0]] for step in cascade.steps)
+        # Of this very request it is known whether its answer passed, if the same model began.
+        began = asked.cascaded and any(part.deployment == asked.first and part.model == small.model for part in asked.parts)
+        goes_on = float(asked.escalated) if began else self.observed.escalation(small.model)
+        asked_too = [names[0] for names in (cascade.judges, cascade.seconds) if names]
+        asides = [(self.snapshot.deployments[name], self.observed.aside_nusd(self.snapshot.deployments[name].model)) for name in asked_too]
+        costs = [cost_on(asked, each, stretch=self.observed.stretch(asked.model, each.model)) for each in (small, large)]
+        if goes_on is None or None in costs or any(cost is None for _, cost in asides):
+            return None
+        spent = [(small, costs[0] or 0), *((each, int(cost or 0)) for each, cost in asides)]
+        spent += [(large, int(goes_on * (costs[1] or 0)))] if goes_on else []
+        answer = large if goes_on >= 0.5 else small
+        return Served(
+            rule=decision.rule,
+            deployment=answer.name,
+            model=answer.model,
+            provider=answer.provider.name,
+            cost_nusd=sum(cost for _, cost in spent),
+            plan=self._plan(asked, decision),
+            estimated=True,
+            spent=tuple((each.model, each.provider.name, cost) for each, cost in spent),
+        )
+
     def _plan(self, asked: Asked, decision: Decision) -> tuple[Any, ...] | None:
         plan = decision.plan
         if plan is None or (plan.cascade is None and plan.hedge is None and plan.shadow is None):
@@ -288,23 +334,28 @@ class World:
         gone = tuple(sorted({part.deployment for part in asked.parts} & self._gone))
         return tuple(ranked.deployment for ranked in decision.order), plan.cascade, plan.hedge, plan.shadow, gone
 
-    def _by_parts(self, asked: Asked, decision: Decision, first: Deployment, plan: tuple[Any, ...]) -> Served:
+    def _by_parts(self, asked: Asked, decision: Decision, first: Deployment, plan: tuple[Any, ...] | None) -> Served:
         """As the log tells it, step by step, without those that are gone."""
         answer = self.snapshot.deployments.get(asked.deployment, first)
         if answer.name in self._gone:
             answer = first
-        spent = tuple((part.model, part.provider, self._cost_of(part)) for part in asked.parts if part.deployment not in self._gone)
+        spent: dict[tuple[str, str], int] = {}
+        for part in asked.parts:
+            cost = self._cost_of(part)
+            # A call that failed and cost nothing is no use of its model.
+            if part.deployment not in self._gone and (cost or part.usage.input_tokens or part.usage.output_tokens):
+                spent[part.model, part.provider] = spent.get((part.model, part.provider), 0) + cost
         return Served(
             rule=decision.rule,
             deployment=answer.name,
             model=answer.model,
             provider=answer.provider.name,
-            cost_nusd=sum(cost for *_, cost in spent),
+            cost_nusd=sum(spent.values()),
             total_ms=asked.duration_ms,
             first_ms=asked.first_byte_ms,
             quality=self.observed.rating(answer.traits) if asked.rating is None else asked.rating,
             plan=plan,
-            spent=spent,
+            spent=tuple((model, provider, cost) for (model, provider), cost in spent.items()),
         )
 
     def _cost_of(self, part: Part) -> int:

@@ -7,6 +7,7 @@ from router.domain.rerate import charge_at
 from router.replay.compare import Comparison, compare
 from router.replay.drill import Drill, drill
 from router.replay.observed import Observed
+from router.replay.report import notes_of
 from router.replay.requests import read_requests
 from router.replay.simulate import World, reproduced, simulate
 from router.replay.thresholds import broken, parse_threshold
@@ -116,3 +117,46 @@ def test_a_drill_counts_who_only_judges() -> None:
     assert shares["mid"][1] == 0
     assert told.comparison is not None
     assert told.comparison.unknown_steps == REQUESTS
+
+
+def test_a_cascade_that_began_elsewhere_costs_what_its_records_cost() -> None:
+    """The first step had no room or was cooling down then: what was made instead was paid for, and the plan is the same."""
+    snapshot = config(CASCADE)
+    records = log(snapshot)
+    for record in records:
+        record.reason = record.reason or "cascade:pocket"
+    half = [one for one in records if int(one.request_id[1:]) % 2 or one.model == "frontier"]
+    told = planned(snapshot, snapshot, half)
+    months = (told.until_ms - told.since_ms) / (365.25 / 12 * 86_400_000)
+    assert round(told.total.cost_per_month_nusd.old * months) == told.recorded_nusd
+    assert (told.total.cost_per_month_nusd.change, told.unknown_steps) == (0, 0)
+
+
+def test_retries_and_fallbacks_are_part_of_the_old_cost() -> None:
+    """A call that broke off is charged, too; where nothing changes, the cost is what was paid."""
+    snapshot = config("[pocket, frontier], by: fixed")
+    records = [one for one in log(snapshot) if one.model != "solar"]
+    for record in records:
+        record.reason = "fixed" if record.model == "pocket" else "fallback:timeout"
+        record.outcome = "upstream_lost" if record.model == "pocket" else "ok"
+    told = planned(snapshot, snapshot, records)
+    months = (told.until_ms - told.since_ms) / (365.25 / 12 * 86_400_000)
+    assert round(told.total.cost_per_month_nusd.old * months) == told.recorded_nusd
+    assert (told.total.changed, told.as_recorded) == (0, REQUESTS)
+    moved = planned(snapshot, config("frontier"), records)
+    assert round(moved.total.cost_per_month_nusd.new * months) == sum(one.charge_nusd for one in records if one.model == "frontier")
+
+
+def test_a_new_cascade_costs_what_the_escalations_of_the_log_say() -> None:
+    """Half of the small answers passed: a cascade without the judge is taken to go on as often, and costs a judge less."""
+    old = config(CASCADE)
+    records = [one for one in log(old) if one.model != "frontier" or int(one.request_id[1:]) % 2]
+    for record in records:
+        record.reason = record.reason or "cascade:pocket"
+    cost = {model: next(one.charge_nusd for one in records if one.model == model) for model in ("pocket", "solar", "frontier")}
+    told = planned(old, config("[pocket, frontier], by: {kind: cascade, steps: [pocket, frontier]}"), records)
+    months = (told.until_ms - told.since_ms) / (365.25 / 12 * 86_400_000)
+    assert (told.unknown_steps, told.estimated_steps) == (0, REQUESTS)
+    assert round(told.total.cost_per_month_nusd.new * months) == REQUESTS * cost["pocket"] + REQUESTS // 2 * cost["frontier"]
+    assert broken(told, [parse_threshold("cost:+0%")]) == []
+    assert any("another cascade" in note for note in notes_of(told))
