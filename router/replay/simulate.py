@@ -300,7 +300,7 @@ class World:
         return asked.cascaded and asked.first in names and steps <= names and asides <= known
 
     def _by_steps(self, asked: Asked, decision: Decision) -> Served | None:
-        """A cascade of two steps that the log has not seen so; its cost, by how often the log's own cascades went on from its first model."""
+        """A cascade of two steps that the log has not seen so; its cost by how often the log's own cascades went on from that model."""
         cascade = None if decision.plan is None else decision.plan.cascade
         if cascade is None or decision.plan is None or len(cascade.steps) != 2 or self._gone:
             return None
