@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
-from router.domain.money import MAX_NUSD, from_usd
+from router.domain.money import GRAMMAR, MAX_NUSD, NUMBER, read_number, read_usd
 
-_CLOCK: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
-_LENGTH: Final = re.compile(r"(\d{1,6})([mhdw])")
+_CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_LENGTH: Final = re.compile(r"([0-9]{1,6})([mhdw])")
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_USD: Final = re.compile(r"\+?(?:\$\s*(\d[\d_,]*(?:\.\d+)?)|(\d[\d_,]*(?:\.\d+)?)\s*usd)", re.IGNORECASE)
-_COUNT: Final = re.compile(r"\+?(\d[\d_,]*(?:\.\d+)?)([kKmM]?)")
+_USD: Final = re.compile(rf"\+?(?:\$ *({NUMBER})|({NUMBER}) *usd)", re.IGNORECASE)
+_COUNT: Final = re.compile(rf"\+?({NUMBER})([kKmM]?)")
 _COUNTS: Final = {"": 1, "k": 10**3, "m": 10**6}
-_EXPIRY_UNITS: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
+_EXPIRY: Final = re.compile(r"([0-9]{1,6})([hdw])")
 
 
 def parse_until(text: str, *, now: datetime) -> int:
@@ -48,18 +49,17 @@ def parse_amount(text: str, unit: str) -> int:
     Raises:
         ValueError: not an amount in this unit, or below zero.
     """
-    stripped = text.strip()
-    if stripped.startswith("-"):
+    if text.startswith("-"):
         raise ValueError(f"{text!r} is below zero; write an amount without a sign, and lower a limit to take from it")
     if unit == "usd":
-        money = _USD.fullmatch(stripped)
+        money = _USD.fullmatch(text)
         if not money:
-            raise ValueError(f"{text!r} is not an amount in USD; write 50usd, or '+$50' in single quotes, for the shell eats $5")
-        return from_usd((money[1] or money[2]).replace("_", "").replace(",", ""))
-    count = _COUNT.fullmatch(stripped)
-    amount = float(count[1].replace("_", "").replace(",", "")) * _COUNTS[count[2].lower()] if count else 0.5
+            raise ValueError(f"{text!r} is not an amount in USD; write 50usd, or '+$50' in single quotes, for the shell eats $5: {GRAMMAR}")
+        return read_usd(money[1] or money[2])
+    count = _COUNT.fullmatch(text)
+    amount = read_number(count[1]) * _COUNTS[count[2].lower()] if count else Decimal("0.5")
     if amount != int(amount) or amount > MAX_NUSD:
-        raise ValueError(f"{text!r} is not an amount of {unit}; write 100 or 100k")
+        raise ValueError(f"{text!r} is not an amount of {unit}; write 100 or 100k: {GRAMMAR}")
     return int(amount)
 
 
@@ -69,9 +69,9 @@ def parse_expiry(text: str, *, now: datetime) -> int:
     Raises:
         ValueError: neither, or it has passed already.
     """
-    number, unit = text[:-1], text[-1:]
-    if number.isdigit() and unit in _EXPIRY_UNITS:
-        moment_ms = int((now.timestamp() + int(number) * _EXPIRY_UNITS[unit]) * 1000)
+    length = _EXPIRY.fullmatch(text)
+    if length:
+        moment_ms = int((now.timestamp() + int(length[1]) * _UNITS[length[2]]) * 1000)
     else:
         try:
             moment = datetime.fromisoformat(text)

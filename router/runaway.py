@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from policies.types import Rejection
 from router.call import Call
-from router.domain.request import MAX_LABEL_LENGTH
+from router.domain.labels import MAX_LABEL_LENGTH
 from router.domain.runaway import Run, RunawayRules, signal
 from router.domain.windows import escape_scope
 from router.edge.headers import SESSION

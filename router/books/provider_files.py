@@ -108,6 +108,8 @@ def _nusd(text: str) -> int:
         amount = Decimal(text.replace("$", "").replace(",", "").strip())
     except InvalidOperation:
         raise ValueError(f"{text!r} is not an amount") from None
+    if not amount.is_finite():
+        raise ValueError(f"{text!r} is not an amount")
     return round(amount * NUSD_PER_USD)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import ROUND_CEILING, Decimal
 from typing import Final, NewType
 
@@ -9,9 +10,36 @@ NanoUsd = NewType("NanoUsd", int)
 
 NUSD_PER_USD: Final = 1_000_000_000
 MAX_NUSD: Final = 2**53 - 1
+"""Largest amount a counter can hold exactly: Redis' Lua numbers are doubles. About 9,007,199 USD."""
 _MOST_DIGITS: Final = 7
 """Of an amount in USD, before the point; `MAX_NUSD` has as many."""
-"""Largest amount a counter can hold exactly: Redis' Lua numbers are doubles. About 9,007,199 USD."""
+WHOLE: Final = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?:_[0-9]{3})+|[0-9]+)"
+NUMBER: Final = rf"(?:{WHOLE}(?:\.[0-9]{{1,9}})?|\.[0-9]{{1,9}})"
+"""The one way to write an amount, as a regular expression: in files, in headers, to commands and to the admin API."""
+GRAMMAR: Final = "digits 0-9, at most 9 decimals after a point, thousands apart by , or _ (1,250.50); no sign, exponent or space"
+"""The same in words."""
+_ONLY_NUMBER: Final = re.compile(NUMBER)
+_MOST_SHOWN: Final = 40
+
+
+def read_number(text: str) -> Decimal:
+    """A number as people write amounts; see `GRAMMAR`.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    if not _ONLY_NUMBER.fullmatch(text) or len(text) > _MOST_SHOWN:
+        raise ValueError(f"{text[:_MOST_SHOWN]!r} is not an amount: {GRAMMAR}")
+    return Decimal(text.replace("_", "").replace(",", ""))
+
+
+def read_usd(text: str) -> NanoUsd:
+    """An amount in USD as people write it, in nano-USD.
+
+    Raises:
+        ValueError: it is written otherwise, or above `MAX_NUSD`.
+    """
+    return from_usd(read_number(text))
 
 
 def from_usd(usd: Decimal | str | int) -> NanoUsd:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from policies.types import NOTHING, TEXT_ONLY
 from router.domain.extras import PAID_EXTRAS, Extras, hosted_tool, read_extras
-from router.domain.money import from_usd
+from router.domain.labels import MAX_LABEL_LENGTH, check_tags, invalid, joined_tags, read_deadline, read_max_cost
 from router.domain.shape import InputShape, depth_exceeds, opens_few, shape_of_input, shape_of_messages
-from router.errors import INVALID_JSON, INVALID_REQUEST, RouterError
+from router.errors import INVALID_JSON, RouterError
 from router.snapshot import Deployment
 
 Operation = Literal["chat", "completions", "embeddings"]
@@ -20,9 +19,6 @@ Operation = Literal["chat", "completions", "embeddings"]
 MAX_JSON_DEPTH: Final = 64
 MAX_OUTPUT_CAP: Final = 10_000_000
 MAX_CHOICES: Final = 128
-MAX_LABEL_LENGTH: Final = 256
-MAX_TAGS: Final = 32
-LONGEST_DEADLINE_MS: Final = 86_400_000
 MAX_OPTION_BYTES: Final = 64 * 1024
 """Of one member that is read whole: metadata, user, provider, stream_options."""
 
@@ -127,11 +123,6 @@ class ParsedRequest(msgspec.Struct, gc=False):
     @property
     def input_tokens_bound(self) -> int:
         return self.shape.tokens_bound
-
-
-def invalid(message: str, param: str | None = None) -> RouterError:
-    """A 400 that names the field."""
-    return RouterError(INVALID_REQUEST, message, param=param)
 
 
 def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
@@ -352,14 +343,14 @@ def _read_identity(fields: Fields, parsed: ParsedRequest) -> None:
     if isinstance(session, str):
         parsed.session = session[:MAX_LABEL_LENGTH]
     tags = metadata.get("tags")
+    # Some clients send a list: their own, and passed on as it is.
     if isinstance(tags, dict):
-        parsed.tags = clean_tags(tags)
+        parsed.tags = check_tags(tags, "metadata.tags")
 
 
 def clean_tags(tags: Mapping[str, object]) -> dict[str, str]:
-    """Text tags only, bounded in number and length."""
-    kept = {name[:MAX_LABEL_LENGTH]: value[:MAX_LABEL_LENGTH] for name, value in tags.items() if isinstance(value, str)}
-    return dict(list(kept.items())[:MAX_TAGS])
+    """Tags of the header."""
+    return check_tags(tags, "x-faregate-tags")
 
 
 def _read_own(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
@@ -369,38 +360,16 @@ def _read_own(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
         known = ", ".join(OwnOptions.__struct_fields__)
         raise invalid(f"'faregate' cannot be read: {exc}. It takes {known}.", "faregate") from None
     if own.tags:
-        parsed.tags = {**parsed.tags, **clean_tags(own.tags)}
+        parsed.tags = joined_tags(parsed.tags, check_tags(own.tags, "faregate.tags"), "faregate.tags")
     if own.session:
         parsed.session = own.session[:MAX_LABEL_LENGTH]
     if own.use is not None:
         parsed.only = frozenset([own.use] if isinstance(own.use, str) else own.use)
     if own.max_cost_usd is not None:
-        parsed.max_cost_nusd = read_max_cost(str(own.max_cost_usd), "faregate.max_cost_usd")
+        parsed.max_cost_nusd = read_max_cost(own.max_cost_usd, "faregate.max_cost_usd")
     if own.deadline_ms is not None:
-        parsed.deadline_ms = read_deadline(str(own.deadline_ms), "faregate.deadline_ms")
+        parsed.deadline_ms = read_deadline(own.deadline_ms, "faregate.deadline_ms")
     parsed.explain = own.explain
-
-
-def read_max_cost(text: str, where: str) -> int:
-    """A limit in USD as nano-USD. Raises a 400 that names the field."""
-    try:
-        value = Decimal(text.strip())
-        if value < 0:
-            raise ValueError("it is negative")
-        return from_usd(value)
-    except (ArithmeticError, ValueError):
-        raise invalid(f"'{where}' must be an amount in USD from 0 to 9,007,199, for example 0.05.", where) from None
-
-
-def read_deadline(text: str, where: str) -> float:
-    """Milliseconds for the whole answer. Raises a 400 that names the field."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1.0 <= value <= LONGEST_DEADLINE_MS:
-        raise invalid(f"'{where}' must be a number of milliseconds from 1 to {LONGEST_DEADLINE_MS:,}, for example 2500.", where)
-    return value
 
 
 def _read_provider_preferences(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
@@ -461,16 +430,3 @@ def _write_cap(fields: Fields, cap_field: str, output_cap: int) -> None:
     cap = fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
     if "n_predict" in fields:
         fields["n_predict"] = cap
-
-
-__all__ = [
-    "TEXT_ONLY",
-    "ParsedRequest",
-    "clean_tags",
-    "invalid",
-    "parse_request",
-    "read_deadline",
-    "read_max_cost",
-    "unpriced",
-    "upstream_body",
-]

@@ -61,9 +61,9 @@ READ: Final[dict[bytes, str]] = {
     API_KEY: "A virtual key, as Anthropic's clients send it.",
     GOOGLE_API_KEY: "A virtual key, as Google's clients send it.",
     REQUEST_ID: "Taken over as the id of the request, up to 128 visible characters.",
-    TAGS: "`name=value,name=value`; tags of the key win.",
+    TAGS: "`name=value,name=value`; tags of the key win. At most 32, of at most 256 characters, with those of the body; more is a 400.",
     SESSION: "Name of the session (an agent's run) that the request belongs to.",
-    MAX_COST_USD: "Most that this request may cost, USD.",
+    MAX_COST_USD: "Most that this request may cost, USD: `0.05`, `1,250.50`. No sign, exponent or space, at most 9 decimals.",
     USE: "Only these deployments or models, separated by commas.",
     DEADLINE_MS: "Milliseconds within which the whole answer must be there, all retries and fallbacks included.",
 }

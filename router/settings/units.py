@@ -5,16 +5,18 @@ Every parser raises `ValueError` with a message that says what is expected.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final, Literal
 
-from router.domain.money import MAX_NUSD, from_usd
+from router.domain.money import GRAMMAR, MAX_NUSD, NUMBER, from_usd, read_number
 from router.settings.findings import one_of, shown
 
-_MONEY: Final = re.compile(r"\$\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)")
+_MONEY: Final = re.compile(rf"\$ *({NUMBER})")
+_BARE: Final = re.compile(NUMBER)
 _WINDOWS: Final = {
     "minute": "minute", "min": "minute",
     "hour": "hour", "h": "hour",
@@ -30,8 +32,9 @@ _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _BYTES: Final = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _COUNTS: Final = {"": 1, "k": 10**3, "m": 10**6}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
-_COUNT: Final = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKmM]?)")
+_COUNT: Final = re.compile(rf"({NUMBER}) *([kKmM]?)")
 _MAX_DIGITS: Final = 30
+_HUGE: Final = 10**20
 ROLLING: Final = "rolling "
 """Begins a window that rolls; its length in seconds follows."""
 
@@ -57,25 +60,28 @@ class MoneyPer:
     unit: Literal["usd", "requests", "tokens", "concurrent"] = "usd"
 
 
+def _plain(number: float) -> str:
+    """A number of YAML without an exponent."""
+    return f"{Decimal(repr(number)):f}".removesuffix(".0")
+
+
 def _number(text: str, expected: str) -> Decimal:
     if len(text) > _MAX_DIGITS:
         raise ValueError(expected)
     try:
-        return Decimal(text.replace("_", "").replace(",", ""))
-    except InvalidOperation:
+        return read_number(text)
+    except ValueError:
         raise ValueError(expected) from None
 
 
 def parse_usd(value: object, *, bare: bool = False) -> int:
     """An amount in nano-USD from `$2.10`; with `bare`, from a plain number too. Never negative."""
-    expected = f"{shown(value)} is not an amount of money; write $2.10"
+    expected = f"{shown(value)} is not an amount of money; write $2.10: {GRAMMAR}"
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not bare:
             raise ValueError(f"{shown(value)} has no unit; write ${value}")
-        text = repr(value)
-        if value < 0 or "n" in text:
-            raise ValueError(expected)
-        amount = Decimal(text)
+        # What is not finite is no amount; what is huge is told so below.
+        amount = Decimal(_HUGE) if _HUGE <= value < math.inf else _number(_plain(value), expected)
     elif isinstance(value, str):
         amount = _number(_money_digits(value, expected, bare=bare), expected)
     else:
@@ -86,11 +92,11 @@ def parse_usd(value: object, *, bare: bool = False) -> int:
 
 
 def _money_digits(text: str, expected: str, *, bare: bool) -> str:
-    match = _MONEY.fullmatch(text.strip())
+    match = _MONEY.fullmatch(text)
     if match:
         return match[1]
-    if bare and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip()):
-        return text.strip()
+    if bare and _BARE.fullmatch(text):
+        return text
     raise ValueError(expected)
 
 
@@ -106,7 +112,7 @@ def parse_money_per(value: object) -> MoneyPer:
         return _count_per(value, counted, parse_window(window) if slash else None)
     if not _MONEY.fullmatch(amount.strip()):
         raise ValueError(f"{shown(value)} is not a limit; write $50/month")
-    return MoneyPer(parse_usd(amount), parse_window(window) if slash else None)
+    return MoneyPer(parse_usd(amount.strip()), parse_window(window) if slash else None)
 
 
 def _count_per(value: str, found: re.Match[str], window: str | None) -> MoneyPer:

@@ -15,7 +15,7 @@ from router.edge import gate as gate_module
 from router.edge.asgi import AsgiExchange
 from router.edge.exchange import Exchange
 from router.edge.gate import Gate
-from router.edge.headers import clean_value, decode, encode, find, read_pairs, safe_id
+from router.edge.headers import clean_value, decode, encode, find, safe_id
 from router.edge.replies import MAX_RETRY_AFTER_SECONDS, error_reply
 from router.errors import BUDGET_EXCEEDED, RATE_LIMITED, RouterError
 from router.snapshot import ServerSettings
@@ -239,11 +239,6 @@ def test_a_header_value_cannot_break_out(text: str) -> None:
 def test_a_clients_id_is_taken_over_if_it_is_harmless(value: bytes | None, shown: str | None) -> None:
     """It goes into headers and logs."""
     assert safe_id(value) == shown
-
-
-def test_pairs_of_a_header() -> None:
-    """What is no pair is left out rather than guessed."""
-    assert read_pairs(b"a=1, b = 2 ,c,=3,d=,e=f=g,\xff=x") == {"a": "1", "b": "2", "d": "", "e": "f=g", "\ufffd": "x"}
 
 
 def test_the_first_of_equal_headers_is_found() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.types import Traits
-from router.domain.request import MAX_LABEL_LENGTH, MAX_TAGS, Operation, ParsedRequest, parse_request, read_max_cost, upstream_body
+from router.domain.labels import MAX_LABEL_LENGTH, MAX_TAGS, read_max_cost
+from router.domain.request import Operation, ParsedRequest, parse_request, upstream_body
 from router.errors import RouterError
 from router.ports import Endpoint
 from router.snapshot import Deployment, Provider, Quirks
@@ -188,13 +189,12 @@ def test_who_asks() -> None:
     assert parsed(metadata=None).session == ""
 
 
-def test_tags_are_bounded_text() -> None:
-    """They become keys of budgets: neither many nor long, and of one kind."""
-    tags = {f"t{number}": "v" * 600 for number in range(100)} | {"number": 5}
-    request = parsed(metadata={"tags": tags})
-    assert len(request.tags) == MAX_TAGS
-    assert all(len(value) == MAX_LABEL_LENGTH for value in request.tags.values())
-    assert "number" not in parsed(metadata={"tags": {"number": 5}}).tags
+def test_tags_are_as_they_were_sent() -> None:
+    """Budgets and rules go by them: one that went missing would be counted elsewhere."""
+    tags = {f"t{number}": "v" * MAX_LABEL_LENGTH for number in range(MAX_TAGS)}
+    assert parsed(metadata={"tags": tags}).tags == tags
+    assert parsed(metadata={"tags": ["of", "another", "kind"]}).tags == {}
+    assert parsed(metadata={"tags": {"a": "1", "b": "1"}}, faregate={"tags": {"b": "2"}}).tags == {"a": "1", "b": "2"}
 
 
 def test_what_is_read_whole_is_bounded() -> None:

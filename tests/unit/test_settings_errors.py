@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from router.domain.money import GRAMMAR
 from router.errors import ConfigError
 from router.settings import load_snapshot
 from tests.settings_help import BASE, ENVIRON, wrong
@@ -161,7 +162,10 @@ MODEL_MISTAKES = [
     ("  m: {at: openai/x, price: {}}", "7:28: models.m.price: says nothing; write input and output, per_hour, or free"),
     ("  m: {at: openai/x, price: {input: 1}}", "7:28: models.m.price: output is missing; write output: 0 if such tokens cost nothing"),
     ("  m: {at: openai/x, price: {free: true, input: 1, output: 1}}", "7:28: models.m.price: a free price has no other field"),
-    ("  m: {at: openai/x, price: {input: -1, output: 1}}", "7:36: models.m.price.input: -1 is not an amount of money; write $2.10"),
+    (
+        "  m: {at: openai/x, price: {input: -1, output: 1}}",
+        f"7:36: models.m.price.input: -1 is not an amount of money; write $2.10: {GRAMMAR}",
+    ),
     (
         "  m: {at: openai/x, price: {input: 1e300, output: 1}}",
         "7:36: models.m.price.input: 1e+300 is more than a counter can hold exactly ($9,007,199)",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from router.domain.money import GRAMMAR
 from router.settings.types import format_duration, format_money, format_size
 from router.settings.units import MoneyPer, parse_count, parse_duration, parse_money_per, parse_share, parse_size, parse_usd
 
@@ -17,7 +18,7 @@ from router.settings.units import MoneyPer, parse_count, parse_duration, parse_m
         (parse_usd, "$2.10", 2_100_000_000),
         (parse_usd, "$ 1,000", 1_000_000_000_000),
         (parse_usd, "$.5", 500_000_000),
-        (parse_usd, "$0.0000000001", 1),
+        (parse_usd, "$0.000000001", 1),
         (parse_money_per, "$50/month", MoneyPer(50_000_000_000, "month")),
         (parse_money_per, "$0.50/d", MoneyPer(500_000_000, "day")),
         (parse_money_per, "$10", MoneyPer(10_000_000_000, None)),
@@ -40,7 +41,7 @@ from router.settings.units import MoneyPer, parse_count, parse_duration, parse_m
     ],
 )
 def test_values_are_read_exactly(parse: Callable[[object], object], text: object, value: object) -> None:
-    """Money rounds up what is below a nano-dollar; nothing else is rounded."""
+    """Nothing is rounded."""
     assert parse(text) == value
 
 
@@ -48,11 +49,11 @@ def test_values_are_read_exactly(parse: Callable[[object], object], text: object
     ("parse", "value", "message"),
     [
         (parse_usd, 5, "5 has no unit; write $5"),
-        (parse_usd, True, "true is not an amount of money; write $2.10"),
-        (parse_usd, None, "nothing is not an amount of money; write $2.10"),
-        (parse_usd, "$-5", '"$-5" is not an amount of money; write $2.10'),
-        (parse_usd, "$" + "1" * 40, f'"${"1" * 40}" is not an amount of money; write $2.10'),
-        (parse_usd, "5 EUR", '"5 EUR" is not an amount of money; write $2.10'),
+        (parse_usd, True, "true is not an amount of money; write $2.10: " + GRAMMAR),
+        (parse_usd, None, "nothing is not an amount of money; write $2.10: " + GRAMMAR),
+        (parse_usd, "$-5", '"$-5" is not an amount of money; write $2.10: ' + GRAMMAR),
+        (parse_usd, "$" + "1" * 40, f'"${"1" * 40}" is not an amount of money; write $2.10: ' + GRAMMAR),
+        (parse_usd, "5 EUR", '"5 EUR" is not an amount of money; write $2.10: ' + GRAMMAR),
         (parse_duration, "", '"" is not a duration; write 8s, 500ms or 1m30s'),
         (parse_duration, "-5s", '"-5s" is not a duration; write 8s, 500ms or 1m30s'),
         (parse_duration, [], "a list is not a duration; write 8s, 500ms or 1m30s"),
