@@ -12,7 +12,7 @@ import msgspec
 
 from router.call import Attempt
 from router.domain.request import upstream_body
-from router.edge.headers import REQUEST_ID, RawHeaders, find, passed_from_upstream, passed_to_upstream
+from router.edge.headers import REQUEST_ID, TO_UPSTREAM, RawHeaders, find, passed_from_upstream, passed_to_upstream
 from router.edge.replies import JSON, Reply
 from router.errors import (
     UPSTREAM_AUTH,
@@ -81,15 +81,15 @@ class Dispatcher:
             UpstreamError: when awaited; no answer.
             RouterError: the request cannot be put into the provider's wire.
         """
-        call, deployment = attempt.call, attempt.deployment
+        call, deployment, timeouts = attempt.call, attempt.deployment, attempt.way.timeouts
         provider, operation = deployment.provider, call.operation
-        timeouts = attempt.way.timeouts
         body = upstream_body(call.request, deployment, attempt.estimate.output_cap)
         if provider.lane == "litellm":
             return self._adapted(provider).call(provider, deployment.upstream_id, operation, body, timeouts=timeouts)
         endpoint = provider.endpoint
         wire = self._second_wire if self._second_wire is not None and (endpoint.http2 or endpoint.proxy) else self._wire
-        return wire.post(endpoint, PATHS[operation], body, headers=passed_to_upstream(call.headers), timeouts=timeouts)
+        passed = [] if TO_UPSTREAM.isdisjoint(call.headers) else passed_to_upstream(call.headers)
+        return wire.post(endpoint, PATHS[operation], body, headers=passed, timeouts=timeouts)
 
     def _adapted(self, provider: Provider) -> AdapterLane:
         if self._adapter is None:

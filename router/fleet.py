@@ -178,10 +178,9 @@ class Fleet:
     def refresh(self) -> bool:
         """Bring all views up to date; return `calm`."""
         now = self._clock()
-        if self._cooling:
+        if not self.calm:
             for state in self._cooling:
                 self._look_at_cooldown(state, now)
-        if self._closed:
             for state, (why, reason) in self._closed.items():
                 state.view.health, state.view.closed_for = why, reason
         if now >= self._learn_at:
@@ -353,9 +352,9 @@ class Fleet:
         view, quantile = state.view, self._quantile
         state.total.add(totals, times[-1], quantile)
         view.total_ms = state.total.value
-        known_firsts = [ms for ms in firsts if ms is not None]
-        if known_firsts:
-            state.first_token.add(known_firsts, times[-1], quantile)
+        # Only streams have one: counting is done in C.
+        if firsts.count(None) < len(firsts):
+            state.first_token.add([ms for ms in firsts if ms is not None], times[-1], quantile)
             view.first_token_ms = state.first_token.value
         if state.cooled_until is None:
             state.outcomes.add(times[-1], calls=len(times))
@@ -366,7 +365,11 @@ class Fleet:
         for input_tokens, output_tokens in zip(inputs, outputs, strict=True):
             # Embeddings have none, and would make every answer look short.
             if output_tokens:
-                found.setdefault(size_class(input_tokens), []).append(output_tokens)
+                size = (input_tokens.bit_length() + 1) >> 1  # As `size_class`.
+                if size in found:
+                    found[size].append(output_tokens)
+                else:
+                    found[size] = [output_tokens]
         ours = self._averages
         for prepared in self.offered.values():
             prepared.sizes.clear()
