@@ -100,6 +100,9 @@ def command(
     asked: list[Prompt] = read_lines(prompts, Prompt)
     if any((one.grade or grade) == "judge" for one in asked) and judge is None:
         raise typer.BadParameter("some prompts are graded by a judge; name one", param_hint="--judge")
+    bare = next((number for number, one in enumerate(asked, 1) if (one.grade or grade) == "schema" and one.json_schema is None), None)
+    if bare is not None:
+        raise typer.BadParameter(f"prompt {bare} is graded by a schema and has no `json_schema`", param_hint="PROMPTS")
     known: list[Score] = read_lines(out, Score) if out.exists() else []
     done = {(one.prompt, one.model) for one in known if not one.error}
     client = Client(base_url.rstrip("/"), os.environ.get(KEY, ""), spending)
@@ -139,7 +142,7 @@ def _score(client: Client, number: int, prompt: Prompt, model: str, *, grade: Gr
         answer, score.cost_nusd = client.ask(model, messages, prompt.max_tokens or MOST_TOKENS)
         score.ms = round((time.perf_counter() - began) * 1000, 1)
         if grade != "judge" or judge is None:
-            score.score = graded(answer, prompt.expect, grade)
+            score.score = graded(answer, prompt.expect, grade, prompt.json_schema)
         else:
             expected = f"The right answer is: {prompt.expect}\n" if prompt.expect else ""
             question = messages[-1].get("content", "")

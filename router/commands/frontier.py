@@ -12,7 +12,7 @@ import typer
 from router.commands.options import Config
 from router.commands.replaying import Replay, Since, Until, read_log
 from router.replay.evaluation import Point, Score, points_of, policy_point, read_lines
-from router.replay.picture import frontier_svg
+from router.replay.picture import as_png, frontier_svg
 from router.replay.report import Table, as_text, usd
 from router.settings.offline import load_offline
 
@@ -20,6 +20,7 @@ from router.settings.offline import load_offline
 def command(
     scores: Annotated[Path, typer.Argument(help="Scores, as `faregate evaluate` writes them.")],
     svg: Annotated[Path | None, typer.Option(help="File for a picture, SVG.")] = None,
+    png: Annotated[Path | None, typer.Option(help="File for the picture as PNG; needs the extra `png`.")] = None,
     config: Config = None,
     replay: Replay = None,
     since: Since = "30d",
@@ -33,8 +34,8 @@ def command(
     points = points_of(latest.values())
     if (config is not None or replay is not None) and (today := _today(config, replay, since, until, points)) is not None:
         points.append(today)
-    if svg is not None:
-        svg.write_text(frontier_svg(points, title=f"Cost and quality: {scores.name}"), encoding="utf-8")
+    if svg is not None or png is not None:
+        _draw(frontier_svg(points, title=f"Cost and quality: {scores.name}"), svg, png)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(points), indent=2).decode())
         return
@@ -42,6 +43,13 @@ def command(
     prompts = points[0].prompts if points else 0
     table = Table(title="", columns=("name", "kind", "score", "USD each", "on the frontier"), rows=rows)
     typer.echo(as_text([f"{prompts:,} prompts that all models answered."], [table]))
+
+
+def _draw(picture: str, svg: Path | None, png: Path | None) -> None:
+    if svg is not None:
+        svg.write_text(picture, encoding="utf-8")
+    if png is not None:
+        png.write_bytes(as_png(picture))
 
 
 def _today(config: str | None, replay: str | None, since: str, until: str | None, points: list[Point]) -> Point | None:

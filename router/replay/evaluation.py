@@ -8,10 +8,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from policies.answers import Extract, agree
+from policies.answers import Extract, agree, extracted
+from policies.verifiers import fits
 from router.errors import ConfigError
 
-Grade = Literal["exact", "choice", "number", "json", "contains", "judge"]
+Grade = Literal["exact", "choice", "number", "json", "contains", "schema", "judge"]
 _EXTRACTS: Final[dict[str, Extract]] = {"exact": "text", "choice": "choice", "number": "number", "json": "json"}
 
 
@@ -24,6 +25,8 @@ class Prompt(msgspec.Struct, kw_only=True):
     """The right answer."""
     grade: Grade | None = None
     """How it is compared; None: as the command says."""
+    json_schema: dict[str, Any] | None = None
+    """What an answer that is graded by `schema` must follow."""
     task: str = ""
     max_tokens: int | None = None
 
@@ -78,11 +81,34 @@ def read_lines(path: Path, kind: type[Any]) -> list[Any]:
     return found
 
 
-def graded(answer: str, expect: str, grade: Grade) -> float:
-    """1 if the answer is right, else 0. Not for `judge`."""
+def graded(answer: str, expect: str, grade: Grade, schema: Mapping[str, Any] | None = None) -> float:
+    """1 if the answer is right, else 0. Not for `judge`.
+
+    By `schema` it is a JSON object or list, in a fence or without, that follows the schema; `expect`, if there is one, must stand in it: an
+    object's members, each equal.
+
+    Raises:
+        ConfigError: the schema says nothing sensible.
+    """
     if grade == "contains":
         return float(expect.casefold() in answer.casefold())
+    if grade == "schema":
+        return float(_follows(answer, expect, schema or {}))
     return float(agree(answer, expect, _EXTRACTS[grade]))
+
+
+def _follows(answer: str, expect: str, schema: Mapping[str, Any]) -> bool:
+    body = extracted(answer, "json")
+    if body is None:
+        return False
+    value = msgspec.json.decode(body)
+    try:
+        wanted = msgspec.json.decode(expect) if expect else {}
+        whole = isinstance(wanted, dict) and isinstance(value, dict)
+        same = all(name in value and value[name] == each for name, each in wanted.items()) if whole else not expect or value == wanted
+        return fits(value, dict(schema)) and same
+    except (TypeError, msgspec.DecodeError) as error:
+        raise ConfigError(f"a prompt's JSON schema, or what is expected, cannot be used: {error}") from None
 
 
 def judged(text: str) -> float | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Final
+from typing import Any, Final
 
+from router.errors import ConfigError
 from router.replay.evaluation import Point
 from router.replay.report import usd
 from router.spend import printable
@@ -48,6 +50,19 @@ def frontier_svg(points: Sequence[Point], *, title: str) -> str:
         beside, anchor = (x - 8, "end") if x > WIDTH * 0.7 else (x + 8, "start")
         parts.append(f'<text x="{beside:.1f}" y="{y - 8}" text-anchor="{anchor}">{label}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def as_png(svg: str) -> bytes:
+    """The picture in pixels, twice as many to either side. Its labels need a font on the machine.
+
+    Raises:
+        ConfigError: the extra `png` is not installed.
+    """
+    try:
+        drawer: Any = importlib.import_module("resvg_py")
+    except ImportError:
+        raise ConfigError("a picture as PNG needs resvg-py: pip install 'faregate[png]'; --svg needs nothing") from None
+    return bytes(drawer.svg_to_bytes(svg_string=svg, width=2 * WIDTH))
 
 
 def _axes(low: float, high: float, floor: float) -> list[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from router.cli import load
+from router.errors import ConfigError
 from router.replay.evaluation import Score, graded, judged, points_of, policy_point
 from tests.books import typed
 from tests.gateway import KEY
@@ -105,3 +109,39 @@ def test_grades() -> None:
     assert graded("It is in Paris, France", "paris", "contains") == 1
     assert graded("London", "paris", "contains") == 0
     assert (judged("8"), judged("Rating: 7.5/10"), judged("none"), judged("99")) == (0.8, 0.75, None, None)
+
+
+def test_an_answer_follows_a_schema_and_has_what_is_expected() -> None:
+    """JSON that is right in form and wrong in substance is no answer, nor is prose."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "why": {"type": "string"}}, "required": ["n"]}
+    fenced = 'Here it is:\n```json\n{"n": 42, "why": "so"}\n```'
+    assert graded(fenced, "", "schema", schema) == 1
+    assert graded(fenced, '{"n": 42}', "schema", schema) == 1
+    assert graded(fenced, '{"n": 41}', "schema", schema) == 0
+    assert graded('{"n": "42"}', "", "schema", schema) == 0
+    assert graded("It is 42.", "", "schema", schema) == 0
+    assert graded("[1]", "[1]", "schema", {"type": "array"}) == 1
+    with pytest.raises(ConfigError, match="cannot be used"):
+        graded('{"n": 1}', "", "schema", {"properties": {"n": {"minimum": "a"}}})
+
+
+def test_a_prompt_without_a_schema_cannot_be_graded_by_one(tmp_path: Path) -> None:
+    """Told before anything is spent."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "x"}')
+    done = run("evaluate", str(prompts), "--model", "m", "--grade", "schema", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 2
+    assert "no `json_schema`" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_picture_as_png_needs_an_extra_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else works without it."""
+    scores, png = tmp_path / "scores.jsonl", tmp_path / "frontier.png"
+    scores.write_text('{"prompt": 1, "model": "a", "score": 1, "cost_nusd": 100}')
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    assert "pip install 'faregate[png]'" in str(run("frontier", str(scores), "--png", str(png)).exception)
+    drawer: Any = ModuleType("resvg_py")
+    drawer.svg_to_bytes = lambda *, svg_string, width: f"{width} of {svg_string}".encode()
+    monkeypatch.setitem(sys.modules, "resvg_py", drawer)
+    assert run("frontier", str(scores), "--png", str(png)).exit_code == 0
+    assert png.read_bytes().startswith(b"1440 of <svg")
