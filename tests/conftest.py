@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from hypothesis import HealthCheck, settings
@@ -51,6 +52,12 @@ def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("authorities")))
         patch.delenv("SSL_CERT_FILE", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_tracebacks() -> None:
+    """What is logged of a failure is formatted as the program does it: with colours and the source around, it takes a second each."""
+    structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,7 @@ from router.lines import Ways
 from tests.pipeline_fakes import World, json_answer, snapshot
 from tests.unit.test_settlement import held
 
+CONFIG = snapshot()
 RATE = st.integers(0, 10**12)
 MAYBE = st.none() | RATE
 RATES = st.builds(
@@ -83,8 +84,7 @@ def test_a_record_priced_again_costs_the_same(
     price: Price, usage: Usage, extras: Extras | None, answered: str, images: int, seconds: int, hold_counts: bool
 ) -> None:
     """By the rates that it names, and by the whole price that was in force."""
-    config = snapshot()
-    world = World(replace(config, server=replace(config.server, on_missing_usage="hold" if hold_counts else "estimate")), json_answer())
+    world = World(replace(CONFIG, server=replace(CONFIG.server, on_missing_usage="hold" if hold_counts else "estimate")), json_answer())
     attempt = asyncio.run(held(world))
     call = attempt.call
     call.request.extras = extras
