@@ -442,8 +442,12 @@ class Service:
             log.error("counters of the ledger differ from its log", counters=len(self._drifts), first=self._drifts[0].bucket)
 
     async def _trim(self) -> None:
-        before_ms = wall_clock_ms() - round(self.snapshot.server.keep_log_seconds * 1000)
-        trimmed = await self.ledger.trim(before_ms=before_ms)
+        server = self.snapshot.server
+        before_ms = wall_clock_ms() - round(server.keep_log_seconds * 1000)
+        read_ms = await self.ledger.readers().read_until(server.keep_log_for) if server.keep_log_for else before_ms
+        if read_ms < before_ms:
+            log.warning("records older than keep_log stay until they are read", keep_log_for=server.keep_log_for)
+        trimmed = await self.ledger.trim(before_ms=min(before_ms, read_ms))
         await self._control_store.forget(before_ms=before_ms)
         if trimmed:
             log.info("the ledger's log was trimmed", entries=trimmed)

@@ -264,6 +264,18 @@ class Corrections(Protocol):
         ...
 
 
+class Readers(Protocol):
+    """How far programs that keep records elsewhere have read the log. Raises `StoreUnavailable` from every method."""
+
+    async def note(self, name: str, position: str) -> None:
+        """It has read all up to this position, as `AlertStore.page` tells it."""
+        ...
+
+    async def read_until(self, names: Sequence[str]) -> int:
+        """Unix ms: all entries of the log from before this moment were read by all of these; 0 if one of them never read."""
+        ...
+
+
 class ControlStore(Controls, AuditLog, Protocol):
     """Both, in one store."""
 
@@ -301,6 +313,10 @@ class Ledger(BudgetStore, Lending, Lease, Books, KeyStore, Protocol):
 
     def corrections(self) -> Corrections:
         """Changes of old charges, in the same store. Usable while this is open."""
+        ...
+
+    def readers(self) -> Readers:
+        """Who keeps records elsewhere, in the same store. Usable while this is open."""
         ...
 
     def shelf(self) -> Shelf:

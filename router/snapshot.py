@@ -243,6 +243,8 @@ class ServerSettings:
     open_up_to_nusd: int = 1_000_000_000
     keep_log_seconds: float = 400 * 86_400.0
     """Age at which entries leave the ledger's log."""
+    keep_log_for: tuple[str, ...] = ()
+    """Programs that must have read them before."""
     drain_seconds: float = 30.0
     drain_delay_seconds: float = 0.0
     max_body_bytes: int = 20 * 1024 * 1024

@@ -69,8 +69,10 @@ def read_cursor(folder: Path, form: Format, store: str) -> Cursor:
     return found
 
 
-def export(ledger: Ledger, store: str, folder: Path, form: Format, *, since_ms: int = 0) -> Exported:
+def export(ledger: Ledger, store: str, folder: Path, form: Format, *, name: str = "export", since_ms: int = 0) -> Exported:
     """Write what is new in the log since the last call for this folder. `since_ms` counts for the first call.
+
+    When the files are there, `name` is told to the ledger, which may keep its log until then.
 
     `ledger` is the one at `store`, not open yet.
 
@@ -79,17 +81,17 @@ def export(ledger: Ledger, store: str, folder: Path, form: Format, *, since_ms: 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return asyncio.run(_export(ledger, store, folder, form, since_ms))
+        return asyncio.run(_export(ledger, store, folder, form, name, since_ms))
     except StoreUnavailable as error:
         raise ConfigError(f"The ledger cannot be read: {error}") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error}") from None
 
 
-async def _export(ledger: Ledger, store: str, folder: Path, form: Format, since_ms: int) -> Exported:
+async def _export(ledger: Ledger, store: str, folder: Path, form: Format, name: str, since_ms: int) -> Exported:
     cursor = read_cursor(folder, form, store)
     done = Exported()
-    async for records, unreadable, position in steps(ledger, cursor.position, since_ms):
+    async for records, unreadable, position in steps(ledger, cursor.position, since_ms, name=name):
         done.files += _write(folder, form, cursor.runs + 1, records)
         done.records += len(records)
         done.unreadable += unreadable
@@ -121,8 +123,11 @@ def _write(folder: Path, form: Format, run: int, records: Sequence[SpendRecord])
     return list(names.values())
 
 
-async def steps(ledger: Ledger, position: str, since_ms: int) -> AsyncIterator[tuple[list[SpendRecord], int, str]]:
-    """(records, how many could not be read, the place in the log after them), as often as there are more."""
+async def steps(ledger: Ledger, position: str, since_ms: int, *, name: str) -> AsyncIterator[tuple[list[SpendRecord], int, str]]:
+    """(records, how many could not be read, the place in the log after them), as often as there are more.
+
+    Whoever asks for the next ones has kept those before: the ledger is told that `name` has read so far.
+    """
     decoder = msgspec.json.Decoder(SpendRecord)
     await ledger.open(replica_id=f"export-{secrets.token_hex(6)}", lease_seconds=LEASE_SECONDS)
     try:
@@ -143,6 +148,8 @@ async def steps(ledger: Ledger, position: str, since_ms: int) -> AsyncIterator[t
                         unreadable += 1
             if records or unreadable:
                 yield records, unreadable, position
+        if position:
+            await ledger.readers().note(name, position)
         await ledger.release()
     finally:
         await ledger.close()

@@ -15,6 +15,7 @@ from router.books.reading import TIMEOUT_SECONDS, each_record
 from router.books.tables import csv_text, row_of
 from router.commands.options import Books, Store
 from router.commands.spend_export import command as export
+from router.commands.spend_sink import command as sink
 from router.domain.money import format_usd
 from router.spend import DIMENSIONS, Report, Sums, parse_dimensions, parse_filters, parse_moment, printable
 
@@ -148,3 +149,4 @@ def _print_table(report: Report, begin: datetime, end: datetime | None) -> None:
 
 
 app.command("export")(export)
+app.command("sink")(sink)

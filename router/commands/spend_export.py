@@ -25,6 +25,7 @@ def command(
         ),
     ] = "csv",
     since: Annotated[str, typer.Option(help="Where the first run begins: 7d, 2026-11-01. Later ones go on.")] = "400d",
+    name: Annotated[str, typer.Option(help="For `server.keep_log_for`, which lets the ledger keep what this was not told yet.")] = "export",
     store: Store = None,
     config: Books = None,
 ) -> None:
@@ -36,7 +37,8 @@ def command(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     address = must_exist(choose_store(store, config))
-    done = export(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), address, out, form, since_ms=max(0, int(begin.timestamp() * 1000)))
+    since_ms = max(0, int(begin.timestamp() * 1000))
+    done = export(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), address, out, form, name=name, since_ms=since_ms)
     for name in done.files:
         typer.echo(out / name)
     typer.echo(f"{done.records} records in {len(done.files)} files.", err=True)

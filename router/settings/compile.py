@@ -154,6 +154,7 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         lease_ppm=round(given.lease_share * 1_000_000),
         open_up_to_nusd=given.open_up_to,
         keep_log_seconds=given.keep_log,
+        keep_log_for=given.keep_log_for,
         drain_seconds=given.drain,
         drain_delay_seconds=given.drain_delay,
         max_body_bytes=given.max_body,

@@ -120,6 +120,9 @@ class ServerSection(Section):
     """Longest wait for an answer of the store."""
     keep_log: Annotated[Duration, Field(ge=86_400, le=3_660 * 86_400)] = 400 * 86_400.0
     """How long the ledger keeps a spend record. What older ones add up to is kept as long as their budget's counter."""
+    keep_log_for: tuple[Text, ...] = ()
+    """Names of exports and sinks (`faregate spend export | sink --name`) that must have read a record before it leaves the log,
+    even after `keep_log`. One that never ran keeps the whole log. Default: none."""
     when_store_is_down: WhenDown = "closed"
     """What happens to requests while the store does not answer, for hard budgets that say nothing themselves: `closed` refuses them,
     `lease` pays for them from an advance that was held before, `open` lets them through up to `open_up_to`."""

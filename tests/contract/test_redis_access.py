@@ -83,6 +83,9 @@ async def everything(ledger: RedisLedger) -> None:
     await alerts.save(b"{}")
     await alerts.load()
     await alerts.lead("one", lease_ms=0)
+    readers = ledger.readers()
+    await readers.note("sink", "5-0")
+    assert await readers.read_until(["sink"]) == 5
     shelf = ledger.shelf()
     await shelf.keep("v", b"label", b"text")
     assert (await shelf.labels(), await shelf.text("v")) == ([b"label"], b"text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import sqlite3
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from router.adapters.choose import outbox_path
 from router.adapters.sqlite.ledger import SqliteLedger
 from router.app import Service
-from router.domain.budgets import NEVER_MS, Bucket, BucketSet
+from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Reservation
 from router.errors import ConfigError, StoreUnavailable
 from tests.conftest import RedisServer
 from tests.running import chat, compiled, running
@@ -119,6 +120,29 @@ async def test_holds_of_the_dead_are_swept_and_counted(tmp_path: Path) -> None:
         assert b"faregate_holds_swept_total 1" in await service.scrape()
         (record,) = [json.loads(line) async for line in service.ledger.records()]
     assert (record["outcome"], record["charge_nusd"]) == ("swept", 5)
+
+
+async def test_records_stay_until_they_are_kept_elsewhere(tmp_path: Path) -> None:
+    """However old they are: by a sink that is away for a year, nothing may be lost. The newest one always stays."""
+    store = tmp_path / "l.sqlite"
+    text = config(store, **{"log_requests: false": "log_requests: false, keep_log: 1d, keep_log_for: [sink]"})
+    async with Service(compiled(text)) as service:
+        for _ in range(3):
+            held = await service.ledger.reserve(attempt_id=secrets.token_hex(4), amount_nusd=1, buckets=BucketSet((), NEVER_MS))
+            assert isinstance(held, Reservation)
+            await service.ledger.settle(held, charge_nusd=1, record=b"{}")
+        with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+            connection.execute("UPDATE log SET at_ms=seq")
+
+        async def left() -> int:
+            await service._trim()
+            return len([line async for line in service.ledger.records()])
+
+        assert await left() == 3
+        await service.ledger.readers().note("sink", "2")
+        assert await left() == 2
+        await service.ledger.readers().note("sink", "3")
+        assert await left() == 1
 
 
 async def test_budgets_are_read_for_metrics_only_if_there_are_any(tmp_path: Path) -> None:

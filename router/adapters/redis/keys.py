@@ -150,6 +150,11 @@ class Keys:
         return f"{{{self.prefix}}}:corrections"
 
     @property
+    def readers(self) -> str:
+        """Hash: program that keeps records elsewhere -> the last entry of the log that it has read."""
+        return f"{{{self.prefix}}}:readers"
+
+    @property
     def config_labels(self) -> str:
         """Hash: version of a configuration that was served -> when, and of which file."""
         return f"{{{self.prefix}}}:configs"

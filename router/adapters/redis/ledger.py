@@ -40,6 +40,7 @@ from router.adapters.redis.corrections import RedisCorrections
 from router.adapters.redis.feedback import RedisFeedback
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
+from router.adapters.redis.readers import RedisReaders
 from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
 from router.adapters.redis.shelf import RedisShelf
 from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire
@@ -176,6 +177,10 @@ class RedisLedger:
     def corrections(self) -> RedisCorrections:
         """Changes of old charges."""
         return RedisCorrections(self._read, self.keys)
+
+    def readers(self) -> RedisReaders:
+        """Who keeps records elsewhere."""
+        return RedisReaders(self._read, self.keys)
 
     def shelf(self) -> RedisShelf:
         """Texts of the configuration."""

@@ -20,6 +20,7 @@ from router.adapters.sqlite.controls import SqliteControls
 from router.adapters.sqlite.corrections import SqliteCorrections
 from router.adapters.sqlite.feedback import SqliteFeedback
 from router.adapters.sqlite.markers import SqliteMarkers
+from router.adapters.sqlite.readers import SqliteReaders
 from router.adapters.sqlite.reads import Audit, bucket_states
 from router.adapters.sqlite.shelf import SqliteShelf
 from router.adapters.sqlite.writer import Writer
@@ -100,6 +101,10 @@ class SqliteLedger:
     def corrections(self) -> SqliteCorrections:
         """Changes of old charges."""
         return SqliteCorrections(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
+
+    def readers(self) -> SqliteReaders:
+        """Who keeps records elsewhere."""
+        return SqliteReaders(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
 
     def shelf(self) -> SqliteShelf:
         """Texts of the configuration."""
