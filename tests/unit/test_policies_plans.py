@@ -16,7 +16,6 @@ from policies.registry import KINDS, all_inside
 from policies.sequential import ArmState, Moments, highest_share, is_above, reason_to_stop
 from policies.types import Candidate, Ranking, RequestFacts, Traits
 from policies.verifiers import failed_check, fits, score_of
-from router.memory import VendorSpend
 
 
 def candidate(name: str, **changes: Any) -> Candidate:
@@ -39,46 +38,6 @@ def rank(kind: str, kept: list[Candidate], draw: float = 0.0, about: RequestFact
 
 def order(ranking: Ranking) -> list[str]:
     return [ranked.deployment.removeprefix("p/") for ranked in ranking.order]
-
-
-# -- providers
-
-
-def at(provider: str, nusd: int) -> Candidate:
-    return Candidate(traits=Traits(deployment=f"p/{provider}", model=provider, provider=provider), expected_nusd=nusd)
-
-
-def test_a_provider_that_has_had_its_share_of_the_money_comes_last_or_never() -> None:
-    """However cheap it is; and with nobody else there, it answers all the same."""
-    kept = [at("dear", 900), at("cheap", 10), at("mid", 50)]
-    had = facts(live={"share/vendors/cheap": 0.61, "share/vendors/dear": 0.3})
-    assert order(rank("vendors", kept)) == ["cheap", "mid", "dear"]
-    ranking = rank("vendors", kept, about=had)
-    assert order(ranking) == ["mid", "dear", "cheap"]
-    assert ranking.plan is not None
-    assert ranking.plan.spends == ("vendors",)
-    assert order(rank("vendors", kept, about=had, each={"cheap": "70%", "dear": 0.2})) == ["cheap", "mid", "dear"]
-    never = rank("vendors", kept, about=had, beyond="never")
-    assert order(never) == ["mid", "dear"]
-    assert never.rejected[0].detail == "cheap has 61% of what was spent, at most 60%"
-    assert order(rank("vendors", [kept[1]], about=had, beyond="never")) == ["cheap"]
-
-
-def test_a_cap_that_can_do_nothing_is_told() -> None:
-    """One provider alone, or a name that is not there."""
-    entry = KINDS["vendors"]
-    told = entry.problems(entry.options(each={"other": 0.5}), [SMALL.traits, LARGE.traits])
-    assert [path for path, _ in told] == [("each", "other"), ("most",)]
-
-
-def test_money_of_providers_counts_half_after_a_time() -> None:
-    """What was spent last month says nothing of today; and a few calls say nothing at all."""
-    spend = VendorSpend(half_seconds=100.0)
-    for _ in range(19):
-        spend.add("a", 10, 0.0)
-    assert spend.shares() == {}
-    spend.add("b", 95, 100.0)
-    assert spend.shares() == pytest.approx({"a": 0.5, "b": 0.5})
 
 
 # -- shares, sticky sessions, canaries
