@@ -13,8 +13,9 @@ from policies.types import NOTHING, Decision, Rejection, RequestFacts, Restricti
 from router.call import Call
 from router.domain.estimate import worst_case_nusd
 from router.domain.extras import Extras, covers
-from router.domain.request import MAX_LABEL_LENGTH, clean_tags, read_deadline, read_max_cost, unpriced
-from router.edge.headers import DEADLINE_MS, LABELS, MAX_COST_USD, SESSION, TAGS, USE, read_pairs
+from router.domain.labels import MAX_LABEL_LENGTH, joined_tags, read_deadline, read_max_cost, read_pairs
+from router.domain.request import unpriced
+from router.edge.headers import DEADLINE_MS, LABELS, MAX_COST_USD, SESSION, TAGS, USE
 from router.errors import (
     BUDGET_EXCEEDED,
     FROZEN,
@@ -91,7 +92,7 @@ def read_labels(call: Call) -> Restriction | None:
         if value is None:
             continue
         if name == TAGS:
-            tags = {**tags, **clean_tags(read_pairs(value))}
+            tags = joined_tags(tags, read_pairs(value.decode("utf-8", "replace"), "x-faregate-tags"), "x-faregate-tags")
         elif name == SESSION:
             call.session = value.decode("utf-8", "replace")[:MAX_LABEL_LENGTH]
         elif name == MAX_COST_USD:
@@ -170,14 +171,8 @@ def _decide_by_worst_case(
     return decision
 
 
-def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
-    """Decide where the call goes.
-
-    Raises:
-        MissingSignal: a rule reads what is not in `call.signals` yet; add it and decide again.
-        RouterError: 400, 403 or 404 for what the client asked; 402 if every candidate could cost more than the
-            request allows; 503 with every reason if nothing can serve it.
-    """
+def _read(call: Call, fleet: Fleet) -> tuple[RequestFacts, Restriction | None]:
+    """Find the route and read what the request says of itself and asks of routing."""
     route = call.route = find_route(call.snapshot, call.request.model, call.principal.models)
     if call.request.extras is not None:
         _check_extras(call, call.request.extras, route)
@@ -190,7 +185,24 @@ def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
     facts = call.facts = facts_of(call, route)
     if route.watch is not None:
         facts = call.facts = _at_the_moment(call, route.watch, facts, fleet)
-    branch = call.branch = choose(route.policy, facts)
+    return facts, restrict
+
+
+def route_call(call: Call, fleet: Fleet, draw: float) -> Decision:
+    """Decide where the call goes.
+
+    Raises:
+        MissingSignal: a rule reads what is not in `call.signals` yet; add it and decide again.
+        RouterError: 400, 403 or 404 for what the client asked; 402 if every candidate could cost more than the
+            request allows; 503 with every reason if nothing can serve it.
+    """
+    regular, request = call.regular, call.request
+    if regular is None:
+        facts, restrict = _read(call, fleet)
+    else:
+        call.route, call.tags, shape, restrict = regular.route, regular.principal.tags, request.shape, None
+        facts = call.facts = regular.facts(shape.tokens_likely, shape.tokens_bound, request.output_cap, 1, request.stream)
+    branch = call.branch = choose(call.route.policy, facts)
     call.routed = True
     candidates, fit = offers(call, branch, fleet)
     if branch.live:
@@ -236,6 +248,19 @@ def _limited(restrict: Restriction | None, *limits_nusd: int | None) -> Restrict
     return msgspec.structs.replace(restrict, max_cost_nusd=min(known))
 
 
+def _contradiction(call: Call) -> str:
+    """What a rule and a class of private requests ask for that no model has both of, and what to do; empty if it is something else."""
+    branch, policy = call.branch, call.route.policy
+    if not branch.private or branch.deployments:
+        return ""
+    classes = " and ".join(f"'{one.name}' ({one.describe})" for one in policy.privacy if one.name in branch.private)
+    rule = next((f"rule '{one.name}' ({one.describe})" for one in policy.rules if one.name == branch.rule), f"'{branch.rule}'")
+    return (
+        f" It is private by {classes}, and no model that {rule} leads to may see that. To serve it, let the rule name one that may behind"
+        " the others, or put a rule for such requests before it."
+    )
+
+
 def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     """The error for a decision without candidates: it names every one and why it is out."""
     reasons = [f"{item.deployment}: {item.reason}" + (f" ({item.detail})" if item.detail else "") for item in decision.rejected]
@@ -257,7 +282,7 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
         return RouterError(BUDGET_EXCEEDED, message, details=details)
     passing = causes & {"cooldown", "unhealthy"}
     if call.branch.refuse and not passing:
-        return RouterError(POLICY_REFUSED, message, details=details)
+        return RouterError(POLICY_REFUSED, f"{message}{_contradiction(call)}", details=details)
     waits = [fleet.view(name).available_in_seconds for name in call.branch.deployments] if passing else []
     shortest = min((wait for wait in waits if wait is not None), default=1.0 if passing else None)
     if causes and causes <= LASTING:
