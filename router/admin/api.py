@@ -44,6 +44,7 @@ def make_admin_app(office: Office) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/admin/openapi.json",
+        redirect_slashes=False,
         responses=RESPONSES,
     )
     endpoint = Endpoint(app, PREFIX, office)

@@ -18,7 +18,7 @@ from router.errors import METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, RouterError
 
 def make_app(pages: Pages) -> FastAPI:
     """The application, complete: it serves the pages, too, where nothing stands before it."""
-    app = FastAPI(title="Faregate", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(title="Faregate", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
 
     async def page(request: Request) -> Response:
         reply = await pages.answer(request.scope["path"], dict(request.headers.raw))

@@ -46,6 +46,10 @@ class Gate:
         self.max_header_bytes = settings.max_header_bytes
         self.max_connections = settings.max_connections
 
+    def most_body(self, head: RequestHead) -> int:
+        """Longest body of a request, bytes. One that calls no model is read before anybody looks who sends it: it must be short."""
+        return self.unproven_body_bytes if head.operation is None else self.max_body_bytes
+
     def switch(self, call: Serve) -> None:
         """Serve calls that come from now on by another pipeline."""
         self._call = call

@@ -371,9 +371,9 @@ class GateProtocol(asyncio.Protocol):
             self.refuse(BAD_HTTP, "Transfer-Encoding must be `chunked`, alone and without Content-Length.")
         elif length is not None and not length.isdigit():
             self.refuse(BAD_HTTP, "Content-Length must be one number.")
-        elif length is not None and int(length) > self.gate.max_body_bytes:
+        elif length is not None and int(length) > self.gate.most_body(head):
             self.refuse(BODY_TOO_LARGE, self._too_large())
-        elif (encoding is not None or int(length or 0) > self.gate.unproven_body_bytes) and self.gate.refuses_early(headers):
+        elif head.operation and (encoding or int(length or 0) > self.gate.unproven_body_bytes) and self.gate.refuses_early(headers):
             exchange = WireExchange(self, head, b"", False)
             self.closing = True
             self._start(exchange)
@@ -385,13 +385,14 @@ class GateProtocol(asyncio.Protocol):
         return False
 
     def _too_large(self) -> str:
-        return f"The request body is larger than {self.gate.max_body_bytes} bytes; server.max_body sets this limit."
+        limit = "server.max_body sets this limit" if self.head.operation else "only calls for models may have longer ones"
+        return f"The request body is larger than {self.gate.most_body(self.head)} bytes; {limit}."
 
     def on_body(self, body: bytes) -> None:
         if self.closing:
             return
         self.body_bytes += len(body)
-        if self.body_bytes > self.gate.max_body_bytes:
+        if self.body_bytes > self.gate.most_body(self.head):
             self.refuse(BODY_TOO_LARGE, self._too_large())
             return
         self._keep_part(body)

@@ -250,6 +250,7 @@ async def test_hostile_input_is_refused_in_one_shape_and_nothing_leaks(desk: Des
     for how in ("raise", "lower", "set"):
         await refused(400, "POST", f"budgets/everyone/{how}", json={"amount": "-5usd", "reason": "x"})
     await refused(400, "POST", "keys", json={"name": "x", "limits": {"per-key": "-5usd"}})
+    await refused(404, "GET", "keys/")
     await refused(404, "GET", "keys/..%2F..%2Fetc")
     await refused(404, "POST", f"keys/{KEY}/revoke", json={})
     await refused(404, "GET", "requests/' OR 1=1")

@@ -55,6 +55,7 @@ async def test_an_id_that_could_break_a_log_is_not_taken_over(app: Running) -> N
     [
         ("GET", "none", 404, "unknown_url"),
         ("GET", "..", 404, "unknown_url"),
+        ("GET", "me/", 404, "unknown_url"),
         ("POST", "models", 405, "method_not_allowed"),
         ("DELETE", "none", 404, "unknown_url"),
         ("GET", "chat/completions", 405, "method_not_allowed"),

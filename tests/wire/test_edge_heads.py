@@ -219,3 +219,34 @@ async def test_calls_that_wait_are_served_by_one_task_and_none_is_left_when_the_
     await talk.send(b"")
     assert len(talk.seen) == 6
     assert talk.protocol.active is None
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"Content-Length: 65537\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n10001\r\n" + b"x" * 0x10001],
+    ids=["announced", "chunked"],
+)
+@pytest.mark.parametrize("path", [b"/admin/v1/keys", b"/v1/feedback", b"/elsewhere"])
+async def test_where_no_model_is_called_only_a_short_body_is_read(path: bytes, rest: bytes) -> None:
+    """Nobody has looked yet who sends it: 20 MB of each connection would be kept for strangers."""
+    talk = Talk()
+    await talk.send(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\n" + rest)
+    said = b"".join(talk.wire.written)
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert b"larger than 65536 bytes; only calls for models" in said
+
+
+async def test_a_short_body_in_chunks_is_read_where_no_model_is_called() -> None:
+    """An administrator's credential is no client's key: it must not count as one that is refused early."""
+    talk = Talk()
+    talk.protocol.gate.refuses_early = lambda headers: True
+    bodies: list[bytes] = []
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        bodies.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    talk.protocol.gate.asgi = asgi
+    await talk.send(b"POST /admin/v1/keys HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+    assert bodies == [b"{}"]
