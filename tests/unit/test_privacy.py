@@ -110,3 +110,17 @@ def test_a_mistake_in_a_class_is_told_with_its_place() -> None:
     ]
     (line,) = wrong(BASE + "privacy: {personal: {when: {pii: true}}}\n")
     assert line == "7:21: privacy.personal.only: is missing"
+
+
+def test_a_refusal_names_both_demands_and_the_way_out() -> None:
+    """A language that only a model in the cloud is strong in, and personal data: whoever reads the error must see which rule to change."""
+    rules = "routes:\n  auto:\n    rules: [{name: korean, when: {language: ko}, use: tiny}]\n    use: [tiny, home]\n"
+    snapshot = load(BASE + "privacy: {when: {pii: true}, only: home}\n" + rules).snapshot
+    call = Call(request_id="r", operation="chat", headers={}, snapshot=snapshot, began=0.0)
+    call.request = parse_request(b'{"model":"auto","messages":[{"role":"user","content":"x"}]}', "chat")
+    call.signals = Signals(pii=frozenset({"email"}), language="ko")
+    with pytest.raises(RouterError) as caught:
+        route_call(call, Fleet(lambda: 0.0), 0.5)
+    assert (caught.value.spec.code, caught.value.spec.http_status) == ("policy_refused", 403)
+    assert "It is private by 'private' (pii is true), and no model that rule 'korean' (language is ko) leads to" in str(caught.value)
+    assert "let the rule name one that may behind the others" in str(caught.value)
