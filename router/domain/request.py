@@ -132,27 +132,20 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         RouterError: 400; the message names the field, what it must be, and its limit.
     """
     fields = _read_object(body)
-    raw_model = fields.get("model")
-    if raw_model is None:
-        raise invalid("You must provide a model parameter: the name of a route or model. GET /v1/models lists them.", "model")
     try:
-        model = _decode_str(raw_model)
-    except msgspec.MsgspecError:
-        raise invalid("'model' must be a string.", "model") from None
-    name = INPUTS[operation]
-    raw_input = fields.get(name)
-    if raw_input is None:
-        raise invalid(f"'{name}' is missing.", name)
+        model, raw_input = _decode_str(fields["model"]), fields[INPUTS[operation]]
+    except (KeyError, msgspec.MsgspecError):
+        raise _lacking(fields, INPUTS[operation]) from None
     try:
         # Every other member may be input to some provider: all bytes count.
         shape = shape_of_messages(raw_input, body) if operation == "chat" else shape_of_input(raw_input, body)
     except (msgspec.MsgspecError, ValueError) as exc:
         wanted = "a list of objects with at least one element" if operation == "chat" else "a string or a list of strings or tokens"
+        name = INPUTS[operation]
         raise invalid(f"'{name}' must be {wanted}: {exc}", name) from None
     parsed = ParsedRequest(operation, model, fields, shape)
-    if operation == "chat":
-        _read_output(fields, parsed)
-    elif operation == "completions":
+    if operation != "embeddings":
+        # A chat has one prompt.
         parsed.choices = shape.prompts
         _read_output(fields, parsed)
     if not _only_common(fields):
@@ -162,6 +155,17 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
     if not _USUAL.issuperset(fields):
         _refuse_look_alikes(fields)
     return parsed
+
+
+def _lacking(fields: Fields, name: str) -> RouterError:
+    """What is wrong with a body that has no model that can be read, or no input."""
+    if "model" not in fields:
+        return invalid("You must provide a model parameter: the name of a route or model. GET /v1/models lists them.", "model")
+    try:
+        _decode_str(fields["model"])
+    except msgspec.MsgspecError:
+        return invalid("'model' must be a string.", "model")
+    return invalid(f"'{name}' is missing.", name)
 
 
 def _read_object(body: bytes) -> Fields:
@@ -426,7 +430,9 @@ def _bounded_host(raw: msgspec.Raw, deployment: Deployment) -> msgspec.Raw:
 
 def _write_cap(fields: Fields, cap_field: str, output_cap: int) -> None:
     """Under the name that the provider obeys: a cap that it does not know would bound nothing."""
-    fields.pop(_OTHER_CAP[cap_field], None)
+    other = _OTHER_CAP[cap_field]
+    if other in fields:
+        del fields[other]
     cap = fields[cap_field] = msgspec.Raw(b"%d" % output_cap)
     if "n_predict" in fields:
         fields["n_predict"] = cap
