@@ -24,7 +24,7 @@ from policies.learned.model import Scores, along
 from policies.learned.thresholds import Target, Thresholds
 from router.learned.labels import Label, read_labels, without_texts
 from router.learned.measure import Quality, calibration_error, quality
-from router.learned.train import cross_validate, fit_predict, hashed, points, usual_penalty
+from router.learned.train import cross_validate, fit_predict, hashed, points
 
 SAME = {"routellm_mmlu": ("mmlu",), "routellm_gsm8k": ("gsm",), "pareto_val": ("pareto",)}
 """What the names of files and categories of the same benchmark contain."""
@@ -63,7 +63,7 @@ def of_few(labels: list[Label]) -> list[Quality]:
         known = {labels[i].prompt for i in learn}
         asked = [i for i in order[FEW:] if labels[i].prompt not in known]
         mine = [labels[i] for i in learn]
-        _, gap = fit_predict(mine, [rows[i] for i in learn], [rows[i] for i in asked], penalty=usual_penalty(FEW))
+        _, gap = fit_predict(mine, [rows[i] for i in learn], [rows[i] for i in asked])
         found.append(quality(gap.tolist(), [labels[i] for i in asked]))
     return found
 
@@ -85,7 +85,7 @@ def left_out(name: str, data: dict[str, list[Label]]) -> Quality:
 def benchmark(name: str, data: dict[str, list[Label]]) -> None:
     """Print the table of one benchmark."""
     labels = data[name]
-    folds = cross_validate(labels, penalty=usual_penalty(len(labels)))
+    folds = cross_validate(labels)
     small, large = fmean(label.small for label in labels), fmean(label.large for label in labels)
     print(f"\n### {name}: {len(labels):,} prompts, small {small:.3f}, large {large:.3f}\n\n{HEAD}")
     print(alone("always small", [(label.small, label.small_usd) for label in labels]))

@@ -97,8 +97,8 @@ def card(model: Model, trained: Mapping[str, Any], quality: str) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| kind | ridge regression with two heads on hashed features of version {VERSION}: words, pairs of words, beginnings and ends of"
-        " words, places of words, steps of sizes and counts; English meanings of common Korean words |",
+        f"| kind | ridge regression with two heads on hashed features of version {VERSION}: words, pairs of words, on which"
+        " side of the first line's end a word stands, steps of sizes and counts; beginnings and English meanings of Korean words |",
         f"| size | {size:,} bytes: 2^{model.bits} places, one byte of importance and two of weight per head; no pickle, SHA-256 checked |",
         f"| trained | {trained['date']} with release {trained['release']} on {trained['labels']:,} labelled prompts, penalty {RIDGE:g} |",
         "| licence | as Faregate; the prompts are not part of it |",
@@ -122,13 +122,13 @@ def card(model: Model, trained: Mapping[str, Any], quality: str) -> str:
         "",
         quality.strip(),
         "",
-        "- What was learned on one benchmark and pair of models says next to nothing about another: see *benchmark left out*, which is no",
-        "  better than chance or the length. Labels of your own traffic are worth more than any other: `faregate router train`.",
+        "- What was learned on one benchmark and pair of models says little about another: see *benchmark left out*, which is hardly better",
+        "  than chance and no better than the length. Labels of your own traffic are worth more than any other: `faregate router train`.",
         "- The target of the training is the gap. The chance that the small model is right alone routes worse: what the small one fails",
         "  at, the large one often fails at, too.",
         "- RouteLLM's figures are those that were published for these questions; it had learned from people's preferences, not from labels",
         "  of this benchmark. The length of the prompt alone is nearly as good.",
-        "- Aimed at were 0.64 with 1,500 labels and 0.69 cross-validated on MMLU: neither is reached.",
+        "- Aimed at were 0.64 with 1,500 labels and 0.69 cross-validated on MMLU: the first is reached, the second is not.",
         "",
         "## Korean, by example",
         "",
@@ -151,7 +151,7 @@ def main() -> None:
         sources = {name: sum(label.bench == name for label in labels) for name in PAIRS}
         trained = {"labels": len(labels), "sources": sources, "release": __version__, "date": datetime.date.today().isoformat()}
         ARTEFACT.parent.mkdir(exist_ok=True)
-        ARTEFACT.write_bytes(write_bytes(train(labels, penalty=RIDGE), trained))
+        ARTEFACT.write_bytes(write_bytes(train(labels), trained))
     model, known = load_model(BUILTIN)
     if given.quality is not None:
         CARD.write_text(card(model, known, given.quality.read_text()))

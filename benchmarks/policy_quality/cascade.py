@@ -32,7 +32,7 @@ from benchmarks.policy_quality.recorded import Made, Price, Recorded, read_recor
 from benchmarks.policy_quality.replay import Outcome, replay
 from router.learned.labels import Label
 from router.learned.measure import curve
-from router.learned.train import LEAST_LABELS, cross_validate, usual_penalty
+from router.learned.train import LEAST_LABELS, cross_validate
 
 HEAD: Final = (
     "| way | quality | of the large model's | asked the large one | USD per 1,000 | of its cost | break-even: share | small price |\n"
@@ -83,7 +83,7 @@ def prompt_only(recorded: Sequence[Recorded], small: str, large: str, prices: Ma
     found = {}
     ways: dict[str, list[float]] = {"oracle": gaps}
     if len(labels) >= LEAST_LABELS and sum(gaps):
-        ways["a learned router"] = cross_validate(labels, penalty=usual_penalty(len(labels))).gap.tolist()
+        ways["a learned router"] = cross_validate(labels).gap.tolist()
     ways["chance"] = [draw.random() for _ in labels]
     for name, scores in ways.items():
         path = curve(scores, labels)

@@ -1,4 +1,4 @@
-"""What the learned router sees of a prompt: hashes of words, of pairs, of beginnings and ends of words, and of its structure.
+"""What the learned router sees of a prompt: hashes of words, of pairs of words, of where they stand, and of its structure.
 
 The same numbers on every machine and in every process (CRC-32). A change here is another model: trained files name the version.
 """
@@ -14,7 +14,7 @@ from zlib import crc32
 
 from policies.learned.glossary import GLOSSARY, LONGEST_TERM, SHORTEST_TERM
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the features; a model can be used with those that it was trained on only."""
 MAX_CHARACTERS: Final = 3_000
 """Of a prompt: of a longer one the first two thousand and the last thousand."""
@@ -22,13 +22,12 @@ CACHED_WORDS: Final = 8_192
 LONGEST_WORD: Final = 60
 """Bytes; what is longer is no word, and would fill the cache."""
 _FIRST: Final = 2_000
-_UPPER, _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"123456789"
-_PLAIN: Final = bytes.maketrans(_UPPER + _DIGITS, _UPPER.lower() + b"0" * len(_DIGITS))
-"""To lower case; a number is seen by its length, its digits say nothing about the next one."""
-_find_tokens = re.compile(rb"[a-z\x80-\xff]+|0{1,4}|[^\sa-z0\x80-\xff]|\n").findall
+_UPPER: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_PLAIN: Final = bytes.maketrans(_UPPER, _UPPER.lower())
+_NO_DIGITS: Final = b"0123456789"
+_find_tokens = re.compile(rb"[a-z0-9_\x80-\xff]+|[^\sa-z0-9_\x80-\xff]|\n").findall
+_find_foreign = re.compile(rb"[\x80-\xff]{4,}").findall
 _NEW_LINE: Final = b"\n"
-_LINES: Final = 12
-"""Lines whose beginning is looked at."""
 _OPENING: Final = 6
 """Tokens at the beginning that are seen by their place, too."""
 
@@ -43,9 +42,10 @@ def features_of(text: str) -> set[int]:
     hashes = list(map(crc32, tokens))
     found = set(hashes)
     found.update(map(crc32, tokens[1:], hashes))
-    for word in set(tokens):
-        if 3 < len(word) <= LONGEST_WORD:
-            found.update(_parts(word))
+    if not data.isascii():
+        for word in set(_find_foreign(data)):
+            if len(word) <= LONGEST_WORD:
+                found.update(_parts(word))
     _add_places(tokens, found)
     _add_structure(data, len(tokens), found)
     return found
@@ -53,41 +53,28 @@ def features_of(text: str) -> set[int]:
 
 @lru_cache(maxsize=CACHED_WORDS)
 def _parts(word: bytes) -> tuple[int, ...]:
-    """Beginnings and ends of a word, and what a Korean one means: prompts share most of their words."""
+    """Beginnings and ends of a word, and what a Korean one means in English: Korean joins endings to its words."""
     text = word.decode("utf-8", "replace")
-    found = _ends(text)
-    if word.isascii():
-        return found
-    # Korean joins endings to its words.
+    found = (*[crc32(text[:size].encode(), size) for size in (2, 3, 4) if len(text) >= size], crc32(text[-2:].encode(), 12))
     for length in range(min(LONGEST_TERM, len(text)), SHORTEST_TERM - 1, -1):
         english = GLOSSARY.get(text[:length])
         if english is not None:
-            return (*found, crc32(english.encode()), *_ends(english))
+            return (*found, crc32(english.encode()))
     return found
 
 
-def _ends(word: str) -> tuple[int, ...]:
-    """`differentiate` has to do with `differential`."""
-    return tuple(crc32(word[:size].encode(), size) for size in (3, 4, 5, 6) if len(word) >= size) + tuple(
-        crc32(word[-size:].encode(), 10 + size) for size in (3, 4) if len(word) >= size
-    )
-
-
 def _add_places(tokens: list[bytes], found: set[int]) -> None:
-    """How a prompt opens, and what stands in its further lines, such as the choices of a question."""
+    """How a prompt opens; and on which side of the end of its first line a word stands: a question, and its choices or its code."""
     found.update(map(crc32, tokens[:_OPENING], repeat(101)))
-    found.update(map(crc32, tokens[:3], (102, 103, 104)))
     if _NEW_LINE in tokens:
         first = tokens.index(_NEW_LINE)
+        found.update(map(crc32, set(tokens[:first]), repeat(201)))
         found.update(map(crc32, set(tokens[first:]), repeat(202)))
-        # Of `A. the liver`, what follows the mark.
-        starts = [place for place, token in enumerate(tokens) if token == _NEW_LINE][:_LINES]
-        found.update(crc32(tokens[place + 3], 201) for place in starts if place + 3 < len(tokens))
 
 
 def _add_structure(data: bytes, size: int, found: set[int]) -> None:
     """Sizes and counts, each as a step of a scale."""
-    digits = data.count(b"0")
+    digits = len(data) - len(data.translate(None, _NO_DIGITS))
     lines = data.split(_NEW_LINE)
     options = sum(len(line) for line in lines[1:] if line[1:2] == b".")
     steps = (
@@ -95,12 +82,6 @@ def _add_structure(data: bytes, size: int, found: set[int]) -> None:
         (b"lines", min(len(lines), 13)),
         (b"digits", int(2 * log2(digits + 1))),
         (b"share", 10 * digits // (size + 1)),
-        (b"questions", min(data.count(b"?"), 3)),
-        (b"brackets", min(data.count(b"("), 6)),
-        (b"quotes", min(data.count(b'"'), 4)),
-        (b"blanks", min(data.count(b"_"), 2)),
-        (b"dollars", min(data.count(b"$"), 4)),
-        (b"percents", min(data.count(b"%"), 4)),
         (b"first", int(2 * log2(len(lines[0]) + 1))),
         (b"options", int(2 * log2(options + 1))),
         (b"words", 3 * len(data) // (size + 1)),

@@ -38,7 +38,7 @@ def train(
     small: Small = None,
     large: Large = None,
     start: Annotated[str | None, typer.Option("--from", help=f"Model to begin with, such as {BUILTIN}: for few labels.")] = None,
-    penalty: Annotated[float | None, typer.Option(min=0.01, help="On weights: more for noisy labels. Default: by their number.")] = None,
+    penalty: Annotated[float, typer.Option(min=0.01, help="On weights: more for noisy labels.")] = 6.0,
     bits: Annotated[int, typer.Option(min=8, max=20, help="Size of the tables, 2^bits places of 5 bytes; `--from` has its own.")] = 17,
 ) -> None:
     """Learn from labels: prompts, and how good the answers of a small and a large model were. Needs numpy (the extra `train`)."""

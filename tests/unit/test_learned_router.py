@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -44,8 +45,8 @@ def test_features_are_the_same_everywhere() -> None:
 def test_a_korean_word_has_the_meaning_of_the_english_one() -> None:
     """All labels are in English; what was learned of a subject holds for Korean prompts too."""
     assert GLOSSARY["적분"] == "integral"
-    shared = features_of("다음 적분을 계산하시오") & features_of("calculate the integral")
-    assert len(shared - features_of("안녕하세요 오늘")) >= 4
+    found = features_of("다음 적분을 계산하시오") - features_of("안녕하세요 오늘")
+    assert {crc32(b"integral"), crc32(b"calculate")} <= found & features_of("calculate the integral")
 
 
 def test_a_model_learns_what_is_hard_and_survives_its_file(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_file_that_is_damaged_or_foreign_is_refused(tmp_path: Path) -> None:
         (data[:30], "manifest"),
         (data[:-1], "not as many"),
         (data[:-1] + bytes([data[-1] ^ 1]), "checksum"),
-        (data[:head].replace(b'"features":1', b'"features":9') + data[head:], "features of version 9"),
+        (data[:head].replace(b'"features":2', b'"features":9') + data[head:], "features of version 9"),
     ):
         with pytest.raises(ConfigError, match=said):
             read_bytes(broken, "x")
