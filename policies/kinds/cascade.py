@@ -178,7 +178,7 @@ def problems(options: CascadeOptions, offered: Sequence[Traits]) -> Sequence[Pro
     found: list[Problem] = []
     # With the names that are wrong, not before anybody has looked at them.
     if len(options.steps) < LEAST_STEPS:
-        found.append((("steps",), f"needs {LEAST_STEPS} or more: one to ask first, and one that is asked if its answer does not pass"))
+        found.append((("steps",), f"needs {LEAST_STEPS} or more: the next is asked if an answer fails"))
     for index, pick in enumerate(options.steps):
         found += pick.problems(("steps", index), offered)
     verify = options.verify

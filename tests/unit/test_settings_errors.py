@@ -197,10 +197,7 @@ ROUTE_MISTAKES = [
     ("{use: {size: tiny}}", '8:19: routes.r.use.size: "tiny" is not known here; known: small, medium, large'),
     ("{use: big, by: {kind: latency, target_ms: 800ms}}", '8:48: routes.r.by.target_ms: "800ms" is not a number; write 800'),
     ("{use: big, by: {kind: bandit, worth_usd: $0.02}}", '8:47: routes.r.by.worth_usd: "$0.02" is not a number; write 0.02'),
-    (
-        "{use: big, by: {kind: cascade, steps: [big]}}",
-        "8:44: routes.r.by.steps: needs 2 or more: one to ask first, and one that is asked if its answer does not pass",
-    ),
+    ("{use: big, by: {kind: cascade, steps: [big]}}", "8:44: routes.r.by.steps: needs 2 or more: the next is asked if an answer fails"),
     (
         "{use: [big, tiny], by: {kind: cascade, steps: [ti, big]}}",
         '8:53: routes.r.by.steps[0]: "ti" is not among the models that `use` leads to; did you mean "tiny"?',
