@@ -265,18 +265,19 @@ class RedisLedger:
             self._doubtful.append(attempt_id)
             self._clear_doubt()
             raise
-        if answer[0] == -4:
-            if not self._share_rest(calls.buckets[answer[1] - 1], buckets):
-                return crowded(calls.buckets[answer[1] - 1])
-            return await self.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note, tokens=tokens)
-        if answer[0] > 0 and calls.plain:
+        place = answer[0]
+        if place > 0 and calls.plain:
             return Reservation(
                 attempt_id=attempt_id,
                 amount_nusd=amount_nusd,
                 buckets=buckets,
-                tightest=calls.buckets[answer[0] - 1],
+                tightest=calls.buckets[place - 1],
                 tightest_left_nusd=answer[1],
             )
+        if place == -4:
+            if not self._share_rest(calls.buckets[answer[1] - 1], buckets):
+                return crowded(calls.buckets[answer[1] - 1])
+            return await self.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note, tokens=tokens)
         return _reserved(answer, attempt_id, amount_nusd, amount_nusd, tokens, buckets)
 
     def _share_rest(self, bucket: Bucket, buckets: BucketSet) -> bool:
