@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.running import running
 from tests.scripted_behaviours import Json, usage
 from tests.scripted_upstream import ScriptedUpstream
+from tests.verbs import said
 
 CONFIG = """
 version: 1
@@ -49,21 +47,11 @@ async def test_what_was_bought_beside_tokens_is_in_every_book(tmp_path: Path) ->
     assert record["hold_nusd"] >= charge
     prices = tmp_path / "prices.yaml"
     prices.write_text("up/m: {input: 1, output: 1, priority: 4, web_search: 0.05}\n")
-    shown = json.loads(said("spend", "--store", store, "--by", "deployment,outcome", "--json"))
+    shown = json.loads(await said("spend", "--store", store, "--by", "deployment,outcome", "--json"))
     assert shown["total"]["cost_nusd"] == charge
-    said("spend", "export", "--store", store, "--out", str(tmp_path / "out"))
+    await said("spend", "export", "--store", store, "--out", str(tmp_path / "out"))
     (path,) = (tmp_path / "out").glob("*.csv")
     with path.open(newline="") as file:
         assert [int(row["charge_nusd"]) for row in csv.DictReader(file)] == [charge]
-    rerated = json.loads(said("ledger", "rerate", "--store", store, "--prices", str(prices), "--json"))
+    rerated = json.loads(await said("ledger", "rerate", "--store", store, "--prices", str(prices), "--json"))
     assert (rerated["total"]["charged_nusd"], rerated["total"]["difference_nusd"]) == (charge, 120 * 1_000)
-
-
-def said(*words: str) -> str:
-    """Standard output of a verb."""
-    environment = {**os.environ, "REDIS_URL": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "router", *words], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
-from typer.testing import CliRunner
 
-from router.cli import load
 from tests.gateway import KEY, Gateway
 from tests.running import chat
 from tests.scripted_upstream import ScriptedUpstream
+from tests.verbs import said
 
 CONFIG = """
 version: 1
@@ -74,14 +73,10 @@ async def soon(look: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def run(gateway: Gateway, verb: str, *words: str) -> str:
+async def run(gateway: Gateway, *words: str) -> str:
     """A verb on the store of the service; its standard output."""
-    given = ["--store", gateway.store]
     environment = {"PROVIDER_KEY": "sk-provider", "TEST_KEY": KEY, "SECOND_KEY": SECOND_KEY}
-    # Without a process of its own: to start one costs more than what the verb does.
-    done = await asyncio.to_thread(CliRunner(env=environment).invoke, load(verb), [*words, *given])
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return await said(*words, "--store", gateway.store, environment=environment)
 
 
 async def metric(gateway: Gateway, line: str) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from router.adapters.choose import visiting
 from tests.running import Running, running
 from tests.scripted_behaviours import Json, usage
+from tests.verbs import run, said
 
 CONFIG = """
 version: 1
@@ -63,11 +62,9 @@ async def test_a_paused_session_goes_on_when_somebody_approves_it(tmp_path: Path
         await app.app.service._sync_pauses()
         again = (await ask(app)).json()["error"]
         assert (again["code"], again["approval"]) == ("session_paused", error["approval"])
-        command = [sys.executable, "-m", "router", "approve", error["approval"], "--store", store]
-        told = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
-        assert (told.returncode, told.stdout) == (0, "session run-1 of key tester goes on\n")
-        twice = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
-        assert twice.returncode == 1
+        command = ["approve", error["approval"], "--store", store]
+        assert await said(*command) == "session run-1 of key tester goes on\n"
+        assert (await asyncio.to_thread(run, *command)).exit_code == 1
         await app.app.service._sync_pauses()
         assert (await ask(app)).status_code == 200
     async with visiting(store) as ledger:
