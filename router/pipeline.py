@@ -109,7 +109,7 @@ class Pipeline(Attempts):
         if self._signals is None:
             from router.signals import PromptSignals
 
-            self._signals = PromptSignals(self.snapshot.signals, self._metrics)
+            self._signals = PromptSignals(self.snapshot.signals, self._metrics, clock=self._clock)
         while True:
             await self._signals.find(call, missing.name)
             # With the signal it is not plain any more.

@@ -2,13 +2,14 @@
 
 A rule that reads a signal which is not there yet raises `MissingSignal`. Then the detector runs in a thread, within a time budget,
 the value is added to the facts, and the decision is made again. What cannot be told in time is None, and no condition holds for it.
+The texts of each key are read in turn with those of others; see `router.turns`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from router.domain.request import INPUTS
 from router.fleet import USUAL_LENGTH
 from router.metrics import Metrics
 from router.snapshot import SignalRules
+from router.turns import Crowded, Steps, Turns
 
 if TYPE_CHECKING:
     from policies.learned.model import Scores
@@ -39,7 +41,8 @@ class Hardness(msgspec.Struct, frozen=True, gc=False):
 
 Found = str | float | frozenset[str] | Hardness | None
 Value = str | float | frozenset[str] | None
-Detector = Callable[[Prompt], Found]
+Detector = Callable[[Prompt], Found | Generator[None, None, Found]]
+"""One that takes long yields between its steps."""
 
 THREADS: Final = 1
 """Per process: they share one interpreter lock, so that more would only make each other late."""
@@ -61,11 +64,13 @@ def _task(rules: SignalRules) -> Detector:
 
 
 def _pii(rules: SignalRules) -> Detector:
-    from policies.signals.pii import pii_of
+    from policies.signals.pii import pii_steps
 
-    def detect(prompt: Prompt) -> frozenset[str]:
-        found = pii_of(prompt.whole) if prompt.readable else pii_of(prompt.whole) | UNREAD
-        return found | pii_of(prompt.beside) if prompt.beside else found
+    def detect(prompt: Prompt) -> Generator[None, None, Found]:
+        found = yield from pii_steps(prompt.whole)
+        if not prompt.readable:
+            found |= UNREAD
+        return found | (yield from pii_steps(prompt.beside)) if prompt.beside else found
 
     return detect
 
@@ -101,46 +106,76 @@ def _threads() -> ThreadPoolExecutor:
 class PromptSignals:
     """Works signals out under one configuration."""
 
-    def __init__(self, rules: SignalRules, metrics: Metrics | None = None, detectors: Mapping[SignalName, Detector] | None = None) -> None:
-        """`detectors`: instead of the ones that the configuration names."""
+    def __init__(
+        self,
+        rules: SignalRules,
+        metrics: Metrics | None = None,
+        detectors: Mapping[SignalName, Detector] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`detectors`: instead of the ones that the configuration names. `clock`: what deadlines are told by."""
         self._rules = rules
         self._metrics = metrics
+        self._clock = clock
         self._detectors: dict[SignalName, Detector] = dict(detectors or {})
+        self._turns = Turns(_threads())
         target = rules.difficulty.target
         self._thresholds = None if target is None else Thresholds(target, size=rules.difficulty.window)
 
     async def find(self, call: Call, name: SignalName) -> None:
-        """Add a signal to what is known of a call. It is set when this returns, to None if it could not be told."""
-        loop = asyncio.get_running_loop()
+        """Add a signal to what is known of a call. It is set when this returns, to None if it could not be told.
+
+        It takes no longer than the call has: what comes behind says that its deadline has passed.
+        """
+        left = None if call.deadline is None else max(0.0, call.deadline - self._clock())
         if name not in self._detectors:
-            # Once per configuration; its time is not the request's fault.
-            self._detectors[name] = await loop.run_in_executor(_threads(), self._load, name)
+            await self._load_within(name, left)
+            left = None if call.deadline is None else max(0.0, call.deadline - self._clock())
         began = time.monotonic()
         found: Found = None
         outcome = "ok"
+        seconds = self._rules.timeout_seconds
         try:
-            async with asyncio.timeout(self._rules.timeout_seconds):
-                found = await loop.run_in_executor(_threads(), self._read, call, name)
-        except TimeoutError:
+            async with asyncio.timeout(seconds if left is None else min(seconds, left)):
+                found = await self._turns.read(call.principal.key_id, self._steps(call, name))
+        except (TimeoutError, Crowded):
             outcome = "timeout"
         self._add(call, name, found, outcome, time.monotonic() - began)
 
+    async def _load_within(self, name: SignalName, seconds: float | None) -> None:
+        """Load a detector: once per configuration, and that is not the request's fault. Only its own deadline ends the wait."""
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.get_running_loop().run_in_executor(_threads(), self._load, name)
+        except TimeoutError:
+            return
+
     def find_now(self, call: Call, name: SignalName) -> None:
         """The same, without a time budget and for one who can wait."""
+        self._load(name)
+        steps = self._steps(call, name)
+        try:
+            while True:
+                next(steps)
+        except StopIteration as end:
+            self._add(call, name, end.value, "ok", 0.0)
+
+    def _load(self, name: SignalName) -> None:
         if name not in self._detectors:
-            self._detectors[name] = self._load(name)
-        self._add(call, name, self._read(call, name), "ok", 0.0)
+            self._detectors[name] = _DETECTORS[name](self._rules)
 
-    def _load(self, name: SignalName) -> Detector:
-        return _DETECTORS[name](self._rules)
-
-    def _read(self, call: Call, name: SignalName) -> Found:
+    def _steps(self, call: Call, name: SignalName) -> Steps:
         prompt = call.prompt
         if prompt is None:
             name_of_input = INPUTS[call.operation]
             members = {member: raw for member, raw in call.request.fields.items() if member != name_of_input}
             prompt = call.prompt = prompt_of(call.request.fields[name_of_input], chat=call.operation == "chat", members=members)
-        return self._detectors[name](prompt)
+            yield
+        # Not there yet only if its loading took longer than the call had: nobody waits for this.
+        self._load(name)
+        found = self._detectors[name](prompt)
+        return (yield from found) if isinstance(found, Generator) else found
 
     def _add(self, call: Call, name: SignalName, found: Found, outcome: str, seconds: float) -> None:
         if found is None and outcome == "ok":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 Finds = Callable[[str, int], bool]
+T = TypeVar("T")
 
 MAX_CHARACTERS: Final = 262_144
 """Of a text; a longer one is not read through, and `unknown` is among its classes."""
@@ -60,26 +61,47 @@ _IBAN_LENGTHS: Final[Mapping[str, int]] = MappingProxyType(
 
 def pii_of(text: str) -> frozenset[str]:
     """The classes of personal data in a text, of `PII_CLASSES`; empty: none was found."""
-    read = plain(text[:MAX_CHARACTERS])
+    return _last(pii_steps(text))
+
+
+def pii_steps(text: str) -> Generator[None, None, frozenset[str]]:
+    """The same, piece by piece: others may have their turn after each."""
+    read = yield from _plain_steps(text[:MAX_CHARACTERS])
     found = {"unknown"} if max(len(text), len(read)) > MAX_CHARACTERS else set()
-    if _has_email(read):
-        found.add("email")
     for start in range(0, len(read), STEP):
+        if "email" not in found and _has_email(read, start):
+            found.add("email")
         # All others have digits side by side.
         if _TWO_DIGITS.search(read, start, start + STEP + 1):
             found.update(name for name, finds in _BY_DIGITS if name not in found and finds(read, start))
+        yield
     return frozenset(found)
 
 
 def plain(text: str) -> str:
     """The text with the usual digits, hyphens and spaces for those of other forms and scripts, and without what is not seen."""
+    return _last(_plain_steps(text))
+
+
+def _plain_steps(text: str) -> Generator[None, None, str]:
     if text.isascii():
         return text
     pieces = []
     for start in range(0, len(text), STEP):
         piece = unicodedata.normalize("NFKC", text[start : start + STEP])
         pieces.append(piece.translate({ord(character): _usual(character) for character in set(piece) if character > "\x7f"}))
+        yield
     return "".join(pieces)
+
+
+def _last(steps: Generator[None, None, T]) -> T:
+    """What all steps come to."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: T = end.value
+            return found
 
 
 @lru_cache(maxsize=4096)
@@ -90,12 +112,13 @@ def _usual(character: str) -> str:
     return {"Cf": "", "Pd": "-", "Zs": " "}.get(category, character)
 
 
-def _has_email(text: str) -> bool:
-    at = text.find("@")
+def _has_email(text: str, start: int) -> bool:
+    """Whether there is an address whose @ is in the piece that begins there."""
+    at = text.find("@", start, start + STEP)
     while at >= 0:
         if at and _EMAIL_NAME.match(text, at - 1) and _EMAIL_HOST.match(text, at, at + LONGEST):
             return True
-        at = text.find("@", at + 1)
+        at = text.find("@", at + 1, start + STEP)
     return False
 
 

@@ -10,6 +10,8 @@ import msgspec
 
 MAX_CHARACTERS: Final = 262_145
 """Of `whole`: one more than a detector reads, so that it can tell that there is more."""
+MAX_RAW: Final = 1_048_576
+"""Bytes of JSON that are looked through member by member; of more, some text was not read."""
 MAX_ASKED: Final = 8_000
 """Characters of `asked`: of a longer text the first six thousand and the last two thousand."""
 _FIRST: Final = 6_000
@@ -39,11 +41,11 @@ _decode_any: Final = msgspec.json.Decoder().decode
 
 def prompt_of(raw: bytes, *, chat: bool, members: Mapping[str, msgspec.Raw] = _NO_MEMBERS) -> Prompt:
     """Read `messages`, `prompt` or `input` as it stands in the body of a request that was accepted, and its other members."""
-    others = [text for name, value in members.items() if name not in _NOT_SENT for text in _texts(_decode_any(value))]
+    looked, others = _beside(members)
     if not chat:
-        return _of_input(_decode_any(raw), _bounded(others))
+        return _of_input(_decode_any(raw), _bounded(others), readable=looked)
     texts: list[str] = []
-    asked, readable = "", not _repeats(raw)
+    asked, readable = "", looked and len(raw) <= MAX_RAW and not _repeats(raw)
     for message in _decode_messages(raw):
         text, plain = _content(message.pop("content", None))
         role = message.pop("role", None)
@@ -53,6 +55,14 @@ def prompt_of(raw: bytes, *, chat: bool, members: Mapping[str, msgspec.Raw] = _N
         if role == "user" and text:
             asked = text
     return Prompt(_ends_of(asked or "\n".join(texts)), _bounded(texts), readable, _bounded(others))
+
+
+def _beside(members: Mapping[str, msgspec.Raw]) -> tuple[bool, list[str]]:
+    """(Whether all of them were looked through, their texts)."""
+    sent = [value for name, value in members.items() if name not in _NOT_SENT]
+    if sum(map(len, sent)) > MAX_RAW:
+        return False, []
+    return True, [text for value in sent for text in _texts(_decode_any(value))]
 
 
 def _repeats(raw: bytes) -> bool:
@@ -99,10 +109,10 @@ def _is_text(part: object) -> bool:
     return all(isinstance(value, str) for name, value in part.items() if name != "cache_control")
 
 
-def _of_input(given: object, beside: str) -> Prompt:
+def _of_input(given: object, beside: str, *, readable: bool) -> Prompt:
     items = given if isinstance(given, list) else [given]
     texts = [item for item in items if isinstance(item, str)]
-    return Prompt(_ends_of(texts[0] if texts else ""), _bounded(texts), len(texts) == len(items), beside)
+    return Prompt(_ends_of(texts[0] if texts else ""), _bounded(texts), readable and len(texts) == len(items), beside)
 
 
 def _bounded(texts: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from policies.engine import RoutePolicy, Rule
 from policies.learned.thresholds import Target
 from policies.types import MissingSignal, RequestFacts, SignalName
-from router.domain.prompt_text import MAX_ASKED, MAX_CHARACTERS, Prompt, prompt_of
+from router.domain.prompt_text import MAX_ASKED, MAX_CHARACTERS, MAX_RAW, Prompt, prompt_of
 from router.signals import Detector, PromptSignals
 from router.snapshot import DifficultyRules, SignalRules, Snapshot
 from tests.pipeline_fakes import World, ask, json_answer, snapshot
@@ -207,3 +207,26 @@ def test_personal_data_beside_the_text_is_read_too() -> None:
 def test_what_may_hold_more_than_its_text_was_not_read(raw: bytes) -> None:
     """A member that stands there twice, a picture with a caption."""
     assert not prompt_of(raw, chat=True).readable
+
+
+async def test_a_signal_takes_no_longer_than_the_call_has() -> None:
+    """Its time is part of the deadline that the client set, and nothing is sent when that has passed."""
+    config = with_rules(reading("language", lambda v: True), rules=SignalRules(timeout_seconds=5))
+    world = World(config, json_answer())
+    release = threading.Event()
+    world.pipeline._signals = PromptSignals(config.signals, world.metrics, {"language": lambda prompt: str(release.wait(10))})
+    try:
+        exchange = await world.ask(ask(faregate={"deadline_ms": 1}))
+    finally:
+        release.set()
+    assert exchange.status == 504
+    assert world.ledger.records == []
+
+
+def test_of_a_huge_body_only_what_was_looked_through_counts_as_read() -> None:
+    """To look for members that stand twice in 20 MB takes longer than any signal may."""
+    huge = b'[{"role":"user","content":"hi"},{"role":"tool","content":"' + b"x" * MAX_RAW + b'"}]'
+    found = prompt_of(huge, chat=True)
+    assert (found.asked, found.readable) == ("hi", False)
+    beside = {"tools": msgspec.Raw(b'["' + b"x" * MAX_RAW + b'"]')}
+    assert not prompt_of(b'"hi"', chat=False, members=beside).readable
