@@ -296,15 +296,18 @@ class Connection(asyncio.Protocol):
         except HttpParserError as exc:
             self._broken(response, exc)
             return
-        if self._pieces:
-            response.take(self._pieces)
+        pieces = self._pieces
+        if pieces:
+            if response.sink is None or len(pieces) > 1:
+                response.take(pieces)
+            # Here too for the most frequent of all: one event of a stream.
+            elif not response.sink(pieces.pop()):
+                response.sink = None
+                response.wake()
         if self._complete:
             self._finish(response)
-        elif self._head_done:
-            if response.sink is None:
-                self._deliver(response)
-        elif len(self._head) > HEAD_BYTES:
-            self._fail("protocol", f"the head of the answer is larger than {HEAD_BYTES} bytes")
+        elif response.sink is None:
+            self._deliver(response)
 
     def _broken(self, response: Http1Response, why: HttpParserError) -> None:
         """What came is not HTTP; what follows a whole answer does not harm it, but the connection is of no use any more."""
@@ -370,7 +373,10 @@ class Connection(asyncio.Protocol):
 
     def _deliver(self, response: Http1Response) -> None:
         """Wake whoever waits for what has just come; stop reading if nobody does and enough is here."""
-        if response.wants != ALL:
+        if not self._head_done:
+            if len(self._head) > HEAD_BYTES:
+                self._fail("protocol", f"the head of the answer is larger than {HEAD_BYTES} bytes")
+        elif response.wants != ALL:
             if response.size > BUFFER_BYTES and not self.paused:
                 self.paused = True
                 self.transport.pause_reading()
