@@ -225,7 +225,7 @@ ROUTE_MISTAKES = [
     (
         "{use: big, by: 5}",
         "8:21: routes.r.by: 5 is not a policy kind; known: "
-        "fixed, weighted, cost, latency, least_busy, quality, split, canary, cascade, hedge, shadow, bandit, pace",
+        "fixed, weighted, cost, latency, least_busy, quality, split, canary, cascade, hedge, shadow, bandit, pace, vendors",
     ),
     ("{use: big, by: {}}", "8:21: routes.r.by: kind is missing"),
     ("{use: big, by: {kind: cost, weights: {}}}", "8:34: routes.r.by.weights: unknown field; known: kind, max_request_usd, keep_cache"),
