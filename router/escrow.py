@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
 import structlog
 
 from router.adapters.entries import plan
@@ -41,8 +42,12 @@ class Parking(Protocol):
         """Write on disk that the hold is given back, should this process not come back. Blocks for an fsync."""
         ...
 
+    def intend(self, held: Reservation, record: bytes) -> None:
+        """Write on disk that the hold is charged, should this process not come back. Blocks for an fsync."""
+        ...
+
     def unpark(self, attempt_id: str) -> None:
-        """Take that back. Blocks for an fsync."""
+        """Take the parking back. Blocks for an fsync."""
         ...
 
     async def void(self, held: Reservation) -> None:
@@ -74,6 +79,8 @@ class _Taken:
     advance: Advance | None
     """None: it was let through under `open`."""
     budgets: tuple[str, ...] = ()
+    note: bytes = b""
+    """What the books say of it if this process is killed."""
 
 
 class Escrow:
@@ -165,8 +172,10 @@ class Escrow:
             if type(answer) is Refusal and self._advances and await self._give_back(answer.bucket):
                 return await ledger.reserve(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, note=note, tokens=tokens)
         except StoreUnavailable as exc:
-            lender = self._take(attempt_id, amount_nusd, cover, exc)
-            return Reservation(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, lender=lender, tokens=tokens)
+            lender = self._take(attempt_id, amount_nusd, cover, exc, note)
+            return self._intended(
+                Reservation(attempt_id=attempt_id, amount_nusd=amount_nusd, buckets=buckets, lender=lender, tokens=tokens)
+            )
         return answer
 
     async def extend(self, held: Reservation, *, by_nusd: int) -> Reservation | Refusal:
@@ -186,14 +195,16 @@ class Escrow:
         else:
             lender = held.lender
             self._add(taken, by_nusd)
-        return Reservation(
-            attempt_id=held.attempt_id,
-            amount_nusd=held.amount_nusd + by_nusd,
-            buckets=held.buckets,
-            tightest=held.tightest,
-            tightest_left_nusd=held.tightest_left_nusd,
-            tokens=held.tokens,
-            lender=lender,
+        return self._intended(
+            Reservation(
+                attempt_id=held.attempt_id,
+                amount_nusd=held.amount_nusd + by_nusd,
+                buckets=held.buckets,
+                tightest=held.tightest,
+                tightest_left_nusd=held.tightest_left_nusd,
+                tokens=held.tokens,
+                lender=lender,
+            )
         )
 
     async def settle(self, held: Reservation, *, charge_nusd: int, record: bytes, tokens: int | None = None) -> bool:
@@ -223,7 +234,7 @@ class Escrow:
         buckets.encoded[_COVER] = cover
         return cover
 
-    def _take(self, attempt_id: str, nusd: int, cover: Cover, exc: StoreUnavailable) -> str:
+    def _take(self, attempt_id: str, nusd: int, cover: Cover, exc: StoreUnavailable, note: bytes = b"") -> str:
         """Let a call through, if that is allowed. Returns the advance that pays for it. Raises what the store raised, or why not.
 
         Nothing is awaited here: the reserve that has failed is ours from now on, whether it was done or not.
@@ -231,7 +242,7 @@ class Escrow:
         taken = self._taken.get(attempt_id)
         if taken is None:
             advance = self._advances.get(cover.name) if cover.mode == "lease" else None
-            taken = _Taken(0, advance, cover.budgets)
+            taken = _Taken(0, advance, cover.budgets, note)
         if cover.mode == "closed" or not self._has(taken, nusd, cover.mode):
             self._metrics.served_alone(mode="refused")
             if cover.mode == "closed":
@@ -253,6 +264,15 @@ class Escrow:
             if self._outbox is not None:
                 self._outbox.unpark(advance.held.attempt_id)
         return advance.held.attempt_id
+
+    def _intended(self, held: Reservation) -> Reservation:
+        """The same. What no advance pays for is in no book yet: it is on disk before it is sent, and charged should we be killed."""
+        if not held.lender and self._outbox is not None:
+            members = msgspec.json.decode(self._taken[held.attempt_id].note or b"{}")
+            told = {"attempt_id": held.attempt_id, "at_ms": self._clock_ms(), "outcome": "swept", "evidence": "estimated"}
+            amounts = {"hold_nusd": held.amount_nusd, "charge_nusd": held.amount_nusd}
+            self._outbox.intend(held, msgspec.json.encode({"request_id": held.attempt_id, **members, **told, **amounts}))
+        return held
 
     def _has(self, taken: _Taken, nusd: int, mode: Literal["lease", "open", "free", "closed"] = "lease") -> bool:
         if taken.advance is not None:

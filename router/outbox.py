@@ -61,6 +61,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     record: bytes = b""
     lender: str = ""
     """The advance that paid for the call, see `router/escrow.py`."""
+    intent: bool = False
+    """The call was about to be sent, and nobody came back to say what it cost: its hold is charged."""
 
     def reservation(self) -> Reservation:
         """The hold that it ends."""
@@ -92,8 +94,10 @@ class Outbox:
         self._waiting: deque[Entry] = deque()
         self._parked: dict[str, Entry] = {}
         """Holds that whoever takes the file over gives back; by attempt id."""
+        self._intents: dict[str, Entry] = {}
+        """Holds that whoever takes the file over charges; by attempt id."""
         self._parking = threading.Lock()
-        """Nobody empties the file while a line about a parked hold is written."""
+        """Nobody empties the file while a line about such a hold is written."""
         self._unwritten: list[Entry] = []
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -190,6 +194,8 @@ class Outbox:
             return
         now = store.clock()
         store.settled(now - began)
+        if self._intents:
+            self._strike(held.attempt_id)
         if self._run_id:
             self._recent.append((held, charge_nusd, record, tokens))
 
@@ -199,6 +205,9 @@ class Outbox:
             await self._store.void(held)
         except StoreUnavailable:
             await self._keep(held, None, b"")
+            return
+        if self._intents:
+            self._strike(held.attempt_id)
 
     async def void_later(self, held: Reservation) -> None:
         """Give the hold back once all that is to be delivered already was."""
@@ -218,6 +227,23 @@ class Outbox:
                 self._append([Entry(seq=entry.seq, done=True)])
                 os.fsync(self._fd)
 
+    def intend(self, held: Reservation, record: bytes) -> None:
+        """Charge the hold, which the store does not know, if this process does not come back: whoever takes the file over does it.
+
+        Said again, it replaces what was said before; `settle` and `void` end it. Blocks for an fsync.
+        """
+        with self._parking:
+            before = self._intents.get(held.attempt_id)
+            entry = msgspec.structs.replace(self._entry(held, held.amount_nusd, record, None), intent=True)
+            self._intents[held.attempt_id] = entry
+            self._append([entry] if before is None else [entry, Entry(seq=before.seq, done=True)])
+
+    def _strike(self, attempt_id: str) -> None:
+        with self._parking:
+            entry = self._intents.pop(attempt_id, None)
+            if entry is not None:
+                self._append([Entry(seq=entry.seq, done=True)])
+
     def _age(self) -> None:
         """Forget settlements that a server certainly has on disk by now."""
         now = self._store.clock()
@@ -229,7 +255,12 @@ class Outbox:
         self._waiting.append(entry)
         self._unwritten.append(entry)
         self._wake.set()
-        await self._written()
+        try:
+            await self._written()
+        finally:
+            # Not before the truth is on disk.
+            if self._intents:
+                self._strike(held.attempt_id)
 
     def _entry(self, held: Reservation, charge_nusd: int | None, record: bytes, tokens: int | None) -> Entry:
         self._seq += 1
@@ -279,8 +310,9 @@ class Outbox:
         try:
             with self._parking:
                 os.ftruncate(self._fd, 0)
-                if self._parked:
-                    self._append(list(self._parked.values()))
+                kept = [*self._parked.values(), *self._intents.values()]
+                if kept:
+                    self._append(kept)
         except OSError as error:
             # Delivered twice, an entry does nothing.
             log.error("the outbox %s cannot be emptied of %d lines: %s", self._wanted_path, len(batch), error)
@@ -356,7 +388,7 @@ class Outbox:
         ledger = cast(Ledger, self._store)
         async for record in ledger.records(since_ms=entry.at_ms - OLD_MS, until_ms=entry.at_ms + OLD_MS):
             line = msgspec.json.decode(record, type=_Line)
-            if line.attempt_id == entry.attempt_id and line.outcome != "swept":
+            if line.attempt_id == entry.attempt_id and (entry.intent or line.outcome != "swept"):
                 return True
         return False
 

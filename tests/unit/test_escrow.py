@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from router.adapters.sqlite.ledger import SqliteLedger
 from router.domain.advances import WhenDown, cover_of, sizes
 from router.domain.budgets import NEVER_MS, BucketSet, BucketState, Budget, Refusal, Reservation
+from router.domain.records import SpendRecord
 from router.errors import StoreUnavailable
 from router.escrow import IDLE_ROUNDS, Escrow
 from router.metrics import Metrics
@@ -287,5 +289,52 @@ async def test_open_lets_through_what_the_cap_covers(tmp_path: Path) -> None:
     world.ledger.away = True
     with pytest.raises(StoreUnavailable, match=r"^away$"):
         await world.reserve("e", 1, buckets(bucket()))
+    await world.outbox.close()
+    await world.ledger.close()
+
+
+async def test_a_call_that_was_let_through_is_booked_even_if_the_process_is_killed(tmp_path: Path) -> None:
+    """Nothing in the store knows of it: it is on disk before it is sent, and whoever takes over charges its hold."""
+    world = World(tmp_path, "open")
+    await world.ledger.open(replica_id="one", lease_seconds=20)
+    await world.start()
+    where = buckets(bucket())
+    world.ledger.away = True
+    await world.escrow.reserve(attempt_id="killed", amount_nusd=30, buckets=where, note=b'{"request_id":"r1","route":"auto"}')
+    grown = await world.escrow.extend(await world.reserve("grown", 10, where), by_nusd=5)
+    assert isinstance(grown, Reservation)
+    kept, given_back = await world.reserve("kept", 20, where), await world.reserve("back", 20, where)
+    await world.outbox.settle(kept, charge_nusd=7, record=b'{"attempt_id":"kept","request_id":"r2","at_ms":1}')
+    await world.outbox.void(given_back)
+    # As after `kill -9`: nothing more is written, and another process has the file.
+    await world.outbox.close()
+    world.ledger.away = False
+    world.outbox = await world.make_outbox()
+    await world.delivered()
+    assert await company(world) == (30 + 15 + 7, 0, 30 + 15 + 7)
+    records = [msgspec.json.decode(line, type=SpendRecord) async for line in world.ledger.records(since_ms=0, until_ms=10**13)]
+    found = {each.attempt_id: (each.request_id, each.route, each.outcome, each.evidence, each.charge_nusd) for each in records}
+    assert found["killed"] == ("r1", "auto", "swept", "estimated", 30)
+    assert found["grown"][2:] == ("swept", "estimated", 15)
+    assert found["kept"][2] == "ok"
+    assert "back" not in found
+    await world.outbox.close()
+    await world.ledger.close()
+
+
+async def test_an_intent_ends_when_the_store_has_the_truth(tmp_path: Path) -> None:
+    """Whoever takes the file over must not charge the hold of a call that was booked."""
+    world = World(tmp_path, "open")
+    await world.ledger.open(replica_id="one", lease_seconds=20)
+    await world.start()
+    world.ledger.away = True
+    held, given_back = await world.reserve("a", 30, buckets(bucket())), await world.reserve("b", 30, buckets(bucket()))
+    world.ledger.away = False
+    await world.outbox.settle(held, charge_nusd=3, record=RECORD)
+    await world.outbox.void(given_back)
+    await world.outbox.close()
+    world.outbox = await world.make_outbox()
+    assert world.outbox.depth == 0
+    assert await company(world) == (3, 0, 3)
     await world.outbox.close()
     await world.ledger.close()
