@@ -22,7 +22,7 @@ from router.domain.budgets import BucketState
 from router.ports import Drift
 from tests.conftest import free_port
 
-START_SECONDS = 30
+START_SECONDS = 60
 SETTLE_SECONDS = 15
 KEY = "sk-test-0123456789abcdefghijklmnopqrstuv"
 
@@ -129,7 +129,11 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         self.start()
-        await self.until_ready()
+        try:
+            await self.until_ready()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
