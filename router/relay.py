@@ -84,7 +84,7 @@ def meter_body(attempt: Attempt, body: bytes) -> Metered:
 async def read_answer(attempt: Attempt, response: UpstreamResponse) -> bytes | Failure:
     """The whole body of a JSON answer, or why it is none. Raises `UpstreamError`."""
     body = await response.read(MAX_ANSWER_BYTES)
-    if body[:1] == b"{" and (b'"error"' not in body or not says_error(body)):
+    if body[:1] == b"{" and not says_error(body):
         return body
     if not body:
         return invalid_answer(attempt, "an empty body")
