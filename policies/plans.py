@@ -99,7 +99,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Charge of a call, as a share of the others'."""
     alpha: float = 0.05
     least: int = 50
-    """Calls of each arm before anything is said."""
+    """Calls of each arm before times, charges and small differences of failures are looked at."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
