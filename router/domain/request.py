@@ -352,11 +352,6 @@ def _read_identity(fields: Fields, parsed: ParsedRequest) -> None:
         parsed.tags = check_tags(tags, "metadata.tags")
 
 
-def clean_tags(tags: Mapping[str, object]) -> dict[str, str]:
-    """Tags of the header."""
-    return check_tags(tags, "x-faregate-tags")
-
-
 def _read_own(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
     try:
         own = msgspec.json.decode(raw, type=OwnOptions)

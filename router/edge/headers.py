@@ -117,12 +117,6 @@ def safe_id(value: bytes | None) -> str | None:
     return text if text.isprintable() and " " not in text else None
 
 
-def read_pairs(value: bytes) -> dict[str, str]:
-    """`a=1,b=2` as a mapping; what is not a pair is left out."""
-    pairs = (item.partition("=") for item in value.decode("utf-8", "replace").split(","))
-    return {name.strip(): text.strip() for name, sign, text in pairs if sign and name.strip()}
-
-
 @lru_cache(maxsize=4096)
 def clean_value(text: str) -> bytes:
     """A header value that cannot break the framing: visible ASCII, the rest replaced by `?`."""
