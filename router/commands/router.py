@@ -11,10 +11,14 @@ import msgspec
 import typer
 
 from router import __version__
+from router.adapters.choose import choose_store, must_exist, open_ledger
+from router.commands.options import Books, Store
+from router.domain.records import SpendRecord
 from router.errors import ConfigError
 from router.learned.files import BUILTIN, load_model, write_bytes
 from router.learned.labels import Label, read_labels
 from router.learned.measure import Quality, calibration_error, quality
+from router.spend import parse_moment
 
 if TYPE_CHECKING:
     from policies.learned.model import Model
@@ -33,8 +37,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print for machines.")]
 
 @app.command()
 def train(
-    data: Data,
     out: Out,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="File of labels (JSON lines, may be gzipped), or a folder of them; repeatable.")
+    ] = None,
+    from_feedback: Annotated[
+        Path | None,
+        typer.Option(help='Learn from ratings in the ledger; this file has their prompts: {"request_id": ..., "prompt": ...}, one a line.'),
+    ] = None,
+    since: Annotated[str, typer.Option(help="Of feedback: from here on, such as 30d or 2026-11-01.")] = "30d",
+    store: Store = None,
+    config: Books = None,
     small: Small = None,
     large: Large = None,
     start: Annotated[str | None, typer.Option("--from", help=f"Model to begin with, such as {BUILTIN}: for few labels.")] = None,
@@ -44,7 +57,10 @@ def train(
     """Learn from labels: prompts, and how good the answers of a small and a large model were. Needs numpy (the extra `train`)."""
     from router.learned.train import train as learn
 
-    labels = _labels(data, small, large)
+    if data is None and from_feedback is None:
+        raise typer.BadParameter("name a file of labels, or --from-feedback", param_hint="--data")
+    labels = [] if from_feedback is None else _rated(from_feedback, since, choose_store(store, config), small, large)
+    labels += _labels(data, small, large) if data else []
     model = learn(labels, bits=bits, penalty=penalty, start=None if start is None else load_model(start)[0])
     _write(out, model, labels, {"small": small, "large": large, "from": start, "penalty": penalty})
 
@@ -86,6 +102,28 @@ def _labels(data: Sequence[Path], small: str | None, large: str | None) -> list[
     if not sum(label.gap for label in labels):
         raise ConfigError("the large model is not better than the small one on these labels: there is nothing to route")
     return labels
+
+
+def _rated(prompts: Path, since: str, store: str, small: str | None, large: str | None) -> list[Label]:
+    """Labels from the ratings in a ledger."""
+    from router.books.reading import TIMEOUT_SECONDS, each_record, read_feedback
+    from router.learned.feedback import labels_of, read_prompts
+
+    if small is None or large is None:
+        raise typer.BadParameter("of ratings both models have to be named", param_hint="--small, --large")
+    try:
+        begin = int(parse_moment(since, now=datetime.datetime.now(datetime.UTC), zone=datetime.UTC).timestamp() * 1000)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
+    address, known = must_exist(store), read_prompts(prompts)
+    given = read_feedback(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), since_ms=begin)
+    records: list[SpendRecord] = []
+    each_record(
+        open_ledger(address, timeout_seconds=TIMEOUT_SECONDS),
+        lambda record: records.append(record) if record.request_id in known else None,
+        since_ms=begin,
+    )
+    return labels_of(known, records, given, small=small, large=large)
 
 
 def _one(name: str | None) -> tuple[str, ...]:
