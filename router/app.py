@@ -41,7 +41,7 @@ from router.metrics_store import Scrape
 from router.outbox import Outbox
 from router.pipeline import Pipeline
 from router.ports import Drift, Ledger
-from router.reload import Reloader, keep_fixed, reload_notes
+from router.reload import Reloader, goes_on_alone, keep_fixed, reload_notes
 from router.reservation import Reservations, burnt_nusd
 from router.settlement import Settlements
 from router.siblings import Siblings
@@ -163,7 +163,7 @@ class Service:
 
     def _make_escrow(self, snapshot: Snapshot) -> Escrow | None:
         """What goes on while the store is away, if the configuration wants anything to."""
-        if snapshot.server.when_store_is_down == "closed" and all(budget.when_down == "closed" for budget in snapshot.budgets):
+        if not goes_on_alone(snapshot):
             return None
         from router.escrow import Escrow
 

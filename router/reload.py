@@ -52,6 +52,11 @@ def is_open_door(snapshot: Snapshot, host: str) -> bool:
     return not (snapshot.keys or snapshot.server.allow_anonymous or is_loopback(host))
 
 
+def goes_on_alone(snapshot: Snapshot) -> bool:
+    """Whether calls go on while the store is away: any `when_store_is_down` is not `closed`."""
+    return snapshot.server.when_store_is_down != "closed" or any(budget.when_down != "closed" for budget in snapshot.budgets)
+
+
 def needs_restart(new: ServerSettings, old: ServerSettings) -> list[str]:
     """The fields under `server` that differ and take effect only when the service is started again."""
     return [shown for field, shown in FIXED.items() if getattr(new, field) != getattr(old, field)]
@@ -115,6 +120,7 @@ class Reloader:
         self._load = load
         self._instead = instead
         self._path = target.snapshot.source
+        self._goes_on_alone = goes_on_alone(target.snapshot)
         self._seen = _signature(self._path)
         self._asked = asyncio.Event()
         self.findings = ""
@@ -172,6 +178,8 @@ class Reloader:
             if is_open_door(snapshot, target.host):
                 raise ConfigError(f"{self._path}: keys: without keys, everybody who reaches {target.host} could spend your money")
             waiting = needs_restart(snapshot.server, target.snapshot.server)
+            if goes_on_alone(snapshot) and not self._goes_on_alone:
+                waiting.append("when_store_is_down")
             await target.swap(snapshot)
         except ConfigError as exc:
             self._refused(str(exc))

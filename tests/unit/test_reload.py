@@ -175,3 +175,18 @@ async def test_a_configuration_is_swapped_as_a_whole(file: Path, load: Callable[
     async with Service(dataclasses.replace(load(), source=os.devnull)) as service:
         # Without a way to read it anew, the signal does nothing.
         service.reload_soon()
+
+
+@pytest.mark.parametrize("where", ["server: {when_store_is_down: lease, ", "budgets:\n  team: {limit: $1, when_store_is_down: open}\n"])
+async def test_to_go_on_without_the_store_needs_a_restart(file: Path, load: Callable[[], Snapshot], where: str) -> None:
+    """Whoever asked for it must not learn at the next outage that he did not get it. It is told until it is so."""
+    target = Target(load())
+    reloader = Reloader(target, load)
+    file.write_text(file.read_text().replace(where.split()[0] + (" {" if "server" in where else "\n"), where))
+    for _ in range(2):
+        await reloader.reload()
+        assert not reloader.findings
+        assert reloader.waiting == ("when_store_is_down",)
+    started = Reloader(Target(load()), load)
+    await started.reload()
+    assert started.waiting == ()
