@@ -176,17 +176,18 @@ class Attempts:
         except UpstreamError as exc:
             return await self._lost(attempt, exc)
         except RouterError:
-            call.tried += ((attempt.deployment, attempt.way),)
-            await self._settlements.void(attempt)
+            await self._unsent(attempt)
             raise
         finally:
             if response is not None:
                 response.abort()
             self._fleet.ended(name)
-            if attempt.state == "closed":
+            if attempt.state != "closed":
+                await self._abandon(attempt, exchange)
+            elif self.shortages.waits:
                 self._end(attempt)
             else:
-                await self._abandon(attempt, exchange)
+                del self._live[attempt.attempt_id]
 
     def _begin(self, attempt: Attempt) -> None:
         """Tell those who look at what is left, or wait for it."""
@@ -211,6 +212,11 @@ class Attempts:
         failure = await of_status(response, attempt, attempt.call.route.fallback)
         await self._settlements.settle(attempt, usage=None, outcome="refused_upstream")
         return self._waited(attempt, failure)
+
+    async def _unsent(self, attempt: Attempt) -> None:
+        """It cannot be put into the provider's wire."""
+        attempt.call.tried += ((attempt.deployment, attempt.way),)
+        await self._settlements.void(attempt)
 
     async def _lost(self, attempt: Attempt, error: UpstreamError) -> Failure:
         """The provider cannot be reached, breaks off or is too slow."""

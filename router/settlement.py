@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from router.call import Attempt, Plain
+from router.call import Attempt
 from router.domain.budgets import Reservation
 from router.domain.extras import billed
 from router.domain.money import MAX_NUSD
@@ -97,17 +97,12 @@ class Settlements:
             return
         attempt.state = "booked"
         seconds = (self._clock() if ended is None else ended) - attempt.began
-        plain = attempt.way.plain
-        if plain is None or outcome != "ok" or usage is None or not self._book_plainly(attempt, plain, usage, served_model, seconds):
-            self._book_closely(attempt, usage=usage, outcome=outcome, served_model=served_model, cause=cause, seconds=seconds)
-
-    def _book_plainly(self, attempt: Attempt, plain: Plain, usage: Usage, served_model: str, seconds: float) -> bool:
-        """The same as `_book_closely` for an answer that cost its tokens alone. False: there was more to it, nothing is booked."""
-        call, held, first = attempt.call, attempt.held, attempt.first_byte_at
-        amount = plain.fixed - (-(usage.input_tokens * plain.input_rate + usage.output_tokens * plain.output_rate) // 1_000_000)
+        call, held, plain, first = attempt.call, attempt.held, attempt.way.plain, attempt.first_byte_at
         if (
-            # What the answer cost, as `charge` looks at it.
-            amount > held.amount_nusd
+            # The short way is for a whole answer that cost its tokens, as `charge` looks at them, and nothing else ...
+            plain is None
+            or outcome != "ok"
+            or usage is None
             or usage.evidence != "exact"
             or usage.cache_read_tokens
             or usage.cache_write_tokens
@@ -116,7 +111,7 @@ class Settlements:
             or usage.audio_output_tokens
             or usage.doubt
             or call.request.extras is not None
-            # What else the record would say of the call.
+            # ... and of which the record has nothing more to say.
             or first is None
             or held.tokens
             or attempt.clamped_to
@@ -124,7 +119,12 @@ class Settlements:
             or call.plan is not None
             or call.trace
         ):
-            return False
+            self._book_closely(attempt, usage=usage, outcome=outcome, served_model=served_model, cause=cause, seconds=seconds)
+            return
+        amount = plain.fixed - (-(usage.input_tokens * plain.input_rate + usage.output_tokens * plain.output_rate) // 1_000_000)
+        if amount > held.amount_nusd:
+            self._book_closely(attempt, usage=usage, outcome=outcome, served_model=served_model, cause=cause, seconds=seconds)
+            return
         call.charge_nusd += amount
         attempt.charge_nusd = amount
         first_seconds = first - attempt.began
@@ -145,9 +145,9 @@ class Settlements:
         series = attempt.way.answered or self._series(attempt, "ok")
         # Only a stream has a first token that comes before the others.
         series.observe((usage, amount, held.amount_nusd, None, seconds, None if attempt.meter is None else first_seconds))
-        return True
 
     def _book_closely(self, attempt: Attempt, *, usage: Usage | None, outcome: str, served_model: str, cause: str, seconds: float) -> None:
+        """The same whatever the call cost and however it went."""
         call, deployment = attempt.call, attempt.deployment
         duration_ms = int(seconds * 1000)
         amount, price, charged_hold = 0, attempt.price, False
