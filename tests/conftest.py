@@ -60,6 +60,32 @@ def _plain_tracebacks() -> None:
     structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 
+TOGETHER = (
+    "tests/e2e/test_demo.py",
+    "tests/e2e/test_real_model.py",
+    "tests/e2e/test_sdk.py",
+    "tests/house/test_wheel.py",
+    "tests/unit/test_sink.py",
+    "tests/wire/test_litellm_lane.py",
+)
+"""Files whose tests share what takes seconds to make: with several processes, one makes it, not each."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """How tests are dealt to processes, if nothing else is asked for: one by one, those of some files together."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, None, None]:
     """A test that runs out of time says what each task was waiting for."""
