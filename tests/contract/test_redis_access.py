@@ -158,14 +158,15 @@ async def test_a_right_that_is_missing_is_an_outage_that_names_it(own_redis: Red
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """A folder with a CA made now, and a certificate of it for 127.0.0.1."""
+    """A folder with a CA made now, and a certificate of it for 127.0.0.1; both say what strict clients (Python 3.13) ask for."""
     folder = tmp_path / "tls"
     folder.mkdir()
-    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
+    usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     new = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     sign = ["openssl", "x509", "-req", "-days", "2"]
     for words in (
-        [*new, "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.crt"],
+        [*new, "-x509", *usage, "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.crt"],
         [*new, "-subj", "/CN=127.0.0.1", "-keyout", "server.key", "-out", "server.csr"],
         [*sign, "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-out", "server.crt"],
     ):
