@@ -15,8 +15,10 @@ T = TypeVar("T")
 MAX_CHARACTERS: Final = 262_144
 """Of a text; a longer one is not read through, and `unknown` is among its classes."""
 
-STEP: Final = 8_192
+STEP: Final = 2_048
 """Characters that one pattern looks through at a time: a search cannot be interrupted, and others wait meanwhile."""
+PIECE: Final = 8_192
+"""Characters that are made plain at a time."""
 LONGEST: Final = 320
 """Characters of the longest match."""
 
@@ -71,10 +73,13 @@ def pii_steps(text: str) -> Generator[None, None, frozenset[str]]:
     for start in range(0, len(read), STEP):
         if "email" not in found and _has_email(read, start):
             found.add("email")
+        yield
         # All others have digits side by side.
         if _TWO_DIGITS.search(read, start, start + STEP + 1):
-            found.update(name for name, finds in _BY_DIGITS if name not in found and finds(read, start))
-        yield
+            for name, finds in _BY_DIGITS:
+                if name not in found and finds(read, start):
+                    found.add(name)
+                yield
     return frozenset(found)
 
 
@@ -87,8 +92,8 @@ def _plain_steps(text: str) -> Generator[None, None, str]:
     if text.isascii():
         return text
     pieces = []
-    for start in range(0, len(text), STEP):
-        piece = unicodedata.normalize("NFKC", text[start : start + STEP])
+    for start in range(0, len(text), PIECE):
+        piece = unicodedata.normalize("NFKC", text[start : start + PIECE])
         pieces.append(piece.translate({ord(character): _usual(character) for character in set(piece) if character > "\x7f"}))
         yield
     return "".join(pieces)
