@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import redis
 import structlog
+import trustme
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from hypothesis import HealthCheck, settings
@@ -45,12 +46,14 @@ def free_port() -> int:
 def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Without a store of its own, a service keeps its books in the user's state folder, where a developer may have some.
 
-    Nobody out there is trusted, either: to load all authorities costs each client more than its test.
+    One authority is trusted, which nobody has a certificate of: to load all of this machine's costs each client more than its test.
     """
+    authority = tmp_path_factory.mktemp("authorities") / "none.pem"
+    trustme.CA().cert_pem.write_to_path(authority)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("authorities")))
-        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("SSL_CERT_FILE", str(authority))
+        patch.delenv("SSL_CERT_DIR", raising=False)
         yield
 
 
