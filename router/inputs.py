@@ -49,7 +49,7 @@ def parse_amount(text: str, unit: str) -> int:
     Raises:
         ValueError: not an amount in this unit, or below zero.
     """
-    if text.startswith("-"):
+    if text.lstrip().startswith("-"):
         raise ValueError(f"{text!r} is below zero; write an amount without a sign, and lower a limit to take from it")
     if unit == "usd":
         money = _USD.fullmatch(text)
