@@ -232,7 +232,7 @@ async def test_a_request_is_one_task_at_most_and_no_json_is_read_twice(tmp_path:
             await client.ask(raw)
         counts = await service.tell()
     # None where it comes before the money of the one before is settled.
-    assert counts["tasks"] <= REQUESTS + SPARE
+    assert counts.get("tasks", 0) <= REQUESTS + SPARE
     assert counts["decodes"] // REQUESTS == DECODES
     assert counts["json"] == 0
 
@@ -261,7 +261,7 @@ async def test_a_chunk_of_a_stream_costs_a_few_calls_and_no_task(tmp_path: Path,
             costs.append(await service.tell())
     _, short, long = costs
     assert (long["calls"] - short["calls"]) / 100 <= CALLS_PER_CHUNK
-    assert long["tasks"] <= 1 + SPARE
+    assert long.get("tasks", 0) <= 1 + SPARE
     assert long["decodes"] - short["decodes"] <= SPARE
     assert long["json"] == 0
 
