@@ -102,6 +102,17 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Calls of each arm before times, charges and small differences of failures are looked at."""
 
 
+class Full(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A provider that has had more than its share of the money."""
+
+    cap: str
+    """Name of the cap."""
+    provider: str
+    share: float
+    """What it has had, from 0 to 1."""
+    most: float
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All of it. Kinds that stand inside one another add to each other's plan."""
 
@@ -114,6 +125,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Bandits that learn from the answer: name, and what a good answer is worth, nano-USD."""
     spends: tuple[str, ...] = ()
     """Caps on the shares of providers that count what this request costs."""
+    full: tuple[Full, ...] = ()
+    """Providers among the candidates that are beyond such a cap."""
     keeps_cache: bool = False
     """Remember where the session's prompt is cached now."""
 
@@ -174,8 +187,8 @@ def no_second_call(hedge: Live, first: str, second: str, charges: Mapping[str, i
     return f"{begin} too few times to the first token of {first} are known for `quantile`"
 
 
-def described(plan: Plan | None, live: Mapping[str, float]) -> list[str]:
-    """The plan for people, and the numbers that it was made by; a line each."""
+def described(plan: Plan | None, live: Mapping[str, float], *, when: str = "now") -> list[str]:
+    """The plan for people, and the numbers that it was made by, known `when`; a line each."""
     plan = plan or EMPTY
     lines = [f"experiment {arm.experiment}: arm {arm.arm}, drawn with chance {arm.propensity:.3g}" for arm in plan.arms]
     if plan.cascade is not None:
@@ -186,7 +199,8 @@ def described(plan: Plan | None, live: Mapping[str, float]) -> list[str]:
     if plan.shadow is not None:
         lines.append(f"shadow: a copy to {', '.join(plan.shadow.deployments)} on the budgets of team {plan.shadow.team}")
     lines += [f"cap {name}: providers that have had their share of the money come last, or not at all" for name in plan.spends]
+    lines += [f"cap {one.cap}: {one.provider} has had {one.share:.1%} of the money, more than {one.most:.1%}" for one in plan.full]
     if plan.keeps_cache:
         lines.append("the deployment that has the session's prompt in its cache is preferred by what that saves")
-    lines += [f"known now: {name} {value:g}" for name, value in sorted(live.items())]
+    lines += [f"known {when}: {name} {value:g}" for name, value in sorted(live.items())]
     return lines

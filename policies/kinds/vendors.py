@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.engine import Order
 from policies.kinds.fields import InnerEntry, Problem, Seconds, Share, Word, bound
-from policies.plans import Live, added
+from policies.plans import Full, Live, added
 from policies.types import Candidate, Ranking, Rejection, RequestFacts, Traits
 
 
@@ -45,8 +45,11 @@ def bind(options: VendorsOptions) -> Order:
         room = [c for c in kept if c.traits.provider not in full]
         # With nobody else there, all have room: somebody has to answer.
         ranking = by(facts, room or kept, draw)
-        plan = added(ranking.plan, spends=(name,))
-        if not room or not full:
+        if not full:
+            return Ranking(ranking.order, ranking.rejected, ranking.measure, added(ranking.plan, spends=(name,)))
+        known = [Full(cap=name, provider=one, share=shares[one], most=each.get(one, most)) for one in sorted(full)]
+        plan = added(ranking.plan, spends=(name,), full=tuple(known))
+        if not room:
             return Ranking(ranking.order, ranking.rejected, ranking.measure, plan)
         beyond = [c for c in kept if c.traits.provider in full]
         if never:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from policies.plans import described
 from policies.types import Decision
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
@@ -69,6 +70,8 @@ class Past(msgspec.Struct, kw_only=True):
     charge_nusd: int
     attempts: list[AttemptLine]
     candidates: list[PastCandidate]
+    plan: list[str] = []
+    """What was to be done beside trying them one after the other, and what the kind knew of the moment."""
 
 
 def find_past(snapshot: Snapshot, records: list[SpendRecord]) -> Past:
@@ -87,7 +90,7 @@ def find_past(snapshot: Snapshot, records: list[SpendRecord]) -> Past:
     again = None
     if trace is not None and traced is not None:
         made = recall(snapshot, traced, trace)
-        again = None if made is None else made == trace.decision
+        again = None if made is None else _told_apart(made) == _told_apart(trace.decision)
     return Past(
         request_id=asked.request_id,
         at_ms=asked.starts_ms,
@@ -106,7 +109,14 @@ def find_past(snapshot: Snapshot, records: list[SpendRecord]) -> Past:
         charge_nusd=asked.charge_nusd,
         attempts=[_attempt(record) for record in records],
         candidates=_candidates(snapshot, asked, decision, trace),
+        plan=[] if decision is None else described(decision.plan, asked.facts.live, when="then"),
     )
+
+
+def _told_apart(decision: Decision) -> Decision:
+    """What makes it another decision. In which order those that are out were found does not, nor what is only said about it."""
+    plan = None if decision.plan is None else msgspec.structs.replace(decision.plan, full=())
+    return msgspec.structs.replace(decision, rejected=tuple(sorted(decision.rejected, key=lambda out: out.deployment)), plan=plan)
 
 
 def _again(snapshot: Snapshot, asked: Asked) -> Decision | None:
@@ -167,6 +177,7 @@ def as_text(told: Past) -> str:
         _how_known(told),
         f"{told.input_tokens:,} tokens in, {told.output_tokens:,} out, charged {format_usd(told.charge_nusd)} USD",
     ]
+    lines += [f"plan: {line}" for line in told.plan]
     for number, one in enumerate(told.attempts, start=1):
         lines.append(
             f"attempt {number}: {one.deployment} ({one.reason}): {one.outcome}, HTTP {one.http_status}, {one.duration_ms:,} ms, "
@@ -186,6 +197,6 @@ def _how_known(told: Past) -> str:
     if not told.kept:
         return "its decision was not kept (server.record_decisions): it was made again from what the record tells, all deployments up"
     if told.again is None:
-        return "its decision was kept; the configuration at hand does not know its route or a deployment"
+        return "its decision was kept; the configuration at hand does not know its route or a deployment, or asks what was not asked then"
     same = "the same decision" if told.again else "another decision"
     return f"its decision was kept; of what was known then, the configuration at hand makes {same}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 import msgspec
 
 from policies.engine import choose, decide
-from policies.types import Candidate, Decision, Rejection, RequestFacts, Restriction
+from policies.types import Candidate, Decision, MissingSignal, Rejection, RequestFacts, Restriction
 from router.domain.estimate import worst_case_nusd
 from router.domain.records import SpendRecord
 
@@ -124,13 +124,23 @@ def states_of(trace: Trace) -> dict[str, dict[str, Any]]:
 
 
 def recall(snapshot: Snapshot, record: SpendRecord, trace: Trace) -> Decision | None:
-    """Decide again on what the trace says. None: the configuration is another one and does not know the route or a deployment."""
+    """Decide again on what the trace says. None: the configuration is another one, and does not know the route or a deployment, or
+    reads what nobody had asked for then."""
     route = snapshot.routes.get(record.route)
     states = states_of(trace)
     if route is None or not snapshot.deployments.keys() >= states.keys():
         return None
     facts = facts_of_record(record, trace)
-    candidates = [Candidate(snapshot.deployments[name].traits, **state) for name, state in states.items()]
-    made = decide(choose(route.policy, facts), facts, candidates, trace.draw, trace.restrict)
-    steered: tuple[Rejection, ...] = tuple(out for out in trace.decision.rejected if out.reason in STEERED)
+    try:
+        branch = choose(route.policy, facts)
+    except MissingSignal:
+        return None
+    steered: tuple[Rejection, ...] = tuple(
+        out for out in trace.decision.rejected if out.reason in STEERED and out.deployment in branch.selected
+    )
+    left_out = {out.deployment for out in steered}
+    # In the order of this configuration: kinds go by it. Of what it has added, nothing was known then.
+    names = dict.fromkeys([*(name for name in branch.deployments if name not in left_out), *states])
+    candidates = [Candidate(snapshot.deployments[name].traits, **states.get(name, {})) for name in names]
+    made = decide(branch, facts, candidates, trace.draw, trace.restrict)
     return msgspec.structs.replace(made, rejected=(*made.rejected, *steered)) if steered else made

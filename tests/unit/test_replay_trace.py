@@ -14,6 +14,7 @@ from policies.types import RequestFacts
 from router.cli import load
 from router.domain.records import SpendRecord
 from router.replay import SPREAD
+from router.replay.past import as_text, find_past
 from router.replay.trace import Trace, facts_of_record, read_trace, recall, states_of
 from tests.books import typed
 from tests.gateway import KEY
@@ -170,6 +171,73 @@ async def test_a_request_of_the_past_is_explained_by_its_id(tmp_path: Path, monk
     assert "the configuration at hand makes the same decision" in shown[0]
     assert "its decision was not kept" in shown[1]
     assert "2. one/big (model big)\n   would have cost 0.0016 USD; expected_nusd" in shown[0]
+
+
+REORDERED = """
+version: 1
+server: {store: ledger.sqlite}
+providers:
+  one: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key: $PROVIDER_KEY}
+  two: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key: $PROVIDER_KEY}
+models:
+  dear: {at: one/dear, price: {input: 10, output: 30}}
+  cheap: {at: two/cheap, price: {input: 1, output: 2}}
+  new: {at: two/new, price: {input: 1, output: 3}}
+routes:
+  auto: {use: [dear, cheap], by: BY}
+"""
+KEPT = b"""{"draw": 0.5, "facts": {"live": {"share/vendors/two": 0.7, "share/vendors/one": 0.3}},
+  "candidates": [{"deployment": "one/dear", "expected_nusd": 90}, {"deployment": "two/cheap", "expected_nusd": 9}],
+  "decision": %s}"""
+
+
+def kept_by(by: str) -> tuple[SpendRecord, str]:
+    """The record of a request that this kind decided, and the configuration."""
+    text = REORDERED.replace("BY", by)
+    record = SpendRecord(attempt_id="a.1", request_id="a", at_ms=1, route="auto", model="dear", deployment="one/dear")
+    record.trace = msgspec.Raw(KEPT % b'{"order":[],"rejected":[],"rule":"r","kind":"fixed"}')
+    made = recall(compiled(text), record, trace_of(record))
+    record.trace = msgspec.Raw(KEPT % msgspec.json.encode(made))
+    return record, text
+
+
+@pytest.mark.parametrize("by", ["fixed", "{kind: hedge, by: fixed}"])
+def test_another_order_in_the_file_is_another_decision(by: str) -> None:
+    """Who is told that the change does nothing applies it: kinds that go by the order of the file must be given that of the new one."""
+    record, text = kept_by(by)
+
+    def again(new: str) -> bool | None:
+        return find_past(compiled(new), [record]).again
+
+    assert again(text)
+    assert again(text.replace("[dear, cheap]", "[cheap, dear]")) is False
+    assert again(text.replace("[dear, cheap]", "[dear, cheap, new]")) is False
+    assert again(text.replace("[dear, cheap]", "dear")) is False
+    # Which language it is was not looked at then.
+    ruled = "auto: {rules: [{when: {language: ko}, use: cheap}], use: [dear, cheap]"
+    assert again(text.replace("auto: {use: [dear, cheap]", ruled)) is None
+
+
+def test_the_order_of_the_file_is_no_decision_where_no_kind_goes_by_it() -> None:
+    """Sorting a list must not look like a change."""
+    record, text = kept_by("{kind: vendors, most: 60%, beyond: never}")
+    assert find_past(compiled(text.replace("[dear, cheap]", "[cheap, dear]")), [record]).again
+
+
+def test_who_was_beyond_its_share_is_told() -> None:
+    """The dearer one came first: without the shares of then, nobody can see why."""
+    record, text = kept_by("{kind: vendors, most: 60%}")
+    told = find_past(compiled(text), [record])
+    assert [line.deployment for line in told.candidates] == ["one/dear", "two/cheap"]
+    assert told.plan[1:] == [
+        "cap vendors: two has had 70.0% of the money, more than 60.0%",
+        "known then: share/vendors/one 0.3",
+        "known then: share/vendors/two 0.7",
+    ]
+    assert "plan: cap vendors: two has had 70.0%" in as_text(told)
+    # Written before records said who was beyond: still the same decision.
+    record.trace = msgspec.Raw(bytes(record.trace).replace(b'"most":0.6', b'"most":0.5'))
+    assert find_past(compiled(text), [record]).again
 
 
 def said(*words: str) -> str:

@@ -23,6 +23,7 @@ def test_a_provider_that_has_had_its_share_of_the_money_comes_last_or_never() ->
     assert order(ranking) == ["mid", "dear", "cheap"]
     assert ranking.plan is not None
     assert ranking.plan.spends == ("vendors",)
+    assert [(one.provider, one.share, one.most) for one in ranking.plan.full] == [("cheap", 0.61, 0.6)]
     assert order(rank("vendors", kept, about=had, each={"cheap": "70%", "dear": 0.2})) == ["cheap", "mid", "dear"]
     never = rank("vendors", kept, about=had, beyond="never")
     assert order(never) == ["mid", "dear"]
