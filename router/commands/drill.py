@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
 import msgspec
@@ -13,12 +15,14 @@ from router.errors import ConfigError
 from router.replay.drill import Drill, drill, notes_of, tables_of
 from router.replay.observed import Observed
 from router.replay.report import as_markdown, as_text
+from router.replay.requests import Asked
 from router.replay.simulate import World
+from router.settings.findings import did_you_mean
 from router.settings.offline import load_offline
-from router.settings.units import parse_share
 from router.snapshot import Snapshot
 
 EXIT_BROKEN: Final = 1
+_SHARE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(%?)")
 
 
 def command(
@@ -47,6 +51,7 @@ def command(
         if replay is not None or not str(error).startswith("There is no ledger"):
             raise
         requests = []
+    _check_most(snapshot, limits, requests)
     observed = Observed(requests)
     told = drill(snapshot, without, requests, World(snapshot, observed), World(snapshot, observed, without=frozenset(without)))
     if as_json:
@@ -69,14 +74,24 @@ def _check(snapshot: Snapshot, without: list[str]) -> None:
             raise typer.BadParameter(f"there is no {name!r}; known: {', '.join(sorted(known))}", param_hint="--without")
 
 
+def _check_most(snapshot: Snapshot, limits: Mapping[str, float], requests: Iterable[Asked]) -> None:
+    """A limit for what is not there would always hold. Providers of the log count, too: they may be gone from the configuration."""
+    known = {*snapshot.providers, *(part.provider for asked in requests for part in asked.parts)} - {""}
+    for name in limits:
+        if name not in known:
+            meant = did_you_mean(name, known) or f"; known: {', '.join(sorted(known))}"
+            raise typer.BadParameter(f"there is no provider {name!r}{meant}", param_hint="--most")
+
+
 def _limit(text: str) -> tuple[str, float]:
     name, sign, share = text.partition("=")
-    try:
-        if not sign:
-            raise ValueError(f"{text!r} is not provider=60%")
-        return name.strip(), parse_share(share.strip())
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--most") from None
+    if not sign:
+        raise typer.BadParameter(f"{text!r} is not provider=60%", param_hint="--most")
+    found = _SHARE.fullmatch(share.strip())
+    most = -1.0 if found is None else float(found[1]) / (100 if found[2] else 1)
+    if not 0 <= most <= 1:
+        raise typer.BadParameter(f"{share.strip()!r} is not a share of the spending, 0 to 1; write 60% or 0.6", param_hint="--most")
+    return name.strip(), most
 
 
 def _beyond(told: Drill, limits: dict[str, float], *, stranded: bool) -> list[str]:

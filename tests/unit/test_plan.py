@@ -185,6 +185,26 @@ def test_a_drill_says_what_has_nothing_left(files: tuple[str, str, str]) -> None
     assert run("drill", "--without", "three", *words).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("most", "code", "says"),
+    [
+        ("one=0.6", 1, "one gets 100.0% of the spending, more than 60%"),
+        ("two=0.6", 0, ""),
+        ("oen=60%", 2, "there is no provider 'oen'; did you mean \"one\"?"),
+        ("elsewhere=60%", 2, "there is no provider 'elsewhere'; known: one, two"),
+        ("one/big=60%", 2, "there is no provider 'one/big'"),
+        ("one=600%", 2, "'600%' is not a share of the spending, 0 to 1; write 60% or 0.6"),
+        ("one=60", 2, "'60' is not a share"),
+        ("one=much", 2, "'much' is not a share"),
+        ("one", 2, "'one' is not provider=60%"),
+    ],
+)
+def test_a_limit_that_could_never_be_broken_is_refused(files: tuple[str, str, str], most: str, code: int, says: str) -> None:
+    """A check that runs every night passes for ever where its provider is misspelt."""
+    told = run("drill", "--without", "two", "--config", files[0], "--replay", files[2], "--since", "2026-01-01", "--most", most)
+    assert (told.exit_code, says in " ".join(told.stderr.replace("│", " ").split())) == (code, True), told.output
+
+
 def test_a_line_that_is_no_record_is_named(files: tuple[str, str, str], tmp_path: Path) -> None:
     """A plan on half a log would mislead."""
     old, new, _ = files
