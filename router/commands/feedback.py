@@ -16,6 +16,7 @@ from router.commands.options import Books, Store
 from router.domain.feedback import Feedback
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
+from router.domain.rerate import REASON
 from router.replay.report import Table, as_text
 from router.spend import dimension, parse_dimensions, parse_moment
 
@@ -54,13 +55,18 @@ def command(
     address = must_exist(choose_store(store, config))
     given = read_feedback(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), since_ms=begin)
     answers: dict[str, SpendRecord] = {}
+    corrected: Counter[str] = Counter()
 
     def take(record: SpendRecord) -> None:
         # The last attempt that was charged is the answer that the client has.
         if record.deployment and record.outcome in ("ok", "cut", "client_left"):
             answers[record.request_id] = record
+        elif record.reason == REASON:
+            corrected[record.attempt_id] += record.charge_nusd
 
     each_record(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), take, since_ms=begin)
+    for record in answers.values():
+        record.charge_nusd += corrected[record.attempt_id]
     rows, lost = join(answers, given, names)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(_data(names, rows, lost)), indent=2).decode())

@@ -18,6 +18,8 @@ from tests.gateway import KEY
 from tests.running import running
 from tests.scripted_behaviours import Json, usage
 from tests.scripted_upstream import ScriptedUpstream
+from tests.unit.test_export import book
+from tests.unit.test_spend import record
 
 OTHER = "sk-other-0123456789abcdefghijklmnopqrstuv"
 CONFIG = """
@@ -76,6 +78,19 @@ async def test_ratings_join_the_records_of_the_key_that_made_the_request(tmp_pat
     config.write_text(CONFIG.replace("UP", address).replace("STORE", store))
     plan = await asyncio.to_thread(said, "plan", str(config), str(config))
     assert plan["plan"]["total"]["quality"]["new"] == pytest.approx(0.5)
+
+
+async def test_what_answers_cost_is_as_it_was_corrected(tmp_path: Path) -> None:
+    """Prices were changed and `ledger rerate --apply` was run: what models are worth must not be told by the old ones."""
+    store, prices = str(tmp_path / "ledger.sqlite"), tmp_path / "prices.yaml"
+    made = {"request_id": "r", "deployment": "one/small", "input_tokens": 10, "charge_nusd": 5}
+    await book(store, [record(**made, attempt_id="r.0", outcome="upstream_lost"), record(**made, attempt_id="r.1")])
+    prices.write_text("one/small: {input: 0.003, output: 0.006}\n")
+    since = ("--since", "2026-11-01")
+    words = ("ledger", "rerate", "--store", store, "--prices", str(prices), *since, "--apply", "--reason", "dearer")
+    assert (await asyncio.to_thread(said, *words))["booked"] == 2
+    told = await asyncio.to_thread(said, "feedback", "--store", store, *since)
+    assert [(row["model"], row["requests"], row["cost_nusd"]) for row in told["rows"]] == [("small", 1, 30)]
 
 
 async def test_both_stores_keep_the_last_word(tmp_path: Path, redis_url: str) -> None:
