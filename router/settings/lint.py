@@ -14,7 +14,7 @@ from router.domain.prices import Price
 from router.domain.pricing import worst_case
 from router.settings.compile_models import LOCAL_SOURCE
 from router.settings.findings import Finding, Path
-from router.settings.lint_demands import stranded, unhedged, without_target
+from router.settings.lint_demands import overshared, stranded, unhedged, without_target
 from router.settings.lint_rules import rules
 from router.settings.model import Settings
 from router.snapshot import Deployment, Snapshot
@@ -47,7 +47,13 @@ def notes(settings: Settings, snapshot: Snapshot) -> list[Finding]:
         for deployment in snapshot.deployments.values()
         if deployment.price is not None and deployment.price.source == LOCAL_SOURCE
     ]
-    return [*local, *stranded(settings, snapshot), *without_target(settings), *unhedged(settings, snapshot)]
+    return [
+        *local,
+        *stranded(settings, snapshot),
+        *without_target(settings),
+        *unhedged(settings, snapshot),
+        *overshared(settings, snapshot),
+    ]
 
 
 def _place(settings: Settings, deployment: Deployment) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from policies.kinds.hedge import HedgeOptions
+from policies.kinds.vendors import VendorsOptions
 from policies.registry import all_inside
 from router.domain.pricing import expected
 from router.settings.findings import Finding, Path
@@ -23,6 +24,12 @@ PLAIN: Final = frozenset({"operation", "language", "task", "tools", "stream", "j
 USUAL_INPUT: Final = 1000
 USUAL_OUTPUT: Final = 300
 """Tokens of the call whose charges are compared."""
+
+TINY: Final = 1e-9
+_OVERSHARED: Final = (
+    "the shares of providers ({listed}) are {whole} of the money together, so that one is always beyond its share: while all are, there"
+    " is no cap and the order is that of `by` inside, with `beyond: never`, too; to be held, they must come to 100% or more"
+)
 
 
 def stranded(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
@@ -100,19 +107,40 @@ def without_target(settings: Settings) -> Iterator[Finding]:
                 return
 
 
-def unhedged(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
-    """Second calls of a hedge that its bound on the cost rules out."""
+def _kinds(settings: Settings, snapshot: Snapshot) -> Iterator[tuple[Path, BaseModel, tuple[str, ...]]]:
+    """Of every rule and default: where its kind stands, its options, and the deployments that it leads to."""
     for name, given in settings.routes.items():
         policy = snapshot.routes[name].policy
         for index, rule in enumerate(given.rules):
-            yield from _unhedged(("routes", name, "rules", index, "by"), rule.by, policy.rules[index].branch.deployments, snapshot)
+            if rule.by is not None:
+                yield ("routes", name, "rules", index, "by"), rule.by, policy.rules[index].branch.deployments
         by = given.by if given.default is None else given.default.by
-        where: Path = ("routes", name, "by") if given.default is None else ("routes", name, "default", "by")
-        yield from _unhedged(where, by, policy.default.deployments, snapshot)
+        if by is not None:
+            where: Path = ("routes", name, "by") if given.default is None else ("routes", name, "default", "by")
+            yield where, by, policy.default.deployments
 
 
-def _unhedged(path: Path, by: BaseModel | None, names: tuple[str, ...], snapshot: Snapshot) -> Iterator[Finding]:
-    hedge = next((one for one in all_inside(by) if isinstance(one, HedgeOptions)), None) if by is not None else None
+def unhedged(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """Second calls of a hedge that its bound on the cost rules out."""
+    for path, by, names in _kinds(settings, snapshot):
+        yield from _unhedged(path, by, names, snapshot)
+
+
+def overshared(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """Shares of providers that are less than everything together: somebody has to be beyond its share."""
+    for path, by, names in _kinds(settings, snapshot):
+        providers = dict.fromkeys(snapshot.deployments[name].traits.provider for name in names)
+        for one in all_inside(by):
+            if isinstance(one, VendorsOptions) and providers:
+                shares = {name: one.each.get(name, one.most) for name in providers}
+                whole = sum(shares.values())
+                if whole < 1 - TINY:
+                    listed = ", ".join(f"{name} {share * 100:.4g}%" for name, share in shares.items())
+                    yield Finding(path, _OVERSHARED.format(listed=listed, whole=f"{whole * 100:.4g}%"))
+
+
+def _unhedged(path: Path, by: BaseModel, names: tuple[str, ...], snapshot: Snapshot) -> Iterator[Finding]:
+    hedge = next((one for one in all_inside(by) if isinstance(one, HedgeOptions)), None)
     charges = [(usual_nusd(snapshot.deployments[name]), name) for name in names]
     known = sorted((charge, name) for charge, name in charges if charge is not None)
     if hedge is None or len(known) < 2:

@@ -273,3 +273,25 @@ def test_second_calls_that_cost_too_much_are_noted() -> None:
     ]
     dearer = by.replace("most: 3", "most: 100")
     assert not noted(BASE + f"routes: {{r: {{default: {{use: [tiny, big], by: {dearer}}}}}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("caps", "listed"),
+    [
+        ("most: 40%", "openai 40%, ollama 40%) are 80%"),
+        ("most: 30%, each: {openai: 20%}, beyond: never", "openai 20%, ollama 30%) are 50%"),
+        ("most: 0%", "openai 0%, ollama 0%) are 0%"),
+        ("most: 40%, each: {ollama: 60%}", ""),
+        ("most: 60%", ""),
+    ],
+)
+def test_shares_that_nothing_can_hold_are_noted(caps: str, listed: str) -> None:
+    """Somebody has to answer: caps below everything together say less than they seem to."""
+    lines = noted(
+        BASE + f"routes: {{r: {{use: [tiny, home], rules: [{{use: big}}], by: {{kind: hedge, by: {{kind: vendors, {caps}}}}}}}}}\n"
+    )
+    found = [line for line in lines if "shares of providers" in line]
+    assert (len(found), all(f"routes.r.by: the shares of providers ({listed} of the money" in line for line in found)) == (
+        bool(listed),
+        True,
+    )
