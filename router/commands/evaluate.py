@@ -18,6 +18,7 @@ import msgspec
 import typer
 
 from policies.answers import said_in_body
+from router.commands.files import require_writable
 from router.domain.money import from_usd
 from router.errors import ConfigError
 from router.replay.evaluation import Grade, Prompt, Score, as_yaml, graded, judged, points_of, read_lines
@@ -104,6 +105,7 @@ def command(
     if bare is not None:
         raise typer.BadParameter(f"prompt {bare} is graded by a schema and has no `json_schema`", param_hint="PROMPTS")
     known: list[Score] = read_lines(out, Score) if out.exists() else []
+    require_writable(out)
     done = {(one.prompt, one.model) for one in known if not one.error}
     client = Client(base_url.rstrip("/"), os.environ.get(KEY, ""), spending)
     work = [(number, one, name) for number, one in enumerate(asked, start=1) for name in model if (number, name) not in done]

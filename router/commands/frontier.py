@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from router.commands.files import write_file
 from router.commands.options import Config
 from router.commands.replaying import Replay, Since, Until, read_log
 from router.replay.evaluation import Point, Score, points_of, policy_point, read_lines
@@ -47,9 +48,9 @@ def command(
 
 def _draw(picture: str, svg: Path | None, png: Path | None) -> None:
     if svg is not None:
-        svg.write_text(picture, encoding="utf-8")
+        write_file(svg, picture.encode())
     if png is not None:
-        png.write_bytes(as_png(picture))
+        write_file(png, as_png(picture))
 
 
 def _today(config: str | None, replay: str | None, since: str, until: str | None, points: list[Point]) -> Point | None:

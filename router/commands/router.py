@@ -12,6 +12,7 @@ import typer
 
 from router import __version__
 from router.adapters.choose import choose_store, must_exist, open_ledger
+from router.commands.files import write_file
 from router.commands.options import Books, Store
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
@@ -146,10 +147,7 @@ def _write(out: Path, model: Model, labels: Sequence[Label], how: Mapping[str, A
         **{name: value for name, value in how.items() if value is not None},
     }
     data = write_bytes(model, trained)
-    try:
-        out.write_bytes(data)
-    except OSError as exc:
-        raise ConfigError(f"{out}: {exc.strerror or exc}") from None
+    write_file(out, data)
     typer.echo(f"{out}: {len(data):,} bytes, from {len(labels):,} labels. Use it with `signals: {{difficulty: {{model: {out}}}}}`.")
 
 

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 import msgspec
 import typer
 
+from router.commands.files import write_file
 from router.commands.options import Config
 from router.errors import ConfigError
 from router.policy_test_names import unknown_names
@@ -42,7 +43,7 @@ def command(
     paths = files or _beside(chosen)
     results, coverage = _run(paths, chosen)
     if junit is not None:
-        junit.write_bytes(junit_xml(results))
+        write_file(junit, junit_xml(results))
     share = coverage.share * 100
     low = threshold is not None and share < threshold
     failed = sum(bool(result.failures) for result in results)

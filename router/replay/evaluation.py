@@ -61,6 +61,13 @@ class Point(msgspec.Struct, kw_only=True):
     kind: Literal["model", "policy", "oracle"] = "model"
 
 
+_WANTED: Final[dict[type[Any], str]] = {
+    Prompt: 'a prompt, written as {"prompt": "6 x 7?", "expect": "42"}',
+    Score: 'a score, which `faregate evaluate --out` writes as {"prompt": 1, "model": "small", "score": 0.5, "cost_nusd": 100}',
+}
+"""What a line has to be, for whoever gave another file."""
+
+
 def read_lines(path: Path, kind: type[Any]) -> list[Any]:
     """The objects of a file with one JSON object a line.
 
@@ -75,7 +82,7 @@ def read_lines(path: Path, kind: type[Any]) -> list[Any]:
                 try:
                     found.append(decoder.decode(line))
                 except msgspec.DecodeError as error:
-                    raise ConfigError(f"{path}:{number}: {error}") from None
+                    raise ConfigError(f"{path}:{number}: is not {_WANTED[kind]}: {str(error).replace('`', '')}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     return found

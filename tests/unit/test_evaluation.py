@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from router.cli import load
 from router.errors import ConfigError
-from router.replay.evaluation import Score, graded, judged, points_of, policy_point
+from router.replay.evaluation import Score, graded, judged, points_of, policy_point, read_lines
 from tests.books import typed
 from tests.gateway import KEY
 from tests.replay_logs import write_log
@@ -145,3 +145,25 @@ def test_a_picture_as_png_needs_an_extra_and_says_so(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "resvg_py", drawer)
     assert run("frontier", str(scores), "--png", str(png)).exit_code == 0
     assert png.read_bytes().startswith(b"1440 of <svg")
+
+
+@pytest.mark.parametrize("option", ["--svg", "--png", "--out", "--junit"])
+def test_a_file_that_cannot_be_written_is_named_in_a_line(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an evaluation before anything is asked: it would be spent for nothing."""
+    drawer: Any = ModuleType("resvg_py")
+    drawer.svg_to_bytes = lambda *, svg_string, width: b""
+    monkeypatch.setitem(sys.modules, "resvg_py", drawer)
+    lines, missing = tmp_path / "lines.jsonl", tmp_path / "no" / "folder"
+    lines.write_text('{"prompt": 1, "model": "a", "score": 1}' if option in ("--svg", "--png") else '{"prompt": "x"}')
+    words = {"--out": ("evaluate", str(lines), "--model", "m"), "--junit": ("test", "config/router.test.yaml", "-c", "config/router.yaml")}
+    done = run(*words.get(option, ("frontier", str(lines))), option, str(missing))
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == f"{missing} cannot be written: No such file or directory"
+
+
+def test_a_file_of_something_else_is_told_what_a_line_is(tmp_path: Path) -> None:
+    """The file, the line, and what is expected there."""
+    scores = tmp_path / "prompts.jsonl"
+    scores.write_text('\n{"prompt": "x", "model": "a"}')
+    with pytest.raises(ConfigError, match=r"prompts\.jsonl:2: is not a score, .*: Expected int, got str"):
+        read_lines(scores, Score)
