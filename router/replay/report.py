@@ -98,10 +98,8 @@ def notes_of(told: Comparison) -> list[str]:
         f"{told.requests:,} requests from {_day(told.since_ms)} to {_day(told.until_ms)}, charged {usd(told.recorded_nusd)} USD.",
         f"{told.total.changed:,} ({told.total.changed / told.requests:.1%}) change.",
         f"The old configuration, replayed, sends {told.as_recorded / told.requests:.1%} to the model that served them.",
-        f"Decisions were kept of {told.exact:,} requests; of the others, tools, caps and headers are not known.",
+        *_kept(told),
     ]
-    if told.reproduced[1]:
-        notes.append(f"{told.reproduced[0]:,} of {told.reproduced[1]:,} kept decisions begin at the same deployment again.")
     if told.unpriced:
         notes.append(f"{told.unpriced:,} requests would go where no price is known: their cost is missing from the sums.")
     if told.estimated_steps:
@@ -117,6 +115,24 @@ def notes_of(told: Comparison) -> list[str]:
         )
     if told.off_policy is not None:
         notes.append(_off_policy(told.off_policy))
+    return notes
+
+
+def _kept(told: Comparison) -> list[str]:
+    """How much of the log is known, not guessed."""
+    others = told.requests - told.exact
+    unknown = "tools, caps and headers are not known"
+    if not told.exact:
+        return [f"No decisions were kept: {unknown}."]
+    notes = [
+        f"Decisions were kept of {told.exact:,} requests; of the other {others:,}, {unknown}." if others else "All decisions were kept."
+    ]
+    same, made = told.reproduced
+    elsewhere = told.exact - made
+    if made:
+        notes.append(f"{same:,} of {made:,} kept decisions begin at the same deployment again.")
+    if elsewhere:
+        notes.append(f"{elsewhere:,} kept decisions were made under other versions of the configuration: whether they repeat is not known.")
     return notes
 
 

@@ -16,6 +16,7 @@ from router.domain.records import SpendRecord
 from router.replay.budgets import LedgerModel
 from router.replay.compare import compare
 from router.replay.observed import Observed
+from router.replay.report import notes_of
 from router.replay.requests import read_requests
 from router.replay.simulate import World, reproduced, simulate
 from router.replay.statistics import Sums, ratio
@@ -80,6 +81,30 @@ def test_a_plan_without_a_change_changes_nothing() -> None:
     assert told.recorded_nusd == pytest.approx(
         told.total.cost_per_month_nusd.new * (told.until_ms - told.since_ms) / (365.25 / 12 * DAY_MS)
     )
+
+
+@pytest.mark.parametrize(
+    ("exact", "reproduced", "says"),
+    [
+        (0, (0, 0), ["No decisions were kept: tools, caps and headers are not known."]),
+        (20, (20, 20), ["All decisions were kept.", "20 of 20 kept decisions begin at the same deployment again."]),
+        (
+            15,
+            (9, 10),
+            [
+                "Decisions were kept of 15 requests; of the other 5, tools, caps and headers are not known.",
+                "9 of 10 kept decisions begin at the same deployment again.",
+                "5 kept decisions were made under other versions of the configuration: whether they repeat is not known.",
+            ],
+        ),
+    ],
+)
+def test_a_plan_says_how_much_of_the_log_is_known(exact: int, reproduced: tuple[int, int], says: list[str]) -> None:
+    """Figures that do not add up make the others doubtful."""
+    snapshot = compiled(text())
+    told = planned(snapshot, snapshot, made_up(snapshot, 20))
+    told.exact, told.reproduced, told.off_policy = exact, reproduced, None
+    assert notes_of(told)[3:] == says
 
 
 def test_budgets_refuse_over_the_time_of_the_log() -> None:
