@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -16,6 +17,9 @@ from router.replay.evaluation import Point, Score, points_of, policy_point, read
 from router.replay.picture import as_png, frontier_svg
 from router.replay.report import Table, as_text, usd
 from router.settings.offline import load_offline
+
+TODAY: Final = "today's policy"
+MOST_NAMED: Final = 5
 
 
 def command(
@@ -33,17 +37,22 @@ def command(
     """
     latest = {(one.prompt, one.model): one for one in read_lines(scores, Score)}
     points = points_of(latest.values())
-    if (config is not None or replay is not None) and (today := _today(config, replay, since, until, points)) is not None:
-        points.append(today)
+    notes = [f"{points[0].prompts if points else 0:,} prompts that all models answered."]
+    if config is not None or replay is not None:
+        served = _served(config, replay, since, until)
+        today = policy_point(TODAY, {name: float(count) for name, count in served.items()}, points)
+        points += [] if today is None else [today]
+        notes += _left_out(served, points)
     if svg is not None or png is not None:
         _draw(frontier_svg(points, title=f"Cost and quality: {scores.name}"), svg, png)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(points), indent=2).decode())
+        for note in notes[1:]:
+            typer.echo(note, err=True)
         return
     rows = [(one.name, one.kind, f"{one.quality:.3f}", usd(one.cost_nusd), "yes" if one.on_frontier else "") for one in points]
-    prompts = points[0].prompts if points else 0
     table = Table(title="", columns=("name", "kind", "score", "USD each", "on the frontier"), rows=rows)
-    typer.echo(as_text([f"{prompts:,} prompts that all models answered."], [table]))
+    typer.echo(as_text(notes, [table]))
 
 
 def _draw(picture: str, svg: Path | None, png: Path | None) -> None:
@@ -53,7 +62,21 @@ def _draw(picture: str, svg: Path | None, png: Path | None) -> None:
         write_file(png, as_png(picture))
 
 
-def _today(config: str | None, replay: str | None, since: str, until: str | None, points: list[Point]) -> Point | None:
-    requests = read_log(load_offline(config), replay, since, until)
-    served = Counter(asked.model for asked in requests if asked.answered)
-    return policy_point("today's policy", {name: float(count) for name, count in served.items()}, points)
+def _served(config: str | None, replay: str | None, since: str, until: str | None) -> Counter[str]:
+    """How many requests of the log each model answered."""
+    return Counter(asked.model for asked in read_log(load_offline(config), replay, since, until) if asked.answered)
+
+
+def _left_out(served: Counter[str], points: Iterable[Point]) -> list[str]:
+    """Of how much of the log today's policy is drawn."""
+    known = {point.name for point in points if point.kind == "model"}
+    others = [(name, count) for name, count in served.most_common() if name not in known]
+    if served and not others:
+        return []
+    whole, left = served.total(), sum(count for _, count in others)
+    if left == whole:
+        told = "None of its models was evaluated" if served else "The log has no answers in this time"
+        return [f"{told}: {TODAY} is not drawn."]
+    named = ", ".join(f"{name} {count:,}" for name, count in others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+    share = f"{whole - left:,} of {whole:,} answers of the log ({(whole - left) / whole:.1%})"
+    return [f"{TODAY} is drawn by {share}: the others came from models that were not evaluated: {named}."]

@@ -59,6 +59,8 @@ class Point(msgspec.Struct, kw_only=True):
     on_frontier: bool = False
     """Nothing is both cheaper and better."""
     kind: Literal["model", "policy", "oracle"] = "model"
+    of_traffic: float | None = None
+    """Of a policy that a log shows: the share of its requests that went to models that were evaluated, 0 to 1. The rest is left out."""
 
 
 _WANTED: Final[dict[type[Any], str]] = {
@@ -175,7 +177,9 @@ def policy_point(name: str, shares: dict[str, float], points: Sequence[Point]) -
         return None
     cost = sum(share * point.cost_nusd for share, point in known) / total
     quality = sum(share * point.quality for share, point in known) / total
-    return Point(name=name, cost_nusd=cost, quality=quality, prompts=known[0][1].prompts, kind="policy")
+    return Point(
+        name=name, cost_nusd=cost, quality=quality, prompts=known[0][1].prompts, kind="policy", of_traffic=total / sum(shares.values())
+    )
 
 
 def by_task(scores: Iterable[Score]) -> dict[str, dict[str, float]]:

@@ -45,7 +45,8 @@ def frontier_svg(points: Sequence[Point], *, title: str) -> str:
         parts.append(f'<polyline points="{line}" fill="none" stroke="{_COLOURS["model"]}" stroke-width="1.5" stroke-dasharray="5 3"/>')
     for point in points:
         x, y = place(point)
-        label = escape(printable(f"{point.name} ({usd(point.cost_nusd)} USD, {point.quality:.3f})"))
+        part = "" if point.of_traffic is None or point.of_traffic == 1 else f", {point.of_traffic:.0%} of the log"
+        label = escape(printable(f"{point.name} ({usd(point.cost_nusd)} USD, {point.quality:.3f}{part})"))
         parts.append(f'<circle cx="{x}" cy="{y}" r="5" fill="{_COLOURS[point.kind]}"/>')
         beside, anchor = (x - 8, "end") if x > WIDTH * 0.7 else (x + 8, "start")
         parts.append(f'<text x="{beside:.1f}" y="{y - 8}" text-anchor="{anchor}">{label}</text>')

@@ -10,15 +10,17 @@ from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from router.cli import load
+from router.domain.records import SpendRecord
 from router.errors import ConfigError
 from router.replay.evaluation import Score, graded, judged, points_of, policy_point, read_lines
 from tests.books import typed
 from tests.gateway import KEY
-from tests.replay_logs import write_log
+from tests.replay_logs import START_MS, write_log
 from tests.running import running
 from tests.scripted_behaviours import Json, usage
 from tests.scripted_upstream import ScriptedUpstream
@@ -95,9 +97,38 @@ def test_a_policy_lies_between_the_models_that_it_uses() -> None:
     points = points_of([*scores, Score(prompt=2, model="a", error="HTTP 500")])
     today = policy_point("today", {"a": 1, "b": 3, "c": 5}, points)
     assert today is not None
-    assert (today.cost_nusd, today.quality) == (15, 0.625)
+    assert (today.cost_nusd, today.quality, today.of_traffic) == (15, 0.625, 4 / 9)
     assert policy_point("today", {"c": 1}, points) is None
     assert points_of([]) == []
+
+
+LEFT_OUT = "today's policy is drawn by 30 of 40 answers of the log (75.0%): the others came from models that were not evaluated: small 10."
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "since", "says"),
+    [
+        (["big", "small"], "2026-01-01", ""),
+        (["big"], "2026-01-01", LEFT_OUT),
+        (["other"], "2026-01-01", "None of its models was evaluated: today's policy is not drawn."),
+        (["big"], "1d", "The log has no answers in this time: today's policy is not drawn."),
+    ],
+)
+def test_of_how_much_traffic_todays_policy_is_drawn_is_said(tmp_path: Path, evaluated: list[str], since: str, says: str) -> None:
+    """What a part of the traffic costs is not what the policy costs."""
+    scores, log, svg = (tmp_path / name for name in ("scores.jsonl", "log.jsonl", "frontier.svg"))
+    scores.write_bytes(b"\n".join(msgspec.json.encode(Score(prompt=1, model=name, score=1.0, cost_nusd=9)) for name in evaluated))
+    config = CONFIG.replace("UP", "http://127.0.0.1:9/v1").replace("STORE", "none.sqlite")
+    (tmp_path / "router.yaml").write_text(config)
+    models = ["big"] * 30 + ["small"] * 10
+    write_log(
+        log, [SpendRecord(attempt_id=f"{n}.1", request_id=str(n), at_ms=START_MS, model=m, deployment=m) for n, m in enumerate(models)]
+    )
+    words = ("frontier", str(scores), "--config", str(tmp_path / "router.yaml"), "--replay", str(log), "--since", since, "--svg", str(svg))
+    shown = run(*words)
+    assert (shown.exit_code, shown.stdout.splitlines()[1]) == (0, says)
+    assert ("75% of the log" in svg.read_text()) == (says == LEFT_OUT)
+    assert run(*words, "--json").stderr.strip() == says
 
 
 def test_grades() -> None:
