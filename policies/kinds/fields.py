@@ -25,7 +25,14 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+def _no_switch(value: object, what: str) -> None:
+    # Taken for 1, it would be all requests, or a second.
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not {what}")
+
+
 def _share(value: object) -> object:
+    _no_switch(value, "a share; write 5% or 0.05")
     if isinstance(value, str):
         found = _PERCENT.fullmatch(value.strip())
         if found is None:
@@ -36,7 +43,8 @@ def _share(value: object) -> object:
 
 
 def _seconds(value: object) -> object:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    _no_switch(value, "a duration; write 800ms, 30s, 5m, 2h or 7d")
+    if isinstance(value, int | float):
         raise ValueError(f"{value:g} has no unit; write {value:g}ms or {value:g}s")
     if isinstance(value, str):
         found = _DURATION.fullmatch(value.strip())

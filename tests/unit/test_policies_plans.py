@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from policies.kinds.bandit import best_chances
 from policies.kinds.fields import Pick, point_of
 from policies.kinds.pace import pressure
-from policies.plans import Verify, added, described
+from policies.plans import Live, Verify, added, described, no_second_call
 from policies.registry import KINDS, all_inside
 from policies.types import Candidate, Ranking, RequestFacts, Traits
 from policies.verifiers import failed_check, fits, score_of
@@ -109,6 +109,10 @@ def test_a_canary_grows_with_its_age_until_it_is_stopped(live: dict[str, float],
         ("canary", {"to": "new", "ramp": [{"after": "soon", "share": 1}]}),
         ("canary", {"to": "new", "ramp": [{"after": "1h", "share": 1}, {"after": "60m", "share": 1}]}),
         ("hedge", {"by": 5}),
+        ("hedge", {"after": []}),
+        ("hedge", {"after": True}),
+        ("hedge", {"most": True}),
+        ("canary", {"to": "new", "share": True}),
     ],
 )
 def test_options_that_say_nothing_sensible_are_refused(kind: str, options: dict[str, Any]) -> None:
@@ -220,6 +224,22 @@ def test_a_hedge_is_planned_if_it_is_allowed_known_and_not_too_dear() -> None:
     assert fixed is not None
     assert fixed.hedge is not None
     assert fixed.hedge.after_ms == 500
+
+
+@pytest.mark.parametrize(
+    ("charges", "live", "why"),
+    [
+        ({"a": 10, "b": 50}, {"allowed/twice": 1.0}, "b is expected to cost 5.0 times as much as a, and cost_at_most is 3"),
+        ({"b": 50}, {"allowed/twice": 1.0}, "b is expected to cost something and a nothing, and cost_at_most is 3"),
+        ({"a": 10, "b": 30}, {"allowed/twice": 0.0}, "as many requests as `most` allows have had one"),
+        ({}, {}, "as many requests as `most` allows have had one"),
+        ({"a": 10, "b": 30}, {"allowed/twice": 1.0}, "too few times to the first token of a are known for `quantile`"),
+    ],
+)
+def test_a_hedge_says_what_it_lacks_for_a_second_call(charges: dict[str, int], live: dict[str, float], why: str) -> None:
+    """Each has another cure: a higher `cost_at_most`, a higher `most`, or time."""
+    hedge = Live(what="hedge", name="twice", cost_at_most=3)
+    assert no_second_call(hedge, "a", "b", charges, live) == f"hedge twice: no second call: {why}"
 
 
 def test_a_shadow_copies_its_share_and_never_answers() -> None:
