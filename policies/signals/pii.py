@@ -83,12 +83,8 @@ def pii_steps(text: str) -> Generator[None, None, frozenset[str]]:
     return frozenset(found)
 
 
-def plain(text: str) -> str:
-    """The text with the usual digits, hyphens and spaces for those of other forms and scripts, and without what is not seen."""
-    return _last(_plain_steps(text))
-
-
 def _plain_steps(text: str) -> Generator[None, None, str]:
+    """The text with the usual digits, hyphens and spaces for those of other forms and scripts, and without what is not seen."""
     if text.isascii():
         return text
     pieces = []
