@@ -10,7 +10,7 @@ from zlib import crc32
 import msgspec
 import pytest
 
-from policies.learned.features import MAX_CHARACTERS, features_of
+from policies.learned.features import LONGEST_WORD, MAX_CHARACTERS, features_of
 from policies.learned.glossary import GLOSSARY
 from policies.learned.model import Head, Model, Scores
 from policies.learned.thresholds import LEAST, MOST_WINDOWS, Target, Thresholds
@@ -47,6 +47,13 @@ def test_a_korean_word_has_the_meaning_of_the_english_one() -> None:
     assert GLOSSARY["적분"] == "integral"
     found = features_of("다음 적분을 계산하시오") - features_of("안녕하세요 오늘")
     assert {crc32(b"integral"), crc32(b"calculate")} <= found & features_of("calculate the integral")
+
+
+def test_what_is_too_long_for_a_word_has_no_meaning() -> None:
+    """Text without spaces would fill the cache of words, and begin with a word only by chance."""
+    longest = "적분" + "가" * (LONGEST_WORD // 3 - 2)
+    assert crc32(b"integral") in features_of(longest)
+    assert crc32(b"integral") not in features_of(longest + "가")
 
 
 def test_a_model_learns_what_is_hard_and_survives_its_file(tmp_path: Path) -> None:

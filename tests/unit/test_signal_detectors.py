@@ -33,6 +33,12 @@ from policies.signals.task import task_of
         ("SELECT name FROM users", "en"),
         ("12345 + 678", None),
         ("", None),
+        (
+            "Explain the difference between the German words Donaudampfschifffahrtsgesellschaft, Unabhaengigkeitserklaerungen,"
+            " Rechtsschutzversicherungsgesellschaften, Geschwindigkeitsbegrenzungen, Freundschaftsbeziehungen,"
+            " Betriebsunterbrechungsversicherung and Arbeitsunfaehigkeitsbescheinigung: which of these is it that you have in my book?",
+            "en",
+        ),
     ],
 )
 def test_a_language_is_told_by_its_script_and_its_small_words(text: str, language: str | None) -> None:
