@@ -153,8 +153,6 @@ class Lengths:
         return 0
 
     def _look(self) -> None:
-        if self.seen < LEAST_ANSWERS:
-            return
         cap = int(self.quantile(LONGEST_SHARE) * OUTPUT_MARGIN)
         self.cap = max(cap, self._floor) if self._floor_left > 0 else cap
         self.first_slice = max(LEAST_SLICE, self.quantile(1 - TYPICAL_SHARE))
