@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.domain.estimate import Estimate, estimate, expected_nusd, fitting_output, worst_case_nusd, worst_of
+from router.domain.learning import LEAST_ANSWERS, Habits, Learned
 from router.domain.money import MAX_NUSD
 from router.domain.request import Operation, ParsedRequest, parse_request
 from router.fleet import USUAL_LENGTH
@@ -118,6 +119,42 @@ def test_output_that_a_stream_hides_is_held_whole(snapshot: Snapshot) -> None:
     assert known.estimate.hold_nusd == known.worst_nusd
     told = priced(snapshot, "plain", request("chat", stream=True, max_tokens=100_000, reasoning_effort="high"))
     assert told.estimate.hold_nusd == told.worst_nusd
+
+
+def taught(asked: ParsedRequest, tokens: int) -> Habits:
+    """What is known after enough answers of this length."""
+    habits = Learned().habits(route="plain", model="plain", deployment="one/unheard-of", strict=False)
+    lengths = habits.lengths(asked)
+    assert lengths is not None
+    for _ in range(LEAST_ANSWERS):
+        lengths.add(tokens)
+    return habits
+
+
+def test_a_learned_length_lowers_the_cap_and_the_hold_but_never_raises_them(snapshot: Snapshot) -> None:
+    """The configured cap is what the operator allows; answers that often reach it do not move it."""
+    plain, asked = snapshot.deployments["one/unheard-of"], request()
+    usual = estimate(asked, plain, snapshot.server)
+    short = estimate(asked, plain, snapshot.server, habits=taught(asked, 50))
+    assert short.output_cap == short.own_cap == short.held_output_tokens
+    assert 50 < short.own_cap < 100
+    assert short.hold_nusd < usual.hold_nusd / 4
+    long = estimate(asked, plain, snapshot.server, habits=taught(asked, 490))
+    assert (long.output_cap, long.own_cap, long.output_tokens, long.hold_nusd) == (500, 0, 500, usual.hold_nusd)
+
+
+def test_a_stream_holds_what_most_answers_need_first_and_keeps_its_cap(snapshot: Snapshot) -> None:
+    """More is held while it goes on: it need not be cut."""
+    plain = replace(snapshot.deployments["one/unheard-of"], default_max_output_tokens=50_000)
+    asked = request(stream=True)
+    lengths = taught(asked, 600).lengths(asked)
+    assert lengths is not None
+    assert 600 <= lengths.first_slice < snapshot.server.slice_tokens
+    made = estimate(asked, plain, snapshot.server, habits=taught(asked, 600))
+    assert (made.output_cap, made.own_cap) == (50_000, 0)
+    assert made.held_output_tokens == made.slice_tokens == lengths.first_slice
+    whole = estimate(asked, plain, snapshot.server, habits=taught(asked, 600), whole=True)
+    assert whole.held_output_tokens == 50_000
 
 
 def test_thoughts_beside_the_cap_double_what_may_come(snapshot: Snapshot) -> None:

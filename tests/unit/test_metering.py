@@ -130,11 +130,13 @@ def test_audio_tokens_are_parts_of_both_sides() -> None:
     assert split(**usage) == exact(100, 50, audio_input_tokens=90, audio_output_tokens=40)
 
 
-def test_parts_above_their_whole_are_cut_and_doubted() -> None:
-    """Dear classes stay, the discount goes."""
+@pytest.mark.parametrize("total", [None, 15])
+def test_parts_above_their_whole_are_cut_and_doubted(total: int | None) -> None:
+    """Dear classes stay, the discount goes; a total that is right says nothing of the parts."""
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 5,
+        "total_tokens": total,
         "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 9},
         "completion_tokens_details": {"audio_tokens": 9},
     }

@@ -65,3 +65,14 @@ def test_a_usage_long_before_the_end_is_old() -> None:
     usage = booked(ROLE, event(choices=[], usage=USAGE), *WORDS * 50, STOP, DONE)
     assert (usage.evidence, usage.doubt, usage.input_tokens) == ("estimated", "stale", 12)
     assert usage.output_tokens > 100
+
+
+def test_an_answer_that_is_no_stream_after_all_says_its_tier_too() -> None:
+    """Some servers ignore `stream`; what they answer is charged at the rates of its tier all the same."""
+    usual, cheaper = meter(), meter()
+    answer = {"choices": [{"index": 0, "message": {"content": 'say "service_tier": "priority"'}}], "usage": USAGE}
+    usual.feed(json.dumps(answer).encode())
+    raw = json.dumps({**answer, "service_tier": "flex"}).encode()
+    cheaper.feed(raw[:40])
+    cheaper.feed(raw[40:])
+    assert (usual.is_json, usual.service_tier, cheaper.service_tier) == (True, "", "flex")

@@ -22,6 +22,7 @@ def ms(text: str, zone: str = "UTC", fold: int = 0) -> int:
 @pytest.mark.parametrize(
     ("kind", "label", "starts", "ends"),
     [
+        ("minute", "2026-11-22T14:59+0900", "2026-11-22T14:59", "2026-11-22T15:00"),
         ("hour", "2026-11-22T14", "2026-11-22T14:00", "2026-11-22T15:00"),
         ("day", "2026-11-22", "2026-11-22T00:00", "2026-11-23T00:00"),
         ("week", "2026-W47", "2026-11-16T00:00", "2026-11-23T00:00"),
@@ -59,6 +60,14 @@ def test_the_hour_that_occurs_twice_is_one_window(fold: int) -> None:
     assert starts <= now < ends
 
 
+def test_minutes_of_the_hour_that_occurs_twice_are_told_apart() -> None:
+    """They are an hour apart: counted together, the second would find what the first has spent."""
+    zone = "America/New_York"
+    windows = [window_at("minute", zone, ms("2026-11-01T01:30:59.999", zone, fold)) for fold in (0, 1)]
+    first, again = ms("2026-11-01T01:30", zone, 0), ms("2026-11-01T01:30", zone, 1)
+    assert windows == [("2026-11-01T01:30-0400", first, first + 60_000), ("2026-11-01T01:30-0500", again, again + 60_000)]
+
+
 def test_a_day_whose_midnight_does_not_exist_starts_at_the_change() -> None:
     """Cairo puts its clocks forward at midnight: April 24, 2026 begins at 01:00."""
     _, starts, ends = window_at("day", "Africa/Cairo", ms("2026-04-24T12:00", "Africa/Cairo"))
@@ -67,7 +76,7 @@ def test_a_day_whose_midnight_does_not_exist_starts_at_the_change() -> None:
 
 @given(
     now=st.integers(min_value=ms("2020-01-01"), max_value=ms("2040-01-01")),
-    kind=st.sampled_from(["hour", "day", "week", "month"]),
+    kind=st.sampled_from(["minute", "hour", "day", "week", "month"]),
     zone=st.sampled_from(
         ["UTC", "Asia/Seoul", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "America/Santiago", "Africa/Cairo"]
     ),
