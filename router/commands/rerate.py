@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -17,7 +19,13 @@ from router.commands.options import Store
 from router.domain.money import format_usd
 from router.domain.prices import Price, price_at
 from router.domain.records import SpendRecord
+from router.errors import ConfigError
+from router.settings.env import CONFIG
+from router.settings.findings import one_of
 from router.spend import parse_dimensions, parse_moment
+
+Named = Mapping[str, tuple[Price, ...]]
+"""Prices by the names of models and deployments."""
 
 _COLUMNS: Final = ("calls", "charged USD", "at the prices USD", "difference USD", "kept calls")
 
@@ -28,7 +36,8 @@ def command(
     since: Annotated[str, typer.Option(help="From here on: 7d, 24h, 2026-11-01 or 2026-11-01T14:00.")] = "30d",
     until: Annotated[str | None, typer.Option(help="Up to, not including: as --since. Default: now.")] = None,
     by: Annotated[str, typer.Option(help="Split by one or more dimensions of `faregate spend`, joined by commas.")] = "deployment",
-    apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Book the differences, or only show them.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Book the differences.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show them; the default.")] = False,
     reason: Annotated[str, typer.Option(help="With --apply: why; goes into the audit log.")] = "",
     store: Store = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")] = False,
@@ -36,6 +45,8 @@ def command(
     """Charge every call of a span anew, from its record, at other prices. Changes nothing without --apply."""
     if (prices is None) == (config is None):
         raise typer.BadParameter("name one of --prices and --config")
+    if apply and dry_run:
+        raise typer.BadParameter("--apply and --dry-run are two things; name one")
     if apply and not reason.strip():
         raise typer.BadParameter("--apply changes what was charged: say why, with --reason")
     try:
@@ -43,11 +54,14 @@ def command(
         begin = parse_moment(since, now=now, zone=UTC)
         end = parse_moment(until, now=now, zone=UTC) if until else None
         until_ms = None if end is None else int(end.timestamp() * 1000)
-        rerating = Rerating(price_of=_prices(prices, config), until_ms=until_ms, by=parse_dimensions(by))
+        named = None if prices is None else _read(prices)
+        rerating = Rerating(price_of=_at_config(config) if named is None else _at(named), until_ms=until_ms, by=parse_dimensions(by))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     address = must_exist(choose_store(store, config))
     since_ms = max(0, int(begin.timestamp() * 1000))
+    if named is not None:
+        _refuse_unknown(named, str(prices), address, since_ms)
     if apply:
         booked = asyncio.run(_apply(address, rerating, since_ms, reason.strip()))
         _report(rerating, as_json=as_json, booked=booked)
@@ -82,17 +96,53 @@ def _said(booked: int | None) -> dict[str, int]:
     return {} if booked is None else {"booked": booked}
 
 
-def _prices(prices: str | None, config: str | None) -> PriceOf:
-    if prices is not None:
-        from router.settings.price_file import read_prices
+def _read(prices: str) -> Named:
+    from router.settings.price_file import read_prices
 
-        named = read_prices(prices)
+    return read_prices(prices)
 
-        def in_force(record: SpendRecord) -> Price | None:
-            dated = named.get(record.deployment) or named.get(record.model)
-            return price_at(dated, record.at_ms) if dated else None
 
-        return in_force
+def _refuse_unknown(named: Named, prices: str, store: str, since_ms: int) -> None:
+    """A name that is misspelt would leave its calls at their charge, and say nothing.
+
+    Raises:
+        ConfigError: a name is neither in the log nor in the configuration of the environment.
+    """
+    missing, seen = set(named), set[str]()
+
+    def take(record: SpendRecord) -> None:
+        seen.update((record.deployment, record.model))
+
+    # What was not called in the span may have been called before.
+    for begin in (since_ms, 0):
+        if missing:
+            each_record(open_ledger(store, timeout_seconds=TIMEOUT_SECONDS), take, since_ms=begin)
+            missing -= seen
+    if missing and os.environ.get(CONFIG):
+        seen |= _configured()
+        missing -= seen
+    if missing:
+        known = sorted(seen - {""})
+        wrong = [f'{prices}: no model or deployment "{name}"{one_of(name, known)}' for name in named if name in missing]
+        raise ConfigError("\n".join(wrong))
+
+
+def _configured() -> set[str]:
+    from router.settings.offline import load_offline
+
+    deployments = load_offline(None).deployments
+    return {*deployments, *(each.model for each in deployments.values())}
+
+
+def _at(named: Named) -> PriceOf:
+    def in_force(record: SpendRecord) -> Price | None:
+        dated = named.get(record.deployment) or named.get(record.model)
+        return price_at(dated, record.at_ms) if dated else None
+
+    return in_force
+
+
+def _at_config(config: str | None) -> PriceOf:
     from router.settings import load_snapshot
 
     deployments = load_snapshot(config).deployments

@@ -46,8 +46,8 @@ def is_second_hand(error: Mapping[str, Any]) -> bool:
     return error["type"] == "too_short" and isinstance(error["input"], list | tuple | dict) and len(error["input"]) >= least
 
 
-def explain(error: Mapping[str, Any], root: type[BaseModel], data: Any) -> Finding:
-    """One error of pydantic as a finding."""
+def explain(error: Mapping[str, Any], root: Any, data: Any) -> Finding:
+    """One error of pydantic as a finding. `root` is the type that was asked for."""
     loc: Path = tuple(error["loc"])
     at_key = bool(loc) and loc[-1] == "[key]"
     if at_key:
@@ -110,7 +110,7 @@ def written(loc: Path, data: Any, *, missing: bool = False) -> Path:
     return tuple(kept)
 
 
-def _fields_at(root: type[BaseModel], loc: Path) -> list[str]:
+def _fields_at(root: Any, loc: Path) -> list[str]:
     """The fields of the section at a path."""
     here: Any = root
     for part in loc:

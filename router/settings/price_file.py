@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import TypeAdapter, ValidationError
 
 from router.domain.prices import Price
@@ -9,7 +11,10 @@ from router.errors import ConfigError
 from router.settings import loader
 from router.settings.compile_models import prices_of
 from router.settings.load import read_file
+from router.settings.messages import explain
 from router.settings.model_routing import PriceEntry
+
+_Prices: Final = dict[str, PriceEntry]
 
 
 def read_prices(path: str) -> dict[str, tuple[Price, ...]]:
@@ -20,10 +25,10 @@ def read_prices(path: str) -> dict[str, tuple[Price, ...]]:
     """
     try:
         document = loader.parse(read_file(path), path)
-        given = TypeAdapter(dict[str, PriceEntry]).validate_python(document.data)
     except loader.DocumentError as error:
         raise ConfigError(f"{path}:{error.mark.line}:{error.mark.column}: {error.message}") from None
-    except ValidationError as error:
-        said = [f"{path}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()]
-        raise ConfigError("\n".join(said)) from None
+    try:
+        given = TypeAdapter(_Prices).validate_python(document.data)
+    except ValidationError as errors:
+        raise ConfigError(document.report([explain(one, _Prices, document.data) for one in errors.errors(include_url=False)])) from None
     return {name: prices_of(entry) for name, entry in given.items()}

@@ -27,6 +27,7 @@ USED = {
     "price_output": 2_000_000,
     "charge_nusd": 20,
 }
+BOTH = ("--prices", "a", "--apply", "--dry-run", "--reason", "x")
 
 
 def rerated(*lines: dict[str, object], price: Price | None = DOUBLE) -> Rerating:
@@ -131,22 +132,45 @@ def test_the_command_compares_by_any_dimension(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("small: {input: 1}", "output is missing"), ("[", "prices.yaml:"), ("small: cheap", "is not a price")]
+    ("text", "said"),
+    [
+        ("small: {input: 1}", "output is missing"),
+        ("[", "prices.yaml:"),
+        ("small: cheap", "is not a price"),
+        ("small: {input: 1, ouput: 2}", r'prices.yaml:1:19: small.ouput: unknown field; did you mean "output"\?'),
+        ("small: {input: 1, output: a}", 'small.output: "a" is not an amount'),
+        ("smal: free", r'prices.yaml: no model or deployment "smal"; did you mean "small"\?'),
+    ],
 )
 def test_a_file_that_has_no_prices_is_explained(tmp_path: Path, text: str, said: str) -> None:
     """With the name of the entry, and no traceback."""
     store, prices = tmp_path / "ledger.sqlite", tmp_path / "prices.yaml"
     prices.write_text(text)
-    asyncio.run(book(str(store), []))
+    asyncio.run(book(str(store), [record(attempt_id="a", at_ms=NOW_MS, deployment="one/0", **USED)]))
     with pytest.raises(ConfigError, match=said):
         CliRunner().invoke(cli.load("ledger"), ["rerate", "--store", str(store), "--prices", str(prices)], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("--prices", "a", "--config", "b"), ("--prices", "a", "--since", "soon"), ("--prices", "a", "--apply")]
+    "args", [(), ("--prices", "a", "--config", "b"), ("--prices", "a", "--since", "soon"), ("--prices", "a", "--apply"), BOTH]
 )
 def test_a_wrong_option_is_explained(args: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 2."""
     monkeypatch.chdir(tmp_path)
     Path("a").write_text("{}")
     assert CliRunner().invoke(cli.load("ledger"), ["rerate", *args]).exit_code == 2
+
+
+def test_a_price_of_a_model_that_is_only_known_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One price list serves all spans: its models were called at some time, or may be."""
+    store, prices, config = str(tmp_path / "ledger.sqlite"), tmp_path / "prices.yaml", tmp_path / "router.yaml"
+    asyncio.run(book(store, [record(attempt_id="a", at_ms=NOW_MS, deployment="one/0", **USED)]))
+    config.write_text(
+        "version: 1\nproviders: {one: {kind: openai, base_url: 'http://127.0.0.1:9/v1', api_key: $NEVER_SET}}\n"
+        "models: {large: {at: one/1, price: free}}\nroutes: {auto: [large]}\n"
+    )
+    prices.write_text("small: free\nlarge: free\n")
+    asked = ["rerate", "--store", store, "--prices", str(prices), "--since", "2099-01-01"]
+    assert isinstance(CliRunner().invoke(cli.load("ledger"), asked).exception, ConfigError)
+    monkeypatch.setenv("FAREGATE_CONFIG", str(config))
+    assert CliRunner().invoke(cli.load("ledger"), asked).exit_code == 0
