@@ -174,9 +174,7 @@ class Reloader:
         target = self._target
         try:
             kept = None if self._instead is None else await self._instead()
-            snapshot = await asyncio.to_thread(self._load) if kept is None else kept
-            if is_open_door(snapshot, target.host):
-                raise ConfigError(f"{self._path}: keys: without keys, everybody who reaches {target.host} could spend your money")
+            snapshot = await self.read() if kept is None else self._closed(kept)
             waiting = needs_restart(snapshot.server, target.snapshot.server)
             if goes_on_alone(snapshot) and not self._goes_on_alone:
                 waiting.append("when_store_is_down")
@@ -193,6 +191,20 @@ class Reloader:
         if not target.worker:
             self._say(snapshot, waiting, rolled_back=kept is not None)
         return True
+
+    async def read(self) -> Snapshot:
+        """What the file says now, whatever is served.
+
+        Raises:
+            ConfigError: all findings.
+        """
+        return self._closed(await asyncio.to_thread(self._load))
+
+    def _closed(self, snapshot: Snapshot) -> Snapshot:
+        host = self._target.host
+        if is_open_door(snapshot, host):
+            raise ConfigError(f"{self._path}: keys: without keys, everybody who reaches {host} could spend your money")
+        return snapshot
 
     def _refused(self, findings: str) -> None:
         self.findings, self.refused_at = findings, time.time()

@@ -107,7 +107,10 @@ def _add_changes(endpoint: Endpoint) -> None:
     async def reload(request: Request, given: ReasonGiven) -> ConfigStatus:
         """Read the file now, at all workers of all replicas. 400 with all findings if it has errors: the one before stays in force."""
         reloader = _reloader(office)
-        return await _reloaded(office, reloader, endpoint.desk(request).reload(reason=given.reason))
+        status = await _reloaded(office, reloader, endpoint.desk(request).reload(reason=given.reason))
+        if status.pin is not None:
+            await _refuse_broken(reloader, f"The file has errors; version {status.pin.version} stays in force.")
+        return status
 
     @endpoint.post("/config/rollback", OPERATOR)
     async def rollback(request: Request, given: RollbackGiven) -> ConfigStatus:
@@ -123,8 +126,12 @@ def _add_changes(endpoint: Endpoint) -> None:
 
     @endpoint.post("/config/unpin", OPERATOR)
     async def unpin(request: Request, given: ReasonGiven) -> ConfigStatus:
-        """Serve the file again."""
+        """Serve the file again. 400 with all findings if it has errors: the version stays in force."""
         reloader = _reloader(office)
+        if (pin := office.service.controls.state.pin) is not None:
+            await _refuse_broken(
+                reloader, f"The file has errors: mend it first. Version {pin.version} stays in force, also after a restart."
+            )
         return await _reloaded(office, reloader, endpoint.desk(request).unpin(reason=given.reason))
 
 
@@ -132,6 +139,14 @@ def _reloader(office: Office) -> Reloader:
     if office.service.reloader is None:
         raise RouterError(INVALID_REQUEST, "The configuration of this process is fixed: it was not read from a file.")
     return office.service.reloader
+
+
+async def _refuse_broken(reloader: Reloader, message: str) -> None:
+    """Raises: RouterError: 400 with all findings, if the file has any."""
+    try:
+        await reloader.read()
+    except ConfigError as exc:
+        raise RouterError(INVALID_REQUEST, message, details={"findings": str(exc).splitlines()}) from None
 
 
 async def _reloaded(office: Office, reloader: Reloader, change: Awaitable[None]) -> ConfigStatus:

@@ -16,6 +16,7 @@ from router.adapters.choose import must_exist, store_of, visiting
 from router.admission import fresh, principal_of_entry
 from router.call import Principal
 from router.commands.explain_past import explain_past
+from router.commands.in_force import rolled_back
 from router.commands.in_force import told as told_of
 from router.commands.options import Config, Store
 from router.controls import Desk
@@ -50,7 +51,8 @@ def command(
     store: Store = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Do not look into the ledger.")] = False,
     in_force: Annotated[
-        bool, typer.Option("--in-force", help="By the version that the service was rolled back to, if it was, in place of the file.")
+        bool,
+        typer.Option("--in-force", help="By the version that the service was rolled back to, if it was, whatever the file says."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print for machines; amounts in nano-USD.")] = False,
 ) -> None:
@@ -62,7 +64,7 @@ def command(
     """
     if in_force and (no_store or record is not None):
         raise typer.BadParameter("the ledger says what is in force now: not with --no-store or --record", param_hint="--in-force")
-    snapshot = load_snapshot(config)
+    snapshot = _loaded(config, store, in_force=in_force)
     if record is not None:
         explain_past(snapshot, record, store, as_json=as_json)
         return
@@ -100,6 +102,16 @@ def command(
         typer.echo("note: decided as for a key without a team; the server answers 401 to a request without a key (--key, --team)", err=True)
     if told.error:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _loaded(config: str | None, store: str | None, *, in_force: bool) -> Snapshot:
+    """The file's configuration; `in_force`: if that has errors, what is served all the same."""
+    try:
+        return load_snapshot(config)
+    except ConfigError as exc:
+        if not in_force:
+            raise
+        return rolled_back(config, exc, store=store)
 
 
 def _now(snapshot: Snapshot, store: str | None) -> tuple[ControlState, Spent] | None:

@@ -39,7 +39,7 @@ def command(
     config = one_file(file, config)
     configure_logging(log_level.lower(), sys.stderr)
     _require_fast_parts()
-    snapshot = load_snapshot(config)
+    snapshot = loaded(config, quiet=bool(worker))
     shown = host or snapshot.server.host
     if worker is None:
         _refuse_open_door(snapshot, shown)
@@ -47,6 +47,26 @@ def command(
     if count > 1 and worker is None:
         raise typer.Exit(_supervise(snapshot, shown, snapshot.server.port if port is None else port, count))
     _serve(snapshot, shown, port, worker, run_folder, load=lambda: load_snapshot(config))
+
+
+def loaded(config: str | None, *, quiet: bool) -> Snapshot:
+    """The file's configuration; if that has errors, the version that the service was rolled back to."""
+    from router.errors import ConfigError
+    from router.settings import load_snapshot
+
+    try:
+        return load_snapshot(config)
+    except ConfigError as exc:
+        from router.commands.in_force import rolled_back
+
+        snapshot = rolled_back(config, exc)
+        findings = str(exc)
+    if not quiet:
+        import structlog
+
+        log = structlog.get_logger("faregate.serve")
+        log.error("the file has errors; the version that was rolled back to is served", version=snapshot.version, findings=findings)
+    return snapshot
 
 
 def _require_fast_parts() -> None:

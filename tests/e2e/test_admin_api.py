@@ -15,6 +15,7 @@ import httpx2 as httpx
 import pytest
 
 from router.admin.office import Office
+from router.commands.serve import loaded
 from router.serving import RunningApp
 from router.settings import load_snapshot
 from router.snapshot import Snapshot
@@ -332,13 +333,14 @@ async def test_a_configuration_is_reloaded_refused_and_rolled_back(desk: Desk) -
     assert (back["version"], back["pin"]["by"], back["pin"]["reason"]) == (first, "alice", "too dear")
     assert (await desk.get("budgets/everyone"))["limit"] == "5.00"
     await _starts_with(first, desk)
+    await _stays_over_a_broken_file(first, desk)
     desk.file.write_text(text.replace("limit: $5}", "limit: $9}"))
     assert (await desk.post("config/reload"))["version"] == first
     assert (await desk.post("config/unpin", reason="mended"))["pin"] is None
     assert (await desk.get("budgets/everyone"))["limit"] == "9.00"
     assert (await desk.admin.post("config/unpin", json={})).status_code == 400
     actions = [line["action"] for line in (await desk.get("audit", who="alice"))["data"]]
-    assert actions == ["config.unpin", "config.reload", "config.rollback", "config.reload", "config.reload"]
+    assert actions == ["config.unpin", "config.reload", "config.reload", "config.rollback", "config.reload", "config.reload"]
     desk.file.write_text(text.replace("  oscar: {secret: $OSCAR, role: operator}\n", ""))
     without = (await desk.post("config/reload"))["version"]
     await until(lambda: newest(desk), without)
@@ -348,13 +350,28 @@ async def test_a_configuration_is_reloaded_refused_and_rolled_back(desk: Desk) -
     assert (locked.status_code, "could not take it back" in locked.text) == (400, True)
 
 
+async def _stays_over_a_broken_file(version: str, desk: Desk) -> None:
+    """A roll-back is needed most where the file is broken: neither a reload, nor a try to end it, nor a restart loses it."""
+    desk.file.write_text(desk.file.read_text() + "broken: [\n")
+    for change, word in (("reload", "stays in force"), ("unpin", "mend it first")):
+        refused = await desk.admin.post(f"config/{change}", json={"reason": "try"})
+        assert (refused.status_code, word in refused.json()["error"]["message"]) == (400, True)
+        assert "not valid YAML" in refused.json()["error"]["findings"][0]
+        status = await desk.get("config")
+        assert (status["version"], status["pin"]["version"]) == (version, version)
+    await _starts_with(version, desk)
+
+
 async def _starts_with(version: str, desk: Desk) -> None:
     """What people rolled back to outlives the process; whoever looks at it is told."""
 
     def load() -> Snapshot:
         return load_snapshot(str(desk.file))
 
-    async with RunningApp(load(), port=0, load=load) as again, httpx.AsyncClient() as client:
+    async with (
+        RunningApp(await asyncio.to_thread(loaded, str(desk.file), quiet=True), port=0, load=load) as again,
+        httpx.AsyncClient() as client,
+    ):
         ready = (await client.get(f"{again.base_url.removesuffix('/v1')}/readyz")).json()
     assert (ready["config_version"], ready["notes"]) == (version, [f"the configuration was rolled back to version {version}"])
 
