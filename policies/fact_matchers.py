@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from policies.ranges import Range, RangeError, read_count, read_range, read_share, read_usd
+from policies.ranges import SURELY_PERCENT, Range, RangeError, read_count, read_range, read_share, read_usd
 from policies.readers import WEEKDAYS, read_signal
 from policies.signals.names import PII_CLASSES, TASKS
 from policies.types import RequestFacts
@@ -21,13 +21,16 @@ UNSURE: Final = frozenset({"budget_used", "budget_left", *SIGNALS})
 """Fields whose condition may be neither true nor false, because what it reads cannot be told."""
 HIGHEST: Final = {"difficulty": 1.0, "budget_used": 10.0}
 """The highest number that a field which is a share can be compared with; above it, a % was forgotten. A debt may use up more than all."""
+_WRITTEN: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+"""Words of YAML 1.1, which are texts since YAML 1.2."""
 
 
 def _share_below(most: float) -> Callable[[str], float]:
     def read(text: str) -> float:
         share = read_share(text)
         if share > most:
-            raise RangeError(f"is a share, of which 1 is all{'' if '%' in text else f', and {share:g}% is {share / 100:g}'}")
+            meant = "" if "%" in text or share < SURELY_PERCENT else f", and {share:g}% is {share / 100:g}"
+            raise RangeError(f"is a share, of which 1 is all{meant}")
         return share
 
     return read
@@ -119,6 +122,8 @@ def _pii(values: tuple[object, ...]) -> Check:
             return None if classes is None else bool(classes) is wanted
 
         return found
+    if len(values) == 1 and str(values[0]).lower() in _WRITTEN:
+        raise ValueError(f"pii is true, false, or a list of classes, not {values[0]!r}; write {_WRITTEN[str(values[0]).lower()]}")
     for value in values:
         _known("class of personal data", str(value), PII_CLASSES)
     named = frozenset(str(value) for value in values)

@@ -33,6 +33,8 @@ class Range:
 
 ENDLESS: Final = float("inf")
 _MOST_DIGITS: Final = 12
+SURELY_PERCENT: Final = 10
+"""From here on a number where a share is wanted, of which 1 is all, was meant as a percentage; 2 may be anything."""
 
 
 def read_range(text: str, read: Callable[[str], float]) -> Range:

@@ -8,6 +8,7 @@ from typing import Final
 
 from policies.expressions.tree import MACROS, Binary, Call, ExpressionError, Ident, Index, ListOf, Literal, Node, Select, Ternary, Unary
 from policies.expressions.vocabulary import HIGHEST, KNOWN_WORDS, LOOKUPS, NAMES, fact_of
+from policies.ranges import SURELY_PERCENT
 from policies.words import did_you_mean
 
 Scope = Mapping[str, str]
@@ -138,7 +139,8 @@ def _check_share(name: Node, value: Node) -> None:
     """A share compared with a percentage never holds, or always."""
     known = name.name if isinstance(name, Ident) else name.field if isinstance(name, Select) else ""
     if known in HIGHEST and isinstance(value, Literal) and isinstance(value.value, int | float) and value.value > HIGHEST[known]:
-        raise ExpressionError(f"{known} is a share, of which 1 is all; write {value.value / 100:g}", value.at)
+        meant = f"; write {value.value / 100:g}" if value.value >= SURELY_PERCENT else f", so it is never above {HIGHEST[known]:g}"
+        raise ExpressionError(f"{known} is a share, of which 1 is all{meant}", value.at)
 
 
 def _check_word(name: Node, value: Node) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.engine import Order
 from policies.kinds.cost import expected
+from policies.kinds.fields import Share
 from policies.types import Candidate, Ranked, Ranking, RequestFacts
 
 
@@ -32,12 +33,11 @@ class LatencyOptions(BaseModel):
             "Unit: milliseconds. Default: none, the fastest is first."
         ),
     )
-    explore: float = Field(
+    explore: Share = Field(
         default=0.05,
-        ge=0,
-        le=1,
         description=(
-            "Share of requests that try a deployment without recent times first, so that it gets some. Unit: 0 to 1. Default: 0.05."
+            "Share of requests that try a deployment without recent times first, so that it gets some. "
+            "Unit: 0 to 1 or a percentage. Default: 5%."
         ),
     )
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
 
+from policies.ranges import SURELY_PERCENT
 from router.settings.findings import Finding, Path, one_of, shown
 from router.settings.loader import step_into
 
 _QUOTED: Final = re.compile(r"'([^']*)'")
 _WITH_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*ms|\$\s*([0-9]+(?:\.[0-9]+)?)")
+_IN_SECONDS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*s")
 _TYPES: Final = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -66,10 +68,10 @@ def _message(kind: str, error: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     if kind in _TYPES:
-        return f"{shown(value)} is not {_TYPES[kind]}{_bare(value, _TYPES[kind])}"
+        return f"{shown(value)} is not {_TYPES[kind]}{_bare(value, _TYPES[kind], error['loc'])}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"{words} {context.get(name)}{_forgotten_percent(value, context.get(name))}"
+        return f"{words} {_plain(context.get(name))}{_forgotten_percent(value, context.get(name), below=name == 'lt')}"
     if kind in ("literal_error", "enum"):
         return _not_known(value, str(context.get("expected", "")))
     if kind == "too_short":
@@ -78,16 +80,28 @@ def _message(kind: str, error: Mapping[str, Any]) -> str:
     return str(error["msg"])
 
 
-def _bare(value: object, wanted: str) -> str:
+def _bare(value: object, wanted: str, loc: Sequence[str | int]) -> str:
     """The number alone, if the unit that the field's name has already stands beside it."""
-    found = _WITH_UNIT.fullmatch(value.strip()) if wanted == "a number" and isinstance(value, str) else None
+    if wanted != "a number" or not isinstance(value, str):
+        return ""
+    seconds = _IN_SECONDS.fullmatch(value.strip()) if loc and str(loc[-1]).endswith("_ms") else None
+    if seconds:
+        return f"; write {float(seconds[1]) * 1000:.10g}"
+    found = _WITH_UNIT.fullmatch(value.strip())
     return f"; write {found[1] or found[2]}" if found else ""
 
 
-def _forgotten_percent(value: object, bound: object) -> str:
-    """A number from 1 to 100 where 1 is the most was probably a percentage."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"; write {value:g}%" if is_number and bound in (1, 1.0) and 1 < float(str(value)) <= 100 else ""
+def _plain(bound: object) -> object:
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+
+
+def _forgotten_percent(value: object, bound: object, *, below: bool) -> str:
+    """A number from 1 to 100 where 1 is the most was probably a percentage. What must be below 1 is no share, and takes no `%`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or bound != 1 or not 1 < value <= 100:
+        return ""
+    if below:
+        return f"; write {value / 100:g}" if SURELY_PERCENT <= value < 100 else ""
+    return f"; write {value:g}%"
 
 
 def _not_known(value: object, expected: str) -> str:

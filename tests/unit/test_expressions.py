@@ -109,6 +109,7 @@ def test_an_expression_means_what_cel_says(text: str, expected: bool | None) -> 
         ('operation == "chta"', '13: operation is never "chta"; did you mean "chat"?'),
         ('"picture" in modality', '0: modality is never "picture"; known: text, image, audio, file, video'),
         ("budget.used > 90", "14: budget.used is a share, of which 1 is all; write 0.9"),
+        ("task.difficulty < 2", "18: task.difficulty is a share, of which 1 is all, so it is never above 1"),
         ("task.difficulty > 60.0", "18: task.difficulty is a share, of which 1 is all; write 0.6"),
         ('language == "korean"', '12: language is never "korean"; write its code of ISO 639-1, such as "ko"'),
         ('task.domain in ["cod"]', '16: task.domain is never "cod"; did you mean "code"?'),

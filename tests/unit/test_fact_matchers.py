@@ -85,6 +85,8 @@ def test_it_is_known_what_a_condition_reads() -> None:
         ({"task": "cod"}, ("task",), "unknown task 'cod'; did you mean 'code'?"),
         ({"language": "korean"}, ("language",), "unknown language 'korean': write its code of ISO 639-1, such as 'ko'"),
         ({"pii": ["emial"]}, ("pii",), "unknown class of personal data 'emial'; did you mean 'email'?"),
+        ({"pii": "yes"}, ("pii",), "pii is true, false, or a list of classes, not 'yes'; write true"),
+        ({"difficulty": "<2"}, ("difficulty",), "difficulty cannot be '<2': it is a share, of which 1 is all; write '<0.4' or '0.4..0.7'"),
         ({"pii": [True, "email"]}, ("pii",), "pii is true, false, or a list of classes"),
         ({"difficulty": 0.4}, ("difficulty",), "difficulty cannot be 0.4: it is no range; write '<0.4' or '0.4..0.7'"),
         (

@@ -196,6 +196,8 @@ ROUTE_MISTAKES = [
     ("{use: {sise: small}}", '8:13: routes.r.use.sise: unknown field; did you mean "size"?'),
     ("{use: {size: tiny}}", '8:19: routes.r.use.size: "tiny" is not known here; known: small, medium, large'),
     ("{use: big, by: {kind: latency, target_ms: 800ms}}", '8:48: routes.r.by.target_ms: "800ms" is not a number; write 800'),
+    ("{use: big, by: {kind: latency, target_ms: 0.8s}}", '8:48: routes.r.by.target_ms: "0.8s" is not a number; write 800'),
+    ("{use: big, by: {kind: hedge, quantile: 2}}", "8:45: routes.r.by.quantile: must be less than 1"),
     ("{use: big, by: {kind: bandit, worth_usd: $0.02}}", '8:47: routes.r.by.worth_usd: "$0.02" is not a number; write 0.02'),
     ("{use: big, by: {kind: cascade, steps: [big]}}", "8:44: routes.r.by.steps: needs 2 or more: the next is asked if an answer fails"),
     (
