@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -14,6 +14,7 @@ from router.controls import ControlError, Desk, find_budget
 from router.domain import keys
 from router.errors import INVALID_REQUEST, NOT_FOUND, RouterError
 from router.inputs import parse_amount
+from router.known import unknown
 from router.ports import KeyStore, StoredKey
 from router.snapshot import Snapshot
 
@@ -154,8 +155,13 @@ def check_names(snapshot: Snapshot, team: str, models: Sequence[str]) -> None:
         RouterError: 400.
     """
     if team and team not in snapshot.teams:
-        known = ", ".join(snapshot.teams) or "none"
-        raise RouterError(INVALID_REQUEST, f"There is no team '{team}'; known: {known}.", param="team")
+        raise RouterError(INVALID_REQUEST, _none("team", team, snapshot.teams), param="team")
     for name in models:
         if name not in snapshot.routes:
-            raise RouterError(INVALID_REQUEST, f"There is no route or model '{name}'.", param="models")
+            known = [route for route in snapshot.routes if "/" not in route]
+            raise RouterError(INVALID_REQUEST, _none("route or model", name, known), param="models")
+
+
+def _none(what: str, name: str, known: Iterable[str]) -> str:
+    said = unknown(what, name, known)
+    return f"{said[0].upper()}{said[1:]}{'' if said.endswith('?') else '.'}"

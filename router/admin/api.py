@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from router import __version__
 from router.admin import access, budgets, configs, reports
+from router.admin.mistakes import described, place
 from router.admin.office import Office
 from router.admin.roles import VIEWER, Endpoint
 from router.admin.shapes import Problem, Whoami
@@ -98,10 +99,14 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = findings[0] if findings else {"loc": (), "msg": "The request cannot be read.", "type": ""}
     if first["type"] == "json_invalid":
         return _response(RouterError(INVALID_JSON, "The body is not JSON."))
-    where = ".".join(str(part) for part in first["loc"][1:])
-    # What was sent is not repeated: it may be a secret in the wrong field.
-    said = str(first["msg"]).removeprefix("Value error, ")
+    where, said = place(first), described(first, lambda: _fields(request))
     return _response(RouterError(INVALID_REQUEST, f"{where or 'The body'}: {said}", param=where or None))
+
+
+def _fields(request: Request) -> list[str]:
+    """The names that the body of a request may have."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    return list(getattr(body.field_info.annotation, "model_fields", ())) if body is not None else []
 
 
 async def _not_served(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from router.admin.mistakes import VERSION_PATTERN
 from router.controls import MAX_REASON, MAX_TARGET
 
 MAX_TAGS = 32
@@ -370,7 +371,7 @@ class VersionText(Shown):
 
 
 class RollbackGiven(Given):
-    version: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     reason: Reason
 
 
