@@ -19,6 +19,7 @@ import typer
 
 from policies.answers import said_in_body
 from router.commands.files import require_writable
+from router.commands.options import word
 from router.domain.money import from_usd
 from router.errors import ConfigError
 from router.replay.evaluation import Grade, Prompt, Score, as_yaml, graded, judged, points_of, read_lines
@@ -88,7 +89,7 @@ def command(
     model: Annotated[list[str], typer.Option(help="Model or route to evaluate; may be given again.")],
     out: Annotated[Path, typer.Option(help="File for the scores, one a line; what it has already is not asked again.")],
     base_url: Annotated[str, typer.Option(help="Where the router answers.")] = "http://127.0.0.1:4000/v1",
-    grade: Annotated[Grade, typer.Option(help="How answers are compared, where a prompt does not say.")] = "exact",
+    grade: Annotated[Grade, word("--grade", Grade, "How answers are compared, where a prompt does not say.")] = "exact",
     judge: Annotated[str | None, typer.Option(help="Model that rates the answers to prompts graded `judge`.")] = None,
     max_cost: Annotated[str, typer.Option(help="Stop when so much is spent.")] = "$1",
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Calls at a time.")] = 4,

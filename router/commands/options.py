@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -24,6 +24,21 @@ Names = Annotated[
 Store = Annotated[str | None, typer.Option(help="Address of the ledger; default: as `serve` chooses it.")]
 File = Annotated[str | None, typer.Argument(help="Configuration file; the same as --config.", show_default=False)]
 """Of verbs that have nothing else to be told."""
+
+
+def word(option: str, kind: Any, help: str) -> Any:
+    """An option that takes one of the words of a `Literal`: another one is refused with a hint."""
+    known: tuple[str, ...] = get_args(kind)
+
+    def read(text: str) -> str:
+        if text not in known:
+            # Needed for mistakes only.
+            from router.settings.findings import one_of
+
+            raise typer.BadParameter(f'there is no "{text}"{one_of(text, known)}', param_hint=option)
+        return text
+
+    return typer.Option(option, help=help, parser=read, metavar=f"<{'|'.join(known)}>")
 
 
 def one_file(file: str | None, config: str | None) -> str | None:

@@ -11,7 +11,7 @@ import typer
 from router.adapters.choose import choose_store, must_exist, open_ledger
 from router.books.reading import TIMEOUT_SECONDS
 from router.books.writers import Format
-from router.commands.options import Books, Store
+from router.commands.options import Books, Store, word
 from router.spend import parse_moment
 
 
@@ -19,9 +19,10 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for the files and the cursor; one for each format and ledger.")],
     form: Annotated[
         Format,
-        typer.Option(
+        word(
             "--format",
-            help="csv, parquet (needs the extra `export`), focus: FOCUS 1.0 as CSV, or jsonl: records as `faregate plan` replays them.",
+            Format,
+            "csv, parquet (needs the extra `export`), focus: FOCUS 1.0 as CSV, or jsonl: records as `faregate plan` replays them.",
         ),
     ] = "csv",
     since: Annotated[str, typer.Option(help="Where the first run begins: 7d, 2026-11-01. Later ones go on.")] = "400d",

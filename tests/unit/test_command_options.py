@@ -56,6 +56,24 @@ def test_an_option_that_cannot_be_used_is_named(words: tuple[str, ...]) -> None:
     assert words[1] in error
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("spend export --out x --format focuss", '--format: there is no "focuss"; did you mean "focus"?'),
+        (
+            "evaluate x --model m --out y --grade zzz",
+            '--grade: there is no "zzz"; known: exact, choice, number, json, contains, schema, judge',
+        ),
+    ],
+)
+def test_a_word_that_is_misspelt_is_told_in_words(words: str, said: str) -> None:
+    """Not in those of the library that reads it."""
+    verb, *rest = words.split()
+    code, _, error = run(verb, *rest)
+    assert code == 2
+    assert said in " ".join(error.replace("│", " ").split())
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     """The simulator says what to do, like the service."""
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match=r"cannot listen on .* --port"):
