@@ -234,6 +234,8 @@ class Attempts:
             usage = unanswered(attempt, call.left_as or "client_left", self._fleet)
             if attempt.state == "held":
                 call.winner, call.usage = attempt, usage
+                if not exchange.started:
+                    call.upstream_seconds += self._clock() - attempt.began
             outcome = call.left_as or ("client_left" if exchange.gone else "upstream_lost")
             await self._settlements.settle(attempt, usage=usage, outcome=outcome)
         finally:

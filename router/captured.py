@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -20,9 +20,10 @@ MOST_COMPARED: Final = 1024 * 1024
 class Captured:
     """Stands for a client until it is known whether the client is to have the answer. See `router.edge.exchange.Exchange`."""
 
-    def __init__(self, client: Exchange | None) -> None:
-        """`client` None: nobody will ever see the answer."""
+    def __init__(self, client: Exchange | None, *, clock: Callable[[], float] | None = None) -> None:
+        """`client` None: nobody will ever see the answer. `clock` gives monotonic seconds; None: nobody asks when it ended."""
         self._client = client
+        self._clock = clock
         self.method = "POST"
         self.path = ""
         self.headers: Headers = NO_HEADERS
@@ -32,6 +33,8 @@ class Captured:
         self.head = b""
         self.whole = False
         """It came in one piece: as JSON, not as a stream."""
+        self.ended: float | None = None
+        """When the last of a stream was here, monotonic seconds; None: it has not ended, or there is no clock."""
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -67,6 +70,8 @@ class Captured:
 
     async def finish(self) -> None:
         """The stream is whole."""
+        if self._clock is not None:
+            self.ended = self._clock()
 
     def abort(self) -> None:
         """The stream is not whole, and will not be."""

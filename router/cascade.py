@@ -65,7 +65,7 @@ class Chain:
     async def _ask(self, step: Step) -> tuple[Failure | None, str]:
         """Ask a step and check its answer: why it failed, if it did; and what is done with the answer."""
         call, verify = self._call, self._cascade.verify
-        captured, request = Captured(self._client), call.request
+        captured, request = Captured(self._client, clock=self._doors.clock), call.request
         asks_more = verify.logprob is not None and "logprobs" not in request.fields
         if asks_more:
             call.request = _with_logprobs(request)
@@ -76,6 +76,7 @@ class Chain:
             return None, "refused"
         finally:
             call.request = request
+            self._count_waiting(captured)
         winner = call.winner
         if failure is not None or winner is None or call.outcome not in SPOKEN or captured.aborted:
             return failure, "failed"
@@ -90,11 +91,21 @@ class Chain:
         await self._show(captured)
         return None, "accepted"
 
+    def _count_waiting(self, captured: Captured) -> None:
+        """Nothing of it has reached the client: a stream was waited for to its end, not only until it began."""
+        call = self._call
+        if call.first_byte_at is not None and captured.started and not captured.whole:
+            ended = self._doors.clock() if captured.ended is None else captured.ended
+            call.upstream_seconds += ended - call.first_byte_at
+        call.first_byte_at = None
+
     async def _show(self, captured: Captured) -> None:
         call = self._call
-        call.first_byte_at = self._doors.clock()
+        call.first_byte_at = now = self._doors.clock()
+        overhead_ms = (now - call.began - call.upstream_seconds) * 1000
         whole, part = divmod(call.charge_nusd, 1_000_000_000)
-        await captured.replay(self._client, {h.ATTEMPTS: b"%d" % call.attempts, h.COST_USD: b"%d.%09d" % (whole, part)})
+        changed = {h.ATTEMPTS: b"%d" % call.attempts, h.COST_USD: b"%d.%09d" % (whole, part), h.OVERHEAD_MS: b"%.3f" % overhead_ms}
+        await captured.replay(self._client, changed)
 
     async def _ask_the_last(self, step: Step) -> Failure | None:
         call, client = self._call, self._client

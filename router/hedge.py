@@ -138,15 +138,26 @@ class _Lane:
             self._client.abort()
 
 
-async def race(call: Call, client: Exchange, plan: Hedge, legs: Sequence[Leg]) -> Race:
-    """Run the first leg, and the second beside it if the first has not begun in its time. All are over when this returns."""
-    run = Race(client)
+async def race(run: Race, call: Call, plan: Hedge, legs: Sequence[Leg]) -> None:
+    """Run the first leg, and the second beside it if the first has not begun in its time. All are over when this returns or raises."""
     run.start(call, legs[0])
     await run.run(plan.after_ms / 1000)
     if not run.tasks[0].done() and run.winner is None:
         run.start(call, legs[1])
     await run.run()
-    return run
+
+
+def account(call: Call, run: Race) -> None:
+    """Take over what all calls have cost and how long they took, also of a race that was ended from outside."""
+    tried = len(call.tried)
+    for part in run.parts:
+        call.attempts = max(call.attempts, part.attempts)
+        call.charge_nusd += part.charge_nusd
+        call.upstream_seconds = max(call.upstream_seconds, part.upstream_seconds)
+        if run.winner is None:
+            call.tried += part.tried[tried:]
+            if part.winner is not None:
+                call.tried += ((part.winner.deployment, part.winner.way),)
 
 
 def merge(call: Call, part: Call) -> None:

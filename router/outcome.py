@@ -29,7 +29,7 @@ def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes 
 
 
 def _tried_lines(call: Call) -> bytes:
-    """The deployments that were called, and their models, each once and in order."""
+    """The deployments that were called, and their models, each once and in order; and what all of that cost."""
     if not call.attempts:
         return b""
     tried = [deployment for deployment, _ in call.tried]
@@ -42,6 +42,7 @@ def _tried_lines(call: Call) -> bytes:
             (h.ROUTE, h.clean_value(call.route.name)),
             (h.RULE, h.clean_value(call.branch.rule)),
             (h.ATTEMPTS, b"%d" % call.attempts),
+            (h.COST_USD, b"%d.%09d" % divmod(call.charge_nusd, NUSD_PER_USD)),
         ]
     )
 

@@ -20,7 +20,7 @@ from router.domain.request import ParsedRequest
 from router.edge.exchange import Exchange
 from router.errors import DEADLINE_EXCEEDED, NO_DEPLOYMENT, RouterError
 from router.fleet import Fleet
-from router.hedge import Leg, Race, merge, race
+from router.hedge import Leg, Race, account, merge, race
 from router.metrics import Metrics
 from router.relay import break_off
 from router.snapshot import Deployment
@@ -67,8 +67,10 @@ class Plans:
         if call.kept is not None and not exchange.started:
             await call.kept()
             return None
-        asked = f"{call.deadline_ms:,.0f} ms"
-        error = RouterError(DEADLINE_EXCEEDED, f"The request was to be answered within {asked}, and {call.attempts} calls did not do that.")
+        made = {0: "no call had been made by then", 1: "one call did not do that"}.get(
+            call.attempts, f"{call.attempts} calls did not do that"
+        )
+        error = RouterError(DEADLINE_EXCEEDED, f"The request was to be answered within {call.deadline_ms:,.0f} ms, and {made}.")
         if not exchange.started:
             raise error
         await break_off(call, exchange, error)
@@ -107,10 +109,11 @@ class Plans:
         first, second = decision.order[:2]
         held = worst_case_nusd(call.request, call.snapshot.deployments[first.deployment], call.route.timeouts)
         legs = [self._leg(first.deployment, decision.kind), self._leg(second.deployment, f"hedge:{plan.name}", held or 0)]
-        run = await race(call, exchange, plan, legs)
-        for part in run.parts:
-            call.attempts = max(call.attempts, part.attempts)
-            call.charge_nusd += part.charge_nusd
+        run = Race(exchange)
+        try:
+            await race(run, call, plan, legs)
+        finally:
+            account(call, run)
         if len(run.tasks) > 1 and not _unsent(run):
             doors.fleet.memory.hedged(call, plan.name)
             doors.metrics.hedged(hedge=plan.name, outcome="none" if run.winner is None else ("first", "second")[run.winner])

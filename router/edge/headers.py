@@ -36,7 +36,7 @@ SENT: Final[dict[bytes, str]] = {
     RULE: "Rule of the route that matched; `default` if none did.",
     REASON: "Why this deployment: the policy kind, or `fallback:` and the cause.",
     ATTEMPTS: "Calls made to providers for this request, retries and fallbacks included.",
-    COST_USD: "Charge of this request in USD. Not on streams: their headers leave before the cost is known.",
+    COST_USD: "Charge of this request in USD, also where its calls failed. Not on streams: their headers leave before the cost is known.",
     BUDGET_REMAINING_USD: "What was left in the tightest hard budget while this request was held, USD.",
     OVERHEAD_MS: "Milliseconds spent in the proxy itself, the provider's time taken out.",
     CLAMPED: "The cap on output that was forwarded because a budget had no room for a higher one. Only on such answers.",
