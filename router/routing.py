@@ -10,6 +10,7 @@ import msgspec
 
 from policies.engine import Branch, choose, decide, order_all
 from policies.types import NOTHING, Decision, Rejection, RequestFacts, Restriction
+from policies.words import did_you_mean
 from router.call import Call
 from router.domain.estimate import worst_case_nusd
 from router.domain.extras import Extras, covers
@@ -261,6 +262,17 @@ def _contradiction(call: Call) -> str:
     )
 
 
+def _unknown_wishes(call: Call) -> str:
+    """What is said of a request that excludes all there is: the names in it that are none of its route, and what may be meant."""
+    offered = [call.snapshot.deployments[name] for name in call.route.deployments]
+    known = dict.fromkeys(word for one in offered for word in (one.model, one.name, one.provider.name))
+    asked = None if call.restrict is None else call.restrict.only
+    wrong = sorted(name[:MAX_LABEL_LENGTH] for name in (asked or frozenset()).difference(known))
+    if not wrong:
+        return " Name deployments, models or providers of this route."
+    return f" This route has no deployment, model or provider '{wrong[0]}'{did_you_mean(wrong[0], known)}"
+
+
 def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     """The error for a decision without candidates: it names every one and why it is out."""
     reasons = [f"{item.deployment}: {item.reason}" + (f" ({item.detail})" if item.detail else "") for item in decision.rejected]
@@ -275,7 +287,7 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     if causes == {"too_expensive"}:
         return RouterError(MAX_COST_EXCEEDED, message, details=details)
     if causes == {"excluded_by_request"}:
-        return RouterError(INVALID_REQUEST, f"{message} Name deployments, models or providers of this route.", details=details)
+        return RouterError(INVALID_REQUEST, f"{message}{_unknown_wishes(call)}", details=details)
     if causes == {"frozen"}:
         return RouterError(FROZEN, message, details=details)
     if causes and causes <= {"budget_downgrade", "budget_exhausted"}:

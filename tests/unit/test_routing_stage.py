@@ -77,6 +77,13 @@ def test_a_model_that_does_not_exist_is_told_with_those_that_do() -> None:
     assert "auto, by-header, capped, large, small, strict" in error.message
 
 
+def test_a_wish_for_a_name_that_the_route_does_not_have_is_told() -> None:
+    """All is excluded then, and none of it is what is wrong."""
+    error = refused(call_of(faregate={"use": ["lage"]}))
+    assert error.spec.code == "invalid_request"
+    assert error.message.endswith("This route has no deployment, model or provider 'lage'; did you mean \"large\"?")
+
+
 def test_a_long_list_of_models_is_shortened() -> None:
     """An error is not a catalogue."""
     config = snapshot()
