@@ -133,12 +133,12 @@ class GateProtocol(asyncio.Protocol):
         """The client sends nothing more. True: the connection stays until its requests are answered.
 
         Whoever closes a connection and whoever only ends its own side send the same. A byte sent to the first is answered by a
-        reset, which ends the call; the second waits for the answer.
+        reset, which ends the call; the second waits for the answer. The rest of a request that has begun never comes.
         """
-        active = self.active
-        if active is None or self.phase != "idle" or (active.complete and not self.waiting) or not active.probe():
+        if (active := self.active) is None or (active.complete and not self.waiting) or not active.probe():
             return False
         (self.waiting[-1] if self.waiting else active).keep_alive = False
+        self.phase = "idle"
         self._look_for_reset(0)
         return True
 
@@ -158,7 +158,7 @@ class GateProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._resume_writer()
-        if self.active is None and (not self.closing or self.last_word is not None):
+        if self.active is None and (not self.closing or self.waiting or self.last_word is not None):
             self._next()
 
     def _resume_writer(self) -> None:
@@ -270,11 +270,13 @@ class GateProtocol(asyncio.Protocol):
     def _parse(self, data: bytes) -> None:
         self.packet = b""
         if self.phase == "idle":
+            # RFC 9112, 2.2: empty lines before a request are nothing.
+            if not data.strip(b"\r\n"):
+                return
             self.since = self.loop.time()
             self.phase = "head"
             self.packet = data
-        self.fresh = False
-        before = self.body_bytes
+        self.fresh, before = False, self.body_bytes
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
@@ -293,12 +295,12 @@ class GateProtocol(asyncio.Protocol):
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            return self.refuse(BAD_HTTP, "CONNECT is not served: this is no forward proxy.")
+            self.refuse(BAD_HTTP, "CONNECT is not served: this is no forward proxy.")
+            return
         kept = [pair for pair in self.head.pairs if pair[0] not in OFFERS]
         self.parser = httptools.HttpRequestParser(self)
         self.phase = "idle"
         self.data_received(b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, self.url, encode(kept), rest))
-        return None
 
     def _bound(self, size: int, body_bytes_before: int) -> None:
         """Refuse a request that holds more in the parser than its head, chunk marks and trailers may need."""
@@ -347,8 +349,7 @@ class GateProtocol(asyncio.Protocol):
         if self.closing or self._head_too_large():
             return
         self.phase = "body"
-        parser, packet = self.parser, self.packet
-        self.packet = b""
+        parser, packet, self.packet = self.parser, self.packet, b""
         pairs = self.pairs
         # Trailers come into a list of their own: whoever checked the head has not seen them, so they count for nothing.
         self.pairs = []
@@ -374,12 +375,11 @@ class GateProtocol(asyncio.Protocol):
         elif length is not None and int(length) > self.gate.most_body(head):
             self.refuse(BODY_TOO_LARGE, self._too_large())
         elif head.operation and (encoding or int(length or 0) > self.gate.unproven_body_bytes) and self.gate.refuses_early(headers):
-            exchange = WireExchange(self, head, b"", False)
+            self._take(WireExchange(self, head, b"", False))
             self.closing = True
-            self._start(exchange)
         else:
-            # RFC 9110, 10.1.1: an HTTP/1.0 client must not be told so.
-            if expect is not None and expect.lower() == b"100-continue" and head.version != "1.0":
+            # RFC 9110, 10.1.1: an HTTP/1.0 client must not be told so; nobody may in the middle of another answer.
+            if expect is not None and expect.lower() == b"100-continue" and head.version != "1.0" and self.active is None:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return encoding is None and expect is None and head.version == "1.1" and UPGRADE not in headers
         return False

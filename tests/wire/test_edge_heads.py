@@ -250,3 +250,12 @@ async def test_a_short_body_in_chunks_is_read_where_no_model_is_called() -> None
     talk.protocol.gate.asgi = asgi
     await talk.send(b"POST /admin/v1/keys HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
     assert bodies == [b"{}"]
+
+
+async def test_empty_lines_between_requests_begin_none() -> None:
+    """Old clients send one behind a body: whoever waited for the rest of a head would say 408 to an idle connection."""
+    talk = Talk()
+    await talk.send(call(), b"\r\n", b"\r\n\r\n")
+    assert talk.protocol.phase == "idle"
+    await talk.send(call())
+    assert [body for _, _, body in talk.seen] == [b"{}", b"{}"]

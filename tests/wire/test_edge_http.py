@@ -237,6 +237,46 @@ async def test_an_offer_to_upgrade_is_declined_by_an_ordinary_answer(app: Runnin
     assert (await talk(app, plain + head(b"connection: close", start=b"GET /livez HTTP/1.1"))).count(b"HTTP/1.1 200 ") == 2
 
 
+EARLY = head(b"transfer-encoding: chunked").replace(AUTH, b"authorization: Bearer sk-wrong-0123456789\r\n")
+"""Refused by its head alone."""
+
+
+async def test_a_request_refused_early_waits_for_the_one_before_it(app: Running) -> None:
+    """The answers have no numbers: the refusal must neither overtake a call nor be lost behind one."""
+    said = await talk(app, call() + EARLY)
+    assert [part[:3] for part in said.split(b"HTTP/1.1 ")[1:]] == [b"200", b"401"]
+    gate = Gate()
+    app.up.on("m", Json(before=gate))
+    talking = asyncio.ensure_future(talk(app, call(), EARLY))
+    await app.up.until_seen(2)
+    gate.open()
+    assert (await talking).count(b"HTTP/1.1 401 ") == 1
+
+
+async def test_nothing_is_said_in_the_middle_of_an_answer(app: Running) -> None:
+    """A `100 Continue` for the next request would stand between two events of a stream."""
+    gate = Gate()
+    app.up.on("m", Stream(before=gate))
+    body = json.dumps(chat(stream=True)).encode()
+    talking = asyncio.ensure_future(
+        talk(app, call(body), head(b"content-length: %d" % len(BODY), b"expect: 100-continue", b"connection: close"), BODY)
+    )
+    await app.up.until_seen(1)
+    gate.open()
+    said = await talking
+    assert said.count(b"HTTP/1.1 200 ") == 2
+    assert b"100 Continue" not in said
+
+
+async def test_half_a_head_does_not_take_the_answer_from_the_call_before(app: Running) -> None:
+    """A client that only ends its own side has said all that it will, and reads on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    writer.write(call() + b"POST /v1/chat")
+    writer.write_eof()
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
 # Slow clients
 
 
