@@ -107,7 +107,17 @@ def shower(document: loader.Document) -> Callable[[Finding], str]:
 
 
 def _as_written(finding: Finding, document: loader.Document) -> Finding:
-    return replace(finding, path=written(finding.path, document.data))
+    path = written(finding.path, document.data)
+    return replace(finding, path=path, message=finding.message + _ready_made(finding.path, path, document.data))
+
+
+def _ready_made(meant: Path, path: Path, data: Any) -> str:
+    """What is said of a budget that a route does not name itself: the ready-made policy does that it names."""
+    route = data["routes"].get(meant[1]) if meant[:1] == ("routes",) and path == meant[:2] != meant else None
+    if not isinstance(route, dict) or not isinstance(name := route.get("policy"), str) or meant[-1] != "budget":
+        return ""
+    own = next(iter(data.get("budgets") or ()), "month")
+    return f"; `policy: {name}` reads it: name yours so, or write `by: {{kind: pace, budget: {own}}}` beside `policy`"
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from importlib import resources
 from pathlib import Path
@@ -189,6 +190,18 @@ def test_budget_pacing_goes_over_to_cheap_models_as_the_budget_runs_ahead(tmp_pa
     route = preset("budget-pacing", tmp_path)
     firsts = [order(route, live={"spent/everyone": spent, "passed/everyone": 0.5})[1][0] for spent in (0.4, 0.5, 0.6)]
     assert firsts == ["cloud/frontier-closed", "room/large-open-local", "edge/small-edge"]
+
+
+def test_budget_pacing_says_how_to_pace_a_budget_of_another_name(tmp_path: Path) -> None:
+    """The name stands in the preset, where nobody looks for it."""
+    path = tmp_path / "router.yaml"
+    text = yaml.safe_dump({**CONFIG, "budgets": {"whole": "$50/month"}})
+    path.write_text(f"{text}routes: {{auto: {{policy: budget-pacing}}}}\n")
+    way_out = "by: {kind: pace, budget: whole}"
+    with pytest.raises(ConfigError, match=rf"no budget \"everyone\"; `policy: budget-pacing` reads it: .* `{re.escape(way_out)}`"):
+        load_snapshot(str(path))
+    path.write_text(f"{text}routes: {{auto: {{policy: budget-pacing, {way_out}}}}}\n")
+    assert load_snapshot(str(path)).routes["auto"].policy.default.kind == "pace"
 
 
 def test_vendor_neutral_shares_and_agents_stay(tmp_path: Path) -> None:
