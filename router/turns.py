@@ -53,7 +53,13 @@ class Turns:
         queue.append(job)
         if not self._busy:
             self._next()
-        return await job.found
+        try:
+            return await job.found
+        except asyncio.CancelledError:
+            # The first may be under way; `_next` drops it then.
+            if job in queue and queue[0] is not job:
+                queue.remove(job)
+            raise
 
     def _next(self) -> None:
         """Give the first owner its turn, and a place behind the others."""
