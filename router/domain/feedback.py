@@ -46,7 +46,7 @@ _decode: Final = msgspec.json.Decoder(_Body).decode
 
 
 def parse_feedback(body: bytes, *, key_id: str, at_ms: int) -> Feedback:
-    """Read `{"request_id": "fg-...", "rating": 0.8, "label": "wrong number"}`; a rating may be true, false, `up` or `down`, too.
+    """Read `{"request_id": "fg-...", "rating": 0.8, "label": "wrong number"}`; a rating may be true, false, `up`, `good`, `down` or `bad`, too.
 
     Raises:
         FeedbackError: it is something else.
@@ -60,7 +60,7 @@ def parse_feedback(body: bytes, *, key_id: str, at_ms: int) -> Feedback:
         raise FeedbackError("request_id", message, unknown=True)
     rating = WORDS.get(given.rating) if isinstance(given.rating, str) else None if given.rating is None else float(given.rating)
     if (given.rating is not None and rating is None) or (rating is not None and not 0 <= rating <= 1):
-        raise FeedbackError("rating", "'rating' is a number from 0 to 1, true, false, 'up' or 'down'.")
+        raise FeedbackError("rating", "'rating' is a number from 0 to 1, true, false, 'up', 'good', 'down' or 'bad'.")
     if len(given.label) > MAX_LABEL or not given.label.isprintable():
         raise FeedbackError("label", f"'label' is a text of at most {MAX_LABEL} printable characters.")
     if rating is None and not given.label:
