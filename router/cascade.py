@@ -17,10 +17,10 @@ from router.dispatch import Failure
 from router.domain.pricing import expected
 from router.domain.request import ParsedRequest, parse_request
 from router.domain.usage import Usage
+from router.doors import Doors, beside, following
 from router.edge import headers as h
 from router.edge.exchange import Exchange
 from router.errors import RouterError, StoreUnavailable
-from router.plans import Doors, beside, following
 
 MOST_SHOWN: int = 60_000
 """Bytes of a request that a judge is shown."""

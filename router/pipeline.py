@@ -144,7 +144,8 @@ class Pipeline(Attempts):
     def _by_plan(self, call: Call, exchange: Exchange) -> Awaitable[Failure | None]:
         if self._plans is None:
             # Imported only where a policy or a request asks for it.
-            from router.plans import Doors, Plans
+            from router.doors import Doors
+            from router.plans import Plans
 
             doors = Doors(try_in_order=self._try_in_order, try_one=self._try, fleet=self._fleet, metrics=self._metrics, clock=self._clock)
             self._plans = Plans(doors)

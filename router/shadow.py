@@ -15,9 +15,9 @@ from router.call import Call, Principal
 from router.captured import Captured, Tee
 from router.dispatch import Failure
 from router.domain.usage import Usage
+from router.doors import Doors
 from router.edge.exchange import Exchange
 from router.errors import RouterError, StoreUnavailable
-from router.plans import Doors
 from router.scopes import COPIES_KEY
 
 
