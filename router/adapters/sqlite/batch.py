@@ -404,7 +404,7 @@ class Batch:
 
     def sweep(self, longest_ms: int) -> int:
         """See `Lease.sweep`; also drops tombstones and counters that nobody can need any more."""
-        self._db.execute("UPDATE lease SET until_ms=?1 WHERE until_ms > ?1", (self.now_ms + longest_ms,))
+        self._db.execute("UPDATE lease SET until_ms=? WHERE until_ms > ?", (self.now_ms + longest_ms,) * 2)
         rows = self._db.execute(
             "SELECT a.id, p.burnt FROM attempt a LEFT JOIN lease l USING (replica)"
             " LEFT JOIN progress p ON p.replica=a.replica AND p.attempt_id=a.id"
@@ -466,9 +466,9 @@ class Batch:
         # The newest entry stays: its number is what keeps numbers from being given twice.
         newest = self._db.execute("SELECT max(seq) FROM log").fetchone()[0]
         rows = list(takewhile(lambda row: row[0] < before_ms and row[1] < newest, oldest))
-        sums = [(name, *by_unit(name, *row[3:]), ends_unused(name)) for row in rows for name in split_ids(row[2])]
+        sums = [(name, *by_unit(name, *row[3:]), ends_unused(name), name) for row in rows for name in split_ids(row[2])]
         self._db.executemany(
-            "INSERT INTO trimmed SELECT ?1, ?2, ?3 WHERE ?4 OR EXISTS (SELECT 1 FROM bucket WHERE id=?1)"
+            "INSERT INTO trimmed SELECT ?, ?, ? WHERE ? OR EXISTS (SELECT 1 FROM bucket WHERE id=?)"
             " ON CONFLICT (bucket) DO UPDATE SET spent=spent+excluded.spent, debt=debt+excluded.debt",
             sums,
         )

@@ -41,8 +41,8 @@ class SqliteMarkers(SideTables):
 
         def take(db: sqlite3.Connection) -> bool:
             db.execute(
-                "INSERT INTO alert_leader VALUES (1, ?1, ?2) ON CONFLICT (one) DO UPDATE SET owner=?1, until_ms=?2"
-                " WHERE owner=?1 OR until_ms <= ?3",
+                "INSERT INTO alert_leader VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE SET owner=excluded.owner, until_ms=excluded.until_ms"
+                " WHERE owner=excluded.owner OR until_ms <= ?",
                 (owner, now + lease_ms, now),
             )
             return bool(db.execute("SELECT changes()").fetchone()[0])
@@ -55,7 +55,8 @@ class SqliteMarkers(SideTables):
 
         def note(db: sqlite3.Connection) -> bool:
             db.execute(
-                "INSERT INTO alert_mark VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET until_ms=?2, event=?3 WHERE until_ms <= ?4",
+                "INSERT INTO alert_mark VALUES (?, ?, ?) ON CONFLICT (name)"
+                " DO UPDATE SET until_ms=excluded.until_ms, event=excluded.event WHERE until_ms <= ?",
                 (name, now + keep_ms, event or None, now),
             )
             return bool(db.execute("SELECT changes()").fetchone()[0])
