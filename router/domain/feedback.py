@@ -46,7 +46,7 @@ _decode: Final = msgspec.json.Decoder(_Body).decode
 
 
 def parse_feedback(body: bytes, *, key_id: str, at_ms: int) -> Feedback:
-    """Read `{"request_id": "fg-...", "rating": 0.8, "label": "wrong number"}`; a rating may be true, false, `up`, `good`, `down` or `bad`, too.
+    """Read `{"request_id": "fg-...", "rating": 0.8, "label": "wrong number"}`; true, `up` and `good` are 1.
 
     Raises:
         FeedbackError: it is something else.
