@@ -13,6 +13,7 @@ from router.domain.shape import (
     AUDIO_BYTES_PER_TOKEN_BOUND,
     IMAGE_TOKENS_BOUND,
     LONGEST_COPIED,
+    MAX_BRACKETS,
     UNSEEN_TOKENS_BOUND,
     InputShape,
     depth_exceeds,
@@ -42,6 +43,33 @@ def test_depth_is_found_as_a_reader_finds_it(value: object, around: int) -> None
         value = [value] if number % 3 else {"[{": value}
     body = json.dumps(value).encode()
     assert depth_exceeds(body, most) is (depth_of(value) > most)
+
+
+@given(
+    st.lists(JSON | st.sampled_from(["},{", "}, {", '"},{"', "}", "{"]), max_size=3),
+    st.integers(60, 70),
+    st.integers(0, 200),
+    st.sampled_from([(",", ":"), (", ", ": "), (",\n", ":")]),
+)
+def test_depth_is_found_among_many_messages(contents: list[object], around: int, more: int, separators: tuple[str, str]) -> None:
+    """Objects that follow each other are passed over: what nests in one of them, or before or after them, is not."""
+    deep: object = "deep"
+    for number in range(around):
+        deep = [deep] if number % 9 == 0 else {"},{": deep}
+    plain: list[object] = [{"role": "user", "content": "x"}] * more
+    told = [{"role": "user", "content": content} for content in contents]
+    for messages in (plain + told, [*plain, deep, *told], [deep, *told, *plain]):
+        value = {"before": "},{", "messages": messages, "after": contents}
+        body = json.dumps(value, separators=separators).encode()
+        assert depth_exceeds(body, 64) is (depth_of(value) > 64)
+
+
+def test_more_objects_than_anybody_needs_are_refused_however_they_stand() -> None:
+    """To count them is quick, to read them is not."""
+    allowed, refused = (b"[" + b",".join([b"{}"] * count) + b"]" for count in (MAX_BRACKETS // 2 - 2, MAX_BRACKETS // 2 + 1))
+    assert depth_exceeds(allowed, 64) is False
+    with pytest.raises(ValueError, match="100,000"):
+        depth_exceeds(refused, 64)
 
 
 @pytest.mark.parametrize(
