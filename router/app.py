@@ -208,6 +208,11 @@ class Service:
         if self._office is not None:
             self._office.serves(snapshot)
 
+    @property
+    def admin_port(self) -> int | None:
+        """The port where administrators alone are answered; None: there is none."""
+        return None if self._office is None else self._office.port
+
     def _make_gate(self) -> None:
         self._view = View(
             snapshot=self.snapshot,

@@ -123,6 +123,12 @@ def listen(host: str, port: int, *, shared: bool) -> socket.socket:
     return listener
 
 
+def _to_connect(host: str, port: int) -> str:
+    # An address to connect to, not to listen on.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{in_url(host)}:{port}"
+
+
 class RunningApp:
     """A service that listens: for `serve`, the demo and tests.
 
@@ -155,9 +161,14 @@ class RunningApp:
     @property
     def base_url(self) -> str:
         """Where OpenAI's clients point: ends in `/v1`."""
-        # An address to connect to, not to listen on.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
-        return f"http://{in_url(host)}:{self._port}/v1"
+        return f"{_to_connect(self._host, self._port)}/v1"
+
+    @property
+    def admin_url(self) -> str:
+        """Where administrators are answered; empty: the configuration names none."""
+        snapshot, port = self.service.snapshot, self.service.admin_port
+        host = self._host if port is None else snapshot.server.admin_host
+        return f"{_to_connect(host, port or self._port)}/admin/v1" if snapshot.admins else ""
 
     async def __aenter__(self) -> Self:
         listener = listen(self._host, self._port, shared=self._shared)

@@ -12,8 +12,8 @@ def first_name(snapshot: Snapshot) -> str:
     return "auto" if "auto" in own else next(iter(own or snapshot.routes), "auto")
 
 
-def greeting(snapshot: Snapshot, base_url: str, *, store: str, keys: bool) -> str:
-    """What is served, from which books, and two ways to try it, ready to be pasted. `keys`: clients need one."""
+def greeting(snapshot: Snapshot, base_url: str, *, store: str, keys: bool, admin: str = "") -> str:
+    """What is served, from which books, and two ways to try it, ready to be pasted. `keys`: clients need one; `admin`: their address."""
     model = first_name(snapshot)
     key = "" if not keys else " -H 'Authorization: Bearer YOUR_KEY'"
     sdk_key = "YOUR_KEY" if keys else "unused"
@@ -25,6 +25,7 @@ def greeting(snapshot: Snapshot, base_url: str, *, store: str, keys: bool) -> st
         f"  models   {', '.join(sorted({d.model for d in snapshot.deployments.values()}))}",
         f"  budgets  {budgets}",
         f"  ledger   {ledger}",
+        *([f"  admin    {admin}"] if admin else []),
         *(f"  warning  {warning}" for warning in snapshot.warnings),
         "",
         "Try it:",

@@ -104,7 +104,7 @@ def _serve(
         async with app:
             settle_down()
             if not worker:
-                greet(snapshot, app.base_url, store=app.service.store, keys=app.service.admission.required)
+                greet(snapshot, app.base_url, store=app.service.store, keys=app.service.admission.required, admin=app.admin_url)
             await app.until_signal()
 
     run(main())
@@ -123,8 +123,8 @@ def _supervise(snapshot: Snapshot, host: str, port: int, workers: int) -> int:
         return uvloop.run(Supervisor(command_line, workers=workers, drain_seconds=snapshot.server.drain_seconds).supervise())
 
 
-def greet(snapshot: Snapshot, base_url: str, *, store: str, keys: bool) -> None:
+def greet(snapshot: Snapshot, base_url: str, *, store: str, keys: bool, admin: str = "") -> None:
     """Say what is served and how to try it."""
     from router.commands.greeting import greeting
 
-    print(greeting(snapshot, base_url, store=store, keys=keys), file=sys.stderr, flush=True)
+    print(greeting(snapshot, base_url, store=store, keys=keys, admin=admin), file=sys.stderr, flush=True)

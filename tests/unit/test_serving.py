@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from router import serving
+from router.commands.greeting import greeting
 from router.errors import ConfigError
 from router.serving import RunningApp, Supervisor, listen, parent_died, worker_command
 from tests.conftest import free_port
@@ -46,6 +47,22 @@ def test_ipv6_addresses_are_listened_on() -> None:
     """`::1` is no less local than 127.0.0.1."""
     with listen("::1", 0, shared=False) as listener:
         assert listener.getsockname()[0] == "::1"
+
+
+@pytest.mark.parametrize(("own", "shown"), [("", "below"), (", admin: {port: 0}", "apart")])
+async def test_a_service_says_where_administrators_are_answered(own: str, shown: str, tmp_path: Path) -> None:
+    """A port that was chosen by the system stands nowhere else."""
+    text = CONFIG.replace("STORE", str(tmp_path / "ledger.sqlite")).replace("log_requests: false", f"log_requests: false{own}")
+    alice = "admins: {alice: {secret: $ALICE, role: admin}}\n"
+    async with RunningApp(compiled(text + alice, environment={"ALICE": "alice-0123456789-0123456789"}), port=0) as app:
+        url = app.admin_url
+        assert url.endswith("/admin/v1")
+        assert (url.removesuffix("/admin/v1") == app.base_url.removesuffix("/v1")) == (shown == "below")
+        assert f"  admin    {url}\n" in greeting(app.service.snapshot, app.base_url, store="x", keys=False, admin=url)
+        if shown == "apart":
+            assert url == f"http://127.0.0.1:{app.service.admin_port}/admin/v1"
+    async with RunningApp(compiled(text), port=0) as app:
+        assert app.admin_url == ""
 
 
 def test_a_worker_is_started_as_this_program_was() -> None:
