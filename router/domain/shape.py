@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from io import BytesIO
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -25,8 +24,6 @@ AUDIO_BYTES_PER_TOKEN_BOUND: Final = 50
 FILE_BYTES_PER_TOKEN: Final = 1
 MAX_BRACKETS: Final = 200_000
 """A conversation of 10,000 messages in parts has about 60,000."""
-MANY_MESSAGES: Final = 5_000
-"""Of more, or of so many lines, the quick look would be slow itself."""
 MAX_ITEMS: Final = 1_000_000
 """Tokens or texts in one `prompt` or `input`."""
 COMMON_DEPTH: Final = 8
@@ -51,8 +48,6 @@ _MODALITIES: Final = {
     "video": "video",
 }
 _ADDRESSES: Final = ("image_url", "video_url", "audio_url")
-_BEHIND_OBJECT: Final = (b"},\n", b"}, \n")
-"""What stands before the next object of a list, which is a line end here."""
 _BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
 _STEPS: Final = {ord("{"): 1, ord("}"): -1}
@@ -105,11 +100,11 @@ def _opens_few_of_long(body: bytes, most: int) -> bool:
 def depth_exceeds(body: bytes, most: int) -> bool:
     """Whether JSON nests deeper than `most` levels. Brackets inside strings may cost time, never a wrong yes.
 
+    Almost every body is spared this by `opens_few`.
+
     Raises:
         ValueError: there are more objects and lists than anybody needs; reading them would take the loop's time.
     """
-    if _follow_each_other(body, most):
-        return False
     skeleton = body.translate(_AS_BRACES, _BRACKETS)
     if len(skeleton) <= MAX_BRACKETS and _peels_off(skeleton):
         return False
@@ -118,18 +113,6 @@ def depth_exceeds(body: bytes, most: int) -> bool:
     if len(skeleton) > MAX_BRACKETS:
         raise ValueError(f"it holds more than {MAX_BRACKETS // 2:,} objects and lists")
     return any(depth > most for depth in accumulate(_STEPS[byte] for byte in skeleton))
-
-
-def _follow_each_other(body: bytes, most: int) -> bool:
-    """Whether objects and lists are few, but for objects behind another, as plain messages stand: those add no depth.
-
-    Text is counted in. Lines are cut with `memchr`: half the time that `split` or `translate` takes (CPython 3.11).
-    """
-    lists = len(body) - len(body.replace(b"[", b"", most + 1))
-    if lists > most:
-        return False
-    before = list(islice(BytesIO(body.replace(b"{", b"\n", MANY_MESSAGES)), MANY_MESSAGES))
-    return len(before) < MANY_MESSAGES and lists + sum([not piece.endswith(_BEHIND_OBJECT) for piece in before]) <= most
 
 
 def _peels_off(skeleton: bytes) -> bool:
