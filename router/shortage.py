@@ -9,7 +9,7 @@ from typing import Final
 
 from router.call import Attempt
 from router.domain.budgets import Bucket, BucketSet, Refusal, Reservation
-from router.domain.estimate import capped, clamped, fitting_output, worst_of
+from router.domain.estimate import capped, clamped, fitting_output
 from router.domain.learning import LEAST_WRITTEN
 from router.domain.limits import is_rate_limit
 from router.domain.metering import Metered
@@ -23,7 +23,13 @@ from router.snapshot import Snapshot
 MOST_WAITING: Final = 256
 """Calls that wait for one bucket at a time; others take their next way at once."""
 KEPT_FREE: Final = 50
-"""Percent of what streams under way need on average beyond their holds that new calls leave to them: not all get so long."""
+"""Percent of what streams under way will likely hold beyond what they hold, that a new call leaves to them: not all get so long."""
+KEPT_AT_FIRST: Final = 600
+"""The same for a call that can wait for it first: fewer are under way, and have money tied up, when the first one is refused."""
+KEPT_AT_LAST: Final = 20
+"""The same for a call that has waited for `PATIENCE`: it is about to be refused."""
+PATIENCE: Final = 0.75
+"""Share of the longest wait. The rest is for those who stand behind it: they may have come in the same moment."""
 POLL_SECONDS: Final = 0.1
 """How often the first who waits looks for room that another process has left."""
 SOFT_SHARE: Final = 0.5
@@ -96,9 +102,10 @@ class Shortages:
         """Whether any budget lets calls wait: then streams under way are known here."""
         self.lines: dict[BucketKey, _Line] = {}
         """Where anybody waits."""
-        self.streams: dict[str, tuple[Attempt, int]] = {}
-        """Streams under way, and what one of its kind still costs on average, nano-USD."""
-        self._most_needed = 0
+        self.streams: dict[str, tuple[Sequence[BucketKey], int]] = {}
+        """Streams under way: the buckets for which calls wait, and what it will likely hold beyond its hold, nano-USD."""
+        self.likely: dict[BucketKey, int] = {}
+        """The sum of that for all streams under way in a bucket."""
         self._first_refusals: dict[str, tuple[str, dict[str, float]]] = {}
 
     # -- what the pipeline asks
@@ -123,7 +130,7 @@ class Shortages:
         Raises:
             StoreUnavailable: nothing is held.
         """
-        refusal = held if isinstance(held, Refusal) else self._crowded(held)
+        refusal = held if isinstance(held, Refusal) else self._crowded(held, self._kept_before(held, ways))
         if refusal is None:
             return held
         if isinstance(held, Reservation):
@@ -138,15 +145,18 @@ class Shortages:
             refusal = answer
         return refusal
 
-    def _crowded(self, held: Reservation) -> Refusal | None:
+    def _kept_before(self, held: Reservation, ways: Sequence[OnShort] | None) -> int:
+        """Percent that is left to streams by a call that has not waited."""
+        if ways is None and held.tightest is not None:
+            ways = self._plans.get(held.tightest.budget, _OTHERWISE).first
+        return KEPT_AT_FIRST if ways and ways[0] == "wait" else KEPT_FREE
+
+    def _crowded(self, held: Reservation, percent: int) -> Refusal | None:
         """A refusal, if streams under way may need what this hold would leave. They come first: cut answers are wasted."""
         left, tightest = held.tightest_left_nusd, held.tightest
-        if left is None or tightest is None or left >= len(self.streams) * self._most_needed or not self._plans[tightest.budget].waits:
+        if left is None or tightest is None or not self.likely:
             return None
-        beyond = sum(
-            self._still_needs(attempt, usual) for attempt, usual in self.streams.values() if tightest in attempt.held.buckets.buckets
-        )
-        needed = beyond * KEPT_FREE // 100
+        needed = self.likely.get(_key(tightest), 0) * percent // 100
         if left >= needed:
             return None
         limit = tightest.limit_nusd
@@ -166,14 +176,23 @@ class Shortages:
 
     def began(self, attempt: Attempt) -> None:
         """A stream is under way. `ended` must follow."""
-        lengths, tariff = attempt.estimate.lengths, attempt.deployment.tariff
-        usual = 0 if lengths is None or tariff is None else lengths.remaining * tariff.dearest_output // 1_000_000
-        self.streams[attempt.attempt_id] = (attempt, usual)
-        self._most_needed = max(self._most_needed, usual)
+        made, tariff, likely = attempt.estimate, attempt.deployment.tariff, 0
+        if made.lengths is not None and tariff is not None and made.held_output_tokens < made.output_tokens:
+            # On average it holds half a slice that it has not used.
+            likely = max(0, made.lengths.remaining - made.slice_tokens // 2) * tariff.dearest_output // 1_000_000
+        plans = self._plans
+        keys = [_key(bucket) for bucket in attempt.held.buckets.buckets if plans.get(bucket.budget, _OTHERWISE).waits] if likely else ()
+        for key in keys:
+            self.likely[key] = self.likely.get(key, 0) + likely
+        self.streams[attempt.attempt_id] = (keys, likely)
 
     def ended(self, attempt: Attempt) -> None:
         """An attempt is settled: what it did not need is free for who waits."""
-        self.streams.pop(attempt.attempt_id, None)
+        keys, likely = self.streams.pop(attempt.attempt_id, ((), 0))
+        for key in keys:
+            self.likely[key] -= likely
+            if not self.likely[key]:
+                del self.likely[key]
         for bucket in attempt.held.buckets.buckets if self.lines else ():
             line = self.lines.get(_key(bucket))
             place = None if line is None else line.first()
@@ -259,18 +278,12 @@ class Shortages:
 
     # -- inside
 
-    def _still_needs(self, attempt: Attempt, usual: int) -> int:
-        """What a stream will likely hold beyond what it holds now."""
-        meter = attempt.meter
-        written = 0 if meter is None else int(meter.output_tokens_bound * attempt.estimate.written_rate)
-        used = worst_of(attempt.call.request, attempt.deployment, written, attempt.way.timeouts, attempt.estimate.input_tokens)
-        return max(0, usual - max(0, attempt.held.amount_nusd - used))
-
-    async def _hold(self, attempt: Attempt) -> Reservation | Refusal:
+    async def _hold(self, attempt: Attempt, waited: float) -> Reservation | Refusal:
+        """Hold what is asked for. `waited`: the share of the longest wait that is over."""
         held = await self._reservations.hold_now(attempt)
         if isinstance(held, Refusal):
             return held
-        crowded = self._crowded(held) if self.streams else None
+        crowded = self._crowded(held, kept_after(waited))
         if crowded is None:
             return held
         await self._give_back(attempt, held)
@@ -280,19 +293,18 @@ class Shortages:
         """Stand in line. If a smaller cap comes next anyway, less is asked for the longer the wait was: more calls get an
         answer in time than if each held all that it could.
         """
-        # A stream holds little at a time as it is.
-        if not self.plan(refusal).softens or attempt.estimate.held_output_tokens < attempt.estimate.output_tokens:
-            return await self._stand_in_line(refusal, lambda: self._hold(attempt), under_way=False)
-        made, began = attempt.estimate, self._clock()
+        began, made = self._clock(), attempt.estimate
         full = made.output_cap or 0
+        # A stream holds little at a time as it is.
+        softens = self.plan(refusal).softens and made.held_output_tokens == made.output_tokens
 
         async def try_again() -> Reservation | Refusal:
-            left = 1 - (self._clock() - began) / (self._wait_seconds * SOFT_SHARE)
-            cap = max(int(full * left), self._least_output)
-            if cap >= full or attempt.deployment.price is None:
-                return await self._hold(attempt)
+            waited = (self._clock() - began) / self._wait_seconds
+            cap = max(int(full * (1 - waited / SOFT_SHARE)), self._least_output)
+            if not softens or cap >= full or attempt.deployment.price is None:
+                return await self._hold(attempt, waited)
             attempt.estimate = capped(attempt.call.request, attempt.deployment, made, cap, attempt.way.timeouts)
-            answer = await self._hold(attempt)
+            answer = await self._hold(attempt, waited)
             if isinstance(answer, Reservation):
                 attempt.clamped_to = cap
             return answer
@@ -353,6 +365,11 @@ class Shortages:
             refusal = answer
         attempt.estimate = made
         return refusal
+
+
+def kept_after(waited: float) -> int:
+    """Percent that a call leaves to streams after this share of the longest wait: it gives way late, and then all at once."""
+    return KEPT_AT_FIRST - int((KEPT_AT_FIRST - KEPT_AT_LAST) * min(1.0, waited / PATIENCE) ** 4)
 
 
 def teach(attempt: Attempt, metered: Metered, metrics: Metrics) -> None:

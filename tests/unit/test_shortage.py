@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from router.domain.learning import LEAST_ANSWERS, LEAST_INPUTS
-from router.domain.shortage import DEFAULT, plan_of
+from router.domain.shortage import DEFAULT, OnShort, plan_of
+from router.shortage import KEPT_AT_FIRST, KEPT_AT_LAST, PATIENCE, kept_after
 from tests.pipeline_fakes import PRICE, FakeExchange, Script, World, ask, json_answer, piece, snapshot, stream_answer, with_ways
 
 SHORT_WAIT = 0.05
@@ -165,3 +166,59 @@ async def test_strict_holds_every_input_at_its_certain_bound(where: str) -> None
     for _ in range(count):
         await world.ask(ask())
     assert len({record.hold_nusd for record in world.ledger.records}) == 1
+
+
+async def world_with_a_long_stream(*ways: OnShort) -> tuple[World, asyncio.Task[None]]:
+    """Most answers are short and some are very long; one stream is under way, and the limit is what is held and a few slices."""
+    config = with_ways(*ways, wait=SHORT_WAIT)
+    deployments = {name: replace(one, default_max_output_tokens=4000) for name, one in config.deployments.items()}
+    lengths = [3000 if number % 4 == 0 else 20 for number in range(LEAST_ANSWERS)]
+    scripts = (*map(json_answer, lengths), stream_answer(*[piece()] * 200, told=200), stream_answer(piece()))
+    world = World(replace(config, deployments=deployments), *scripts, limit_nusd=1000 * 10**9)
+    for _ in lengths:
+        await world.ask(ask())
+    under_way = asyncio.ensure_future(world.pipeline.serve(FakeExchange(ask(stream=True)), "chat"))
+    while not world.live:
+        await asyncio.sleep(0)
+    world.ledger.limit_nusd = world.ledger.spent_nusd + world.ledger.held_nusd + 1200 * PRICE
+    return world, under_way
+
+
+async def test_a_call_that_can_wait_leaves_streams_what_they_will_likely_need() -> None:
+    """It would be cut short by them, or they by it, though there is room for its first slice."""
+    world, under_way = await world_with_a_long_stream("wait", "refuse")
+    late = FakeExchange(ask(stream=True))
+    waiting = asyncio.ensure_future(world.pipeline.serve(late, "chat"))
+    while not world.pipeline.shortages.lines and not waiting.done():
+        await asyncio.sleep(0)
+    await asyncio.gather(under_way, waiting)
+    assert late.status == 200
+    assert world.metric("faregate_budget_refusals_total") == 1
+    assert world.ledger.held_nusd == 0
+
+
+async def test_a_call_that_cannot_wait_takes_the_room_there_is() -> None:
+    """Where no budget lets calls wait, nothing is kept free for streams."""
+    world, under_way = await world_with_a_long_stream("refuse")
+    late = FakeExchange(ask(stream=True))
+    await asyncio.gather(under_way, world.pipeline.serve(late, "chat"))
+    assert late.status == 200
+    assert world.metric("faregate_budget_refusals_total") == 0
+
+
+async def test_what_streams_needed_is_forgotten_when_they_end() -> None:
+    """Calls would wait for streams that are over."""
+    world, under_way = await world_with_a_long_stream("wait", "refuse")
+    await under_way
+    assert world.pipeline.shortages.streams == {}
+    assert world.pipeline.shortages.likely == {}
+    assert (await world.ask(ask(stream=True))).status == 200
+    assert world.metric("faregate_budget_refusals_total") == 0
+
+
+def test_a_call_leaves_less_to_streams_the_longer_it_has_waited() -> None:
+    """And as little as it ever will some time before its wait is over, so that those behind it have their turn too."""
+    kept = [kept_after(tenth / 10) for tenth in range(11)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] == KEPT_AT_FIRST
+    assert kept_after(PATIENCE) == kept[-1] == kept_after(1.2) == KEPT_AT_LAST
