@@ -71,11 +71,12 @@ def script_of(text: bytes) -> Script:
 
 def sample_of(text: bytes | msgspec.Raw) -> bytes:
     """As much of a text as its script is told by: all of a short one, every so manieth byte of a long one."""
+    # Every so manieth byte is taken nine times as fast from bytes as from a view, which is worth a copy of a `Raw`.
+    text = bytes(text)
     if len(text) <= LONGEST_READ:
-        return bytes(text)
-    view = memoryview(text)
-    begin = bytes(view[:SAMPLE])
-    return begin if b"\\u" in begin else view[:: len(view) // SAMPLE].tobytes()
+        return text
+    begin = text[:SAMPLE]
+    return begin if b"\\u" in begin else text[:: len(text) // SAMPLE]
 
 
 class Share:
