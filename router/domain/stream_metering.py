@@ -72,6 +72,8 @@ class StreamMeter:
     """Whether text, reasoning or a tool call was received."""
     _events = 0
     _counted = 0
+    _ahead: tuple[bytes, int] = b"", 0
+    """What was looked at before it was fed, and its events with choices."""
     _fold_at = _FOLD_BYTES
     _fast = False
     """Whether whole events need no look: the envelope is known, nothing is held, and one choice needs no watching."""
@@ -217,6 +219,7 @@ class StreamMeter:
     def events_with(self, chunk: bytes) -> int:
         """What `events` will be at least when this has been fed: one that is cut by the chunking may not count."""
         new = chunk.count(_CHOICES_KEY)
+        self._ahead = chunk, new
         return self.events + (new if new == 0 or chunk.endswith(_WHOLE) else new - 1)
 
     @property
@@ -353,11 +356,10 @@ class StreamMeter:
             self._smallest, self._envelope_likely = map(min, zip(*found, strict=True))
 
     def _without_usage(self, piece: bytes) -> bytes:
-        # `find` is faster than a pattern, and most often there is one, at the end.
         found = _USAGE_OBJECT.search(piece, max(0, piece.find(_USAGE_KEY)))
         if found is None:
             return piece
-        # Most often the first event with usage is the last but one.
+        # Most often the first event with usage is the last but one; `find` is there sooner than a pattern.
         before = piece.rfind(b"\n\n", 0, found.start()) + 2 if b"\r" not in piece else 0
         start = before if before > 1 else 0
         return piece[:start] + b"".join([reading.without_usage_only(event) for event in split_events(piece[start:])])
@@ -368,7 +370,8 @@ class StreamMeter:
         new = pieces[self._counted :]
         if new:
             block = new[0] if len(new) == 1 else b"".join(new)
-            self._events += block.count(_CHOICES_KEY)
+            ahead, count = self._ahead
+            self._events += count if block is ahead else block.count(_CHOICES_KEY)
             if block.rfind(_COUNT_KEY) >= 0:
                 self._remember(block)
             if len(pieces) > _FOLD_PIECES or self.total_bytes > self._fold_at:
