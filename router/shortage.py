@@ -64,6 +64,10 @@ class _Line:
     def __len__(self) -> int:
         return len(self._under_way) + len(self._fresh)
 
+    @property
+    def streams_wait(self) -> bool:
+        return bool(self._under_way)
+
     def join(self, *, under_way: bool) -> asyncio.Event:
         place = asyncio.Event()
         (self._under_way if under_way else self._fresh).append(place)
@@ -317,7 +321,9 @@ class Shortages:
     async def _stand_in_line(
         self, refusal: Refusal, try_again: Callable[[], Awaitable[Reservation | Refusal]], *, under_way: bool
     ) -> Reservation | Refusal:
-        """Try again whenever there may be room and it is our turn, until there is or the time is over."""
+        """Try again whenever there may be room and it is our turn, until there is or the time is over. At its end everybody
+        tries, unless a stream under way waits: where many come, a turn may come too late.
+        """
         key = _key(refusal.bucket)
         line = self.lines.setdefault(key, _Line(refusal))
         if len(line) >= MOST_WAITING:
@@ -334,7 +340,7 @@ class Shortages:
                 if isinstance(answer, Reservation):
                     return answer
                 refusal = line.refusal = answer
-            return refusal
+            return refusal if line.first() is place or line.streams_wait else await try_again()
         finally:
             line.leave(place)
             following = line.first()

@@ -100,6 +100,19 @@ async def test_whoever_comes_later_does_not_overtake() -> None:
     await asyncio.gather(first, second)
 
 
+@pytest.mark.parametrize(("ahead_under_way", "status"), [(False, 200), (True, 402)])
+async def test_a_call_tries_once_more_when_its_wait_ends_behind_others(ahead_under_way: bool, status: int) -> None:
+    """Where many wait, it is refused for the length of the line otherwise, not for want of room; streams still come first."""
+    world = World(with_ways("wait", "refuse", wait=SHORT_WAIT), json_answer(), limit_nusd=200 * PRICE)
+    large = asyncio.ensure_future(world.ask(ask()))
+    while not world.pipeline.shortages.lines:
+        await asyncio.sleep(0)
+    (line,) = world.pipeline.shortages.lines.values()
+    line.join(under_way=ahead_under_way)
+    assert (await large).status == 402
+    assert (await world.ask(ask(max_tokens=1))).status == status
+
+
 async def test_a_wait_with_a_clamp_after_it_asks_for_less_and_less() -> None:
     """More calls get an answer in time than if each insisted on all that it could hold."""
     world = World(with_ways("wait", "clamp", "refuse", wait=0.3, least=100), json_answer(), limit_nusd=230 * PRICE)
