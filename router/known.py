@@ -26,9 +26,14 @@ def known_names(snapshot: Snapshot) -> Known:
 
 def unknown(what: str, name: str, names: Iterable[str]) -> str:
     """What is said of a name that is none of those."""
+    known = list(names)
+    hint = meant(name, known) or f"known: {', '.join(known[:MOST_SHOWN]) or 'none'}"
+    return f"there is no {what} '{name}'; {hint}"
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """A question for the name that is close to it; empty: none is."""
     from difflib import get_close_matches
 
-    known = list(names)
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known[:MOST_SHOWN]) or 'none'}"
-    return f"there is no {what} '{name}'; {hint}"
+    near = get_close_matches(name, list(names), n=1)
+    return f"did you mean '{near[0]}'?" if near else ""

@@ -108,10 +108,12 @@ def _labels(data: Sequence[Path], small: str | None, large: str | None) -> list[
 def _rated(prompts: Path, since: str, store: str, small: str | None, large: str | None) -> list[Label]:
     """Labels from the ratings in a ledger."""
     from router.books.reading import TIMEOUT_SECONDS, each_record, read_feedback
-    from router.learned.feedback import labels_of, read_prompts
+    from router.learned.feedback import doubt, labels_of, read_prompts
 
     if small is None or large is None:
         raise typer.BadParameter("of ratings both models have to be named", param_hint="--small, --large")
+    if small == large:
+        raise typer.BadParameter("they are two different models", param_hint="--small, --large")
     try:
         begin = int(parse_moment(since, now=datetime.datetime.now(datetime.UTC), zone=datetime.UTC).timestamp() * 1000)
     except ValueError as error:
@@ -124,7 +126,10 @@ def _rated(prompts: Path, since: str, store: str, small: str | None, large: str 
         lambda record: records.append(record) if record.request_id in known else None,
         since_ms=begin,
     )
-    return labels_of(known, records, given, small=small, large=large)
+    labels = labels_of(known, records, given, small=small, large=large)
+    if odd := doubt(labels, small=small, large=large):
+        typer.echo(f"warning: {odd}", err=True)
+    return labels
 
 
 def _one(name: str | None) -> tuple[str, ...]:

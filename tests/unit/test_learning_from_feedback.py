@@ -13,8 +13,9 @@ from router.commands.router import app
 from router.domain.feedback import Feedback
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
-from router.learned.feedback import labels_of, read_prompts
+from router.learned.feedback import doubt, labels_of, read_prompts
 from router.learned.files import load_model
+from router.learned.labels import Label
 from tests.running import running
 from tests.scripted_behaviours import Json, usage
 from tests.scripted_upstream import ScriptedUpstream
@@ -54,8 +55,32 @@ def test_each_rated_prompt_is_a_label_and_the_other_model_counts_by_its_mean() -
     given["d", "someone"] = Feedback(request_id="d", key_id="someone", at_ms=1, rating=1.0)
     labels = labels_of(prompts, answers, given, small="s", large="l")
     assert [(label.prompt, label.small, label.large) for label in labels] == [("one", 0.0, 0.5), ("two", 0.0, 1.0)]
-    with pytest.raises(ConfigError, match='no answer of "x"'):
-        labels_of(prompts, answers, given, small="x", large="l")
+
+
+@pytest.mark.parametrize(
+    ("ratings", "said"),
+    [
+        ({"a": 1.0, "b": 0.5}, r"rated are: frontier, pocket\. did you mean 'pocket'\?$"),
+        ({"b": 0.5}, r"rated are: frontier\.$"),
+        ({}, ", and none of another model$"),
+    ],
+)
+def test_a_model_without_ratings_is_told_from_those_that_have_some(ratings: dict[str, float], said: str) -> None:
+    """Most often its name is misspelt."""
+    given = {(name, "k"): Feedback(request_id=name, key_id="k", at_ms=1, rating=rating) for name, rating in ratings.items()}
+    with pytest.raises(ConfigError, match=f'^no answer of "poket" to one of these prompts has a rating.*{said}'):
+        labels_of({"a": "one", "b": "two"}, [answer("a", "pocket"), answer("b", "frontier")], given, small="poket", large="frontier")
+
+
+def test_names_that_may_be_swapped_are_asked_about_with_both_means() -> None:
+    """A router that was trained the wrong way round sends what is hard to the small model, and looks as good as any."""
+    labels = [Label("one", 0.25, 1.0), Label("two", 0.5, 1.0)]
+    assert doubt(labels, small="pocket", large="frontier") == ""
+    assert doubt([Label("one", 0.5, 0.5)], small="a", large="b") == ""
+    swapped = doubt([Label(each.prompt, each.large, each.small) for each in labels], small="frontier", large="pocket")
+    assert 'of "frontier", the small model, is 1.00, that of "pocket", the large one, 0.38' in swapped
+    assert "--small pocket --large frontier" in swapped
+    assert "\n" not in swapped
 
 
 async def test_ratings_over_http_make_a_router(tmp_path: Path) -> None:
@@ -82,6 +107,13 @@ async def test_ratings_over_http_make_a_router(tmp_path: Path) -> None:
     model, trained = load_model(str(out))
     assert trained["sources"] == {"feedback": 24}
     assert model.scores(HARD).gap > model.scores(EASY).gap
+    assert "warning" not in done.output
+    swapped = [*words[:-4], "--small", "large", "--large", "small"]
+    done = await asyncio.to_thread(CliRunner().invoke, app, swapped)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith('warning: the mean rating of "large", the small model, is 1.00, that of "small", the large one, 0.50: ')
+    assert len(done.stderr.splitlines()) == 1
+    assert CliRunner().invoke(app, [*words[:-4], "--small", "large", "--large", "large"]).exit_code == 2
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
