@@ -18,14 +18,14 @@ from router.relay import STREAM_HEADERS
 _IDS: Final = b"%b: %%b\r\n%b: %%b\r\n" % (h.REQUEST_ID, h.OWN_REQUEST_ID)
 _COST: Final = b"%b: %%d.%%09d\r\n" % h.COST_USD
 _LEFT: Final = b"%b: %%d.%%09d\r\n" % h.BUDGET_REMAINING_USD
-_ANSWER: Final = b"%%b%b: %%d\r\n%b: %%.3f\r\n%%b%%b" % (h.ATTEMPTS, h.OVERHEAD_MS)
+_ANSWER: Final = b"%%b%b: %%d\r\n%b: %%.3f\r\n%%b%b" % (h.ATTEMPTS, h.OVERHEAD_MS, _IDS)
 
 
 def with_ids(call: Call, headers: list[tuple[bytes, bytes]], upstream_id: bytes | None = None) -> bytes:
     """Header lines of a failure: where it was tried, and the request ids: the client's own first, else the provider's, else ours."""
     if call.rate_lines:
         headers = [pair for pair in headers if not pair[0].startswith(h.RATE_LIMIT)]
-    return h.encode(headers) + call.rate_lines + _tried_lines(call) + _id_lines(call, upstream_id)
+    return h.encode(headers) + call.rate_lines + _tried_lines(call) + _IDS % (_shown_id(call, upstream_id), call.id_bytes)
 
 
 def _tried_lines(call: Call) -> bytes:
@@ -53,11 +53,9 @@ def refused_by(error: RouterError) -> str:
     return str(details.get("budget") or details.get("limit_name") or details.get("guard") or "")
 
 
-def _id_lines(call: Call, upstream_id: bytes | None) -> bytes:
-    own = call.id_bytes
+def _shown_id(call: Call, upstream_id: bytes | None) -> bytes:
     client = call.headers.get(h.REQUEST_ID)
-    shown = client if client is not None and h.safe_id(client) is not None else upstream_id or own
-    return _IDS % (shown, own)
+    return client if client is not None and h.safe_id(client) is not None else upstream_id or call.id_bytes
 
 
 def _where_lines(model: str, deployment: str, route: str, rule: str, reason: str, stream: bool) -> bytes:
@@ -98,7 +96,7 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
     left = call.budget_left_nusd
     if left is not None:
         passed += _LEFT % divmod(left if left > 0 else 0, NUSD_PER_USD)
-    lines = _ANSWER % (head, call.attempts, overhead_seconds * 1000, passed, _id_lines(call, upstream_id))
+    lines = _ANSWER % (head, call.attempts, overhead_seconds * 1000, passed, _shown_id(call, upstream_id), call.id_bytes)
     if from_upstream and any(start in lines for start in way.secrets):
         return secrets_of(attempt.deployment.provider).hide(lines)
     return lines
