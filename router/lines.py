@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -243,7 +244,7 @@ def spend_record(
     if attempt.first_byte_at is not None:
         line += b',"first_byte_ms":%d' % int((attempt.first_byte_at - attempt.began) * 1000)
     if served_model and served_model != attempt.deployment.upstream_id:
-        line += served_as(served_model)
+        line += served_as(served_model[:MAX_SERVED_MODEL])
     if baseline_nusd is not None:
         line += b',"baseline_nusd":%d' % baseline_nusd
     if attempt.clamped_to:
@@ -260,9 +261,10 @@ def spend_record(
     return line + (b",%b}" % _inside(rare) if rare else b"}")
 
 
+@lru_cache(maxsize=1024)
 def served_as(model: str) -> bytes:
-    """The member that names another model than the one that was asked for."""
-    return b',"served_model":%b' % _encode(model[:MAX_SERVED_MODEL])
+    """The member that names another model than the one that was asked for; at most `MAX_SERVED_MODEL` characters of it."""
+    return b',"served_model":%b' % _encode(model)
 
 
 def _seldom(call: Call, *, charged_hold: bool) -> bytes:

@@ -14,7 +14,7 @@ from router.domain.money import MAX_NUSD
 from router.domain.prices import Price
 from router.domain.pricing import charge
 from router.domain.usage import Usage
-from router.lines import served_as, spend_record
+from router.lines import MAX_SERVED_MODEL, served_as, spend_record
 from router.metrics import Metrics
 from router.metrics_series import AttemptSeries
 from router.snapshot import Snapshot
@@ -140,7 +140,7 @@ class Settlements:
             usage.input_tokens,
             usage.output_tokens,
             int(first_seconds * 1000),
-            b"" if not served_model or served_model == attempt.deployment.upstream_id else served_as(served_model),
+            b"" if not served_model or served_model == attempt.deployment.upstream_id else served_as(served_model[:MAX_SERVED_MODEL]),
         )
         series = attempt.way.answered or self._series(attempt, "ok")
         # Only a stream has a first token that comes before the others.
