@@ -57,6 +57,20 @@ async def test_a_file_that_is_full_takes_nothing_and_recovers(ledger: SqliteLedg
     assert await ledger.verify() == []
 
 
+async def test_an_operation_that_cannot_be_written_fails_alone(ledger: SqliteLedger) -> None:
+    """A bug must not end the thread that writes: every later call would wait for ever."""
+    reserved = await held(ledger, 100, WHERE)
+    # Half a character is no text to SQLite.
+    bad, good = await asyncio.gather(
+        ledger.heartbeat({"a\ud800": 5}), ledger.settle(reserved, charge_nusd=80, record=RECORD), return_exceptions=True
+    )
+    assert isinstance(bad, StoreUnavailable)
+    assert "UnicodeEncodeError" in str(bad)
+    assert good is True
+    assert await counters(ledger) == {"company": (80, 0, 0)}
+    assert await ledger.verify() == []
+
+
 async def test_a_closed_ledger_says_so(tmp_path: Path) -> None:
     """A call after the end is an outage, not a hang."""
     made = SqliteLedger(str(tmp_path / "ledger.sqlite"))

@@ -9,8 +9,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import structlog
+
 from router.adapters.sqlite.batch import Batch
 from router.errors import StoreUnavailable
+
+log = structlog.get_logger("faregate.ledger")
 
 T = TypeVar("T")
 Operation = tuple[Callable[..., Any], "asyncio.Future[Any]", str, tuple[Any, ...]]
@@ -101,6 +105,13 @@ class Writer:
             self._undo()
             failure = StoreUnavailable(f"the ledger file cannot be written: {error}")
             return [(op[1], failure) for op in operations]
+        # The last line of defence: a bug in one operation must neither end the thread nor fail the others of its batch.
+        except Exception as bug:
+            self._undo()
+            if len(operations) > 1:
+                return [answer for each in operations for answer in self._apply([each])]
+            log.exception("an operation of the ledger failed")
+            return [(operations[0][1], StoreUnavailable(f"the ledger cannot do that: {bug!r}"))]
         batch.end()
         return answers
 
