@@ -340,7 +340,7 @@ class Shortages:
                 if isinstance(answer, Reservation):
                     return answer
                 refusal = line.refusal = answer
-            return refusal if line.first() is place or line.streams_wait else await try_again()
+            return refusal if under_way or line.streams_wait else await try_again()
         finally:
             line.leave(place)
             following = line.first()
