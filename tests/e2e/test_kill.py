@@ -64,6 +64,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def listening(port: int) -> int:
+    """How many sockets listen on a port of loopback: a process that runs may be loading yet."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[1] == f"0100007F:{port:04X}" and line[3] == "0A" for line in lines)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -131,8 +137,9 @@ async def test_a_killed_service_leaves_books_that_agree_or_say_so(tmp_path: Path
 async def test_a_worker_that_is_killed_is_replaced_and_costs_the_others_nothing(tmp_path: Path, store: str) -> None:
     """One process of several dies in mid-load: the rest serves on, sweeps its holds, and no counter goes down."""
     async with ScriptedUpstream(default=Json()) as up, Gateway(tmp_path, config(up), store=store, workers=2) as gateway:
-        await until(lambda: len(workers_of(gateway.pid)) == 2)
+        await until(lambda: listening(gateway.port) == 2)
         first = workers_of(gateway.pid)
+        assert len(first) == 2
         served = await storm(gateway, 40)
         assert served == {200: 40}
         await until_counted(gateway, 40)
