@@ -76,3 +76,10 @@ def test_an_answer_that_is_no_stream_after_all_says_its_tier_too() -> None:
     cheaper.feed(raw[:40])
     cheaper.feed(raw[40:])
     assert (usual.is_json, usual.service_tier, cheaper.service_tier) == (True, "", "flex")
+
+
+def test_counts_outside_a_usage_are_none() -> None:
+    """A server that echoes the cap of a request in each event has not said what it used."""
+    words = [event(choices=[{"index": 0, "delta": {"content": "a"}}], max_tokens=9) for _ in range(5)]
+    usage = booked(ROLE, *words, STOP, DONE)
+    assert (usage.output_tokens, usage.evidence, usage.doubt) == (5, "estimated", "missing")
