@@ -48,7 +48,7 @@ _MODALITIES: Final = {
     "video": "video",
 }
 _ADDRESSES: Final = ("image_url", "video_url", "audio_url")
-_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
+_NEITHER_BRACKETS_NOR_QUOTES: Final = bytes(set(range(256)) - set(b'{}[]"'))
 _AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
 _STEPS: Final = {ord("{"): 1, ord("}"): -1}
 
@@ -98,21 +98,22 @@ def _opens_few_of_long(body: bytes, most: int) -> bool:
 
 
 def depth_exceeds(body: bytes, most: int) -> bool:
-    """Whether JSON nests deeper than `most` levels. Brackets inside strings may cost time, never a wrong yes.
+    """Whether JSON nests deeper than `most` levels. Brackets inside strings neither hide nor add a level.
 
     Almost every body is spared this by `opens_few`.
 
     Raises:
         ValueError: there are more objects and lists than anybody needs; reading them would take the loop's time.
     """
-    skeleton = body.translate(_AS_BRACES, _BRACKETS)
-    if len(skeleton) <= MAX_BRACKETS and _peels_off(skeleton):
-        return False
-    outside_strings = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    skeleton = outside_strings.translate(_AS_BRACES, _BRACKETS)
+    # A backslash alone is looked for first: that is a hundred times as fast.
+    escaped = body.find(b"\\") >= 0 and body.rfind(b'\\"') >= 0
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"") if escaped else body
+    # Strings without a bracket are pairs of quotes now; without them there is little left to split.
+    skeleton = plain.translate(_AS_BRACES, _NEITHER_BRACKETS_NOR_QUOTES).replace(b'""', b"")
+    skeleton = b"".join(skeleton.split(b'"')[::2])
     if len(skeleton) > MAX_BRACKETS:
         raise ValueError(f"it holds more than {MAX_BRACKETS // 2:,} objects and lists")
-    return any(depth > most for depth in accumulate(_STEPS[byte] for byte in skeleton))
+    return not _peels_off(skeleton) and any(depth > most for depth in accumulate(_STEPS[byte] for byte in skeleton))
 
 
 def _peels_off(skeleton: bytes) -> bool:

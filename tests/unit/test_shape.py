@@ -82,8 +82,9 @@ def test_more_objects_than_anybody_needs_are_refused_however_they_stand() -> Non
         (b'{"a":"' + b'\\"[' * 100 + b'"}', False),
         (b'{"a":"\\\\",' + b'"b":[' * 70 + b'"["' + b"]" * 70 + b"}", True),
         (b"[]" * 100, False),
+        (b'{"a":"}","b":' * 100 + b"1" + b',"c":"{"}' * 100, True),
     ],
-    ids=["deep", "just too deep", "just not", "in text", "behind quotes", "behind a backslash", "flat"],
+    ids=["deep", "just too deep", "just not", "in text", "behind quotes", "behind a backslash", "flat", "balanced by text"],
 )
 def test_depth_of_odd_bodies(body: bytes, exceeds: bool) -> None:
     """What is not JSON at all is the parser's to refuse; it does not recurse."""
