@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
 import msgspec
 import typer
 
+from policies.ranges import ENDLESS, RangeError, read_share
 from router.commands.options import Config
 from router.commands.replaying import Replay, Since, Until, read_log
 from router.errors import ConfigError
@@ -17,12 +17,11 @@ from router.replay.observed import Observed
 from router.replay.report import as_markdown, as_text
 from router.replay.requests import Asked
 from router.replay.simulate import World
-from router.settings.findings import did_you_mean
+from router.settings.findings import one_of
 from router.settings.offline import load_offline
 from router.snapshot import Snapshot
 
 EXIT_BROKEN: Final = 1
-_SHARE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(%?)")
 
 
 def command(
@@ -79,17 +78,18 @@ def _check_most(snapshot: Snapshot, limits: Mapping[str, float], requests: Itera
     known = {*snapshot.providers, *(part.provider for asked in requests for part in asked.parts)} - {""}
     for name in limits:
         if name not in known:
-            meant = did_you_mean(name, known) or f"; known: {', '.join(sorted(known))}"
-            raise typer.BadParameter(f"there is no provider {name!r}{meant}", param_hint="--most")
+            raise typer.BadParameter(f"there is no provider {name!r}{one_of(name, sorted(known))}", param_hint="--most")
 
 
 def _limit(text: str) -> tuple[str, float]:
     name, sign, share = text.partition("=")
     if not sign:
         raise typer.BadParameter(f"{text!r} is not provider=60%", param_hint="--most")
-    found = _SHARE.fullmatch(share.strip())
-    most = -1.0 if found is None else float(found[1]) / (100 if found[2] else 1)
-    if not 0 <= most <= 1:
+    try:
+        most = read_share(share.strip())
+    except RangeError:
+        most = ENDLESS
+    if most > 1:
         raise typer.BadParameter(f"{share.strip()!r} is not a share of the spending, 0 to 1; write 60% or 0.6", param_hint="--most")
     return name.strip(), most
 

@@ -72,7 +72,7 @@ class Client:
         # The address is the operator's own, from the command line.
         request = urllib.request.Request(f"{self.base_url}/chat/completions", data=body, headers=headers)  # noqa: S310
         try:
-            # As above.
+            # The same address, which is the operator's own.
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
                 nusd = from_usd(answer.headers.get("x-faregate-cost-usd") or "0")
                 text = said_in_body(answer.read()).text
