@@ -183,7 +183,7 @@ async def test_strict_holds_every_input_at_its_certain_bound(where: str) -> None
 
 async def world_with_a_long_stream(*ways: OnShort) -> tuple[World, asyncio.Task[None]]:
     """Most answers are short and some are very long; one stream is under way, and the limit is what is held and a few slices."""
-    config = with_ways(*ways, wait=SHORT_WAIT)
+    config = with_ways(*ways)
     deployments = {name: replace(one, default_max_output_tokens=4000) for name, one in config.deployments.items()}
     lengths = [3000 if number % 4 == 0 else 20 for number in range(LEAST_ANSWERS)]
     scripts = (*map(json_answer, lengths), stream_answer(*[piece()] * 200, told=200), stream_answer(piece()))
