@@ -273,6 +273,20 @@ def _unknown_wishes(call: Call) -> str:
     return f" This route has no deployment, model or provider '{wrong[0]}'{did_you_mean(wrong[0], known)}"
 
 
+def _whose_ceiling(call: Call) -> str:
+    """Whose limit no candidate's highest cost keeps, and what to do."""
+    least = None if call.restrict is None else call.restrict.max_cost_nusd
+    if least is None:
+        whose = f"of the policy's `max_request_usd` (rule '{call.branch.rule}')"
+    elif least == call.route.max_cost_nusd:
+        whose = f"of route '{call.route.name}' (`max_cost`)"
+    elif least == call.principal.max_cost_nusd:
+        whose = "of the key or its team (`max_cost`)"
+    else:
+        whose = "that the request sets itself (`x-faregate-max-cost-usd` or `faregate.max_cost_usd`)"
+    return f" The limit is the one {whose}. A smaller max_tokens lowers what the request could cost. Request {call.request_id}."
+
+
 def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     """The error for a decision without candidates: it names every one and why it is out."""
     reasons = [f"{item.deployment}: {item.reason}" + (f" ({item.detail})" if item.detail else "") for item in decision.rejected]
@@ -285,7 +299,8 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     causes = {item.reason for item in decision.rejected}
     message = f"No deployment of '{call.route.name}' (rule '{decision.rule}') can serve this request: {listed}."
     if causes == {"too_expensive"}:
-        return RouterError(MAX_COST_EXCEEDED, message, details=details)
+        details["request_id"] = call.request_id
+        return RouterError(MAX_COST_EXCEEDED, message + _whose_ceiling(call), details=details)
     if causes == {"excluded_by_request"}:
         return RouterError(INVALID_REQUEST, f"{message}{_unknown_wishes(call)}", details=details)
     if causes == {"frozen"}:

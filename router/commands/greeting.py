@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from router.domain.money import format_usd
+from router.domain.budgets import Budget
+from router.domain.money import format_amount
 from router.snapshot import Snapshot
 
 
@@ -12,12 +13,17 @@ def first_name(snapshot: Snapshot) -> str:
     return "auto" if "auto" in own else next(iter(own or snapshot.routes), "auto")
 
 
+def _described(budget: Budget) -> str:
+    window = f"{budget.rolling_ms // 1000:,} s" if budget.rolling_ms else budget.window
+    return f"{budget.name} {format_amount(budget.limit_nusd, budget.unit)}/{window}"
+
+
 def greeting(snapshot: Snapshot, base_url: str, *, store: str, keys: bool, admin: str = "") -> str:
     """What is served, from which books, and two ways to try it, ready to be pasted. `keys`: clients need one; `admin`: their address."""
     model = first_name(snapshot)
     key = "" if not keys else " -H 'Authorization: Bearer YOUR_KEY'"
     sdk_key = "YOUR_KEY" if keys else "unused"
-    budgets = ", ".join(f"{b.name} {format_usd(b.limit_nusd)} USD/{b.window}" for b in snapshot.budgets) or "none"
+    budgets = ", ".join(map(_described, snapshot.budgets)) or "none"
     ledger = store.rpartition("@")[2] if "://" in store else store
     lines = [
         "",

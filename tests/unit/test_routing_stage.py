@@ -167,6 +167,10 @@ def test_the_route_s_own_limit_is_never_loosened(header: bytes | None) -> None:
     assert error.spec.code == "max_cost_exceeded"
     assert error.details is not None
     assert error.details["rejected"] == [{"deployment": "one/large", "reason": "too_expensive"}]
+    own = header is not None and float(header) < 0.1
+    whose = "the request sets itself (`x-faregate-max-cost-usd`" if own else "of route 'capped' (`max_cost`)"
+    assert whose in error.message
+    assert "A smaller max_tokens lowers" in error.message
 
 
 def test_a_limit_of_one_request_leaves_nothing_behind_for_the_next() -> None:

@@ -65,6 +65,16 @@ async def test_a_service_says_where_administrators_are_answered(own: str, shown:
         assert app.admin_url == ""
 
 
+def test_the_greeting_writes_each_budget_in_its_own_unit() -> None:
+    """A limit of tokens that is shown in USD would be believed."""
+    text = CONFIG.replace("STORE", "x") + (
+        "budgets:\n  money: {limit: $5/day}\n  tokens: {limit: 5k tokens/day}\n  calls: {limit: 3 requests/hour}\n"
+        "  rolling: {limit: $2/rolling 2h}\n"
+    )
+    shown = greeting(compiled(text), "http://x/v1", store="x", keys=False)
+    assert "  budgets  money 5.00 USD/day, tokens 5,000 tokens/day, calls 3 requests/hour, rolling 2.00 USD/7,200 s\n" in shown
+
+
 def test_a_worker_is_started_as_this_program_was() -> None:
     """With the same verb and options."""
     assert worker_command()[:3] == [sys.executable, "-m", "router"]
