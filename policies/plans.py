@@ -97,9 +97,11 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Time to the first token, as a share of the others'."""
     cost: float | None = None
     """Charge of a call, as a share of the others'."""
+    rating: float | None = None
+    """What clients say of the answers, 0 to 1, as a difference of means."""
     alpha: float = 0.05
     least: int = 50
-    """Calls of each arm before times, charges and small differences of failures are looked at."""
+    """Calls (ratings) of each arm before times, charges, ratings and small differences of failures are looked at."""
 
 
 class Full(msgspec.Struct, frozen=True, kw_only=True, gc=False):

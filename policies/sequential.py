@@ -23,6 +23,8 @@ SPREAD_OF_ERRORS: Final = 0.1
 BISECTIONS: Final = 30
 SPREAD_OF_LOGS: Final = 0.3
 """The same for logarithms of times and charges: a third more or less."""
+SPREAD_OF_RATINGS: Final = 0.1
+"""The same for means of ratings from 0 to 1."""
 
 
 class Moments(msgspec.Struct):
@@ -39,6 +41,16 @@ class Moments(msgspec.Struct):
         self.mean += gap / self.count
         self.squares += gap * (value - self.mean)
 
+    def take_back(self, value: float) -> None:
+        """As if this value, which was added once, had not been."""
+        self.count -= 1
+        if not self.count:
+            self.mean = self.squares = 0.0
+            return
+        gap = value - self.mean
+        self.mean -= gap / self.count
+        self.squares = max(0.0, self.squares - gap * (value - self.mean))
+
     @property
     def variance(self) -> float:
         """Of one value; at least two must have been seen."""
@@ -54,6 +66,8 @@ class ArmState(msgspec.Struct):
     """Natural logarithms of milliseconds."""
     cost: Moments = msgspec.field(default_factory=Moments)
     """Natural logarithms of nano-USD."""
+    rated: Moments = msgspec.field(default_factory=Moments)
+    """What clients said of answers, from 0 to 1."""
 
     def add(self, *, failed: bool, first_token_ms: float | None, charge_nusd: int) -> None:
         """One more call. Times and charges of failed calls do not count."""
@@ -68,13 +82,13 @@ class ArmState(msgspec.Struct):
 
 
 def reason_to_stop(stop: Stop, arms: Mapping[str, ArmState]) -> str:
-    """`errors`, `first_token` or `cost`, whichever shows that the arm is worse than allowed; empty if nothing does.
+    """`errors`, `first_token`, `cost` or `rating`, whichever shows that the arm is worse than allowed; empty if nothing does.
 
     The others are all arms but this one. The chance of a mistake is split evenly between what is looked at.
     """
     own = arms.get(stop.arm, ArmState())
     others = [state for name, state in arms.items() if name != stop.arm]
-    looked_at = [limit for limit in (stop.errors, stop.first_token, stop.cost) if limit is not None]
+    looked_at = [limit for limit in (stop.errors, stop.first_token, stop.cost, stop.rating) if limit is not None]
     if not looked_at:
         return ""
     alpha = stop.alpha / len(looked_at)
@@ -83,7 +97,7 @@ def reason_to_stop(stop: Stop, arms: Mapping[str, ArmState]) -> str:
     for name, limit in (("first_token", stop.first_token), ("cost", stop.cost)):
         if limit is not None and _exceeds(getattr(own, name), [getattr(each, name) for each in others], limit, stop.least, alpha):
             return name
-    return ""
+    return "rating" if stop.rating is not None and _rates_lower(stop, own.rated, [each.rated for each in others], alpha) else ""
 
 
 def _errs(stop: Stop, own: ArmState, others: list[ArmState], alpha: float) -> bool:
@@ -134,6 +148,25 @@ def _exceeds(own: Moments, others: list[Moments], limit: float, least: int, alph
         return False
     variance = own.variance / own.count + usual.variance / usual.count
     return is_above(own.mean - usual.mean - math.log1p(limit), variance, SPREAD_OF_LOGS, alpha)
+
+
+def _rates_lower(stop: Stop, own: Moments, others: list[Moments], alpha: float) -> bool:
+    usual = _together(others)
+    if min(own.count, usual.count) < stop.least:
+        return False
+    # One best and one worst rating more on each side: where all were alike, the variance would be none.
+    mean, usual_mean = (own.mean * own.count + 1) / (own.count + 2), (usual.mean * usual.count + 1) / (usual.count + 2)
+    variance = _spread_of_ratings(own) / own.count + _spread_of_ratings(usual) / usual.count
+    # The difference itself is shrunk by that, too: in doubt it is less.
+    return is_above(usual_mean - mean - (stop.rating or 0.0), variance, SPREAD_OF_RATINGS, alpha)
+
+
+def _spread_of_ratings(rated: Moments) -> float:
+    """The variance of one rating, with one of 0 and one of 1 added."""
+    with_both = Moments(rated.count, rated.mean, rated.squares)
+    with_both.add(0.0)
+    with_both.add(1.0)
+    return with_both.variance
 
 
 def _together(parts: list[Moments]) -> Moments:

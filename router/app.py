@@ -35,12 +35,13 @@ from router.live import new_ids
 from router.live_controls import POLL_SECONDS, LiveControls
 from router.logs import RequestLog
 from router.metrics import Metrics
-from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments, set_drift
+from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments, set_drift, set_learned
 from router.metrics_ledger import MeteredStore
 from router.metrics_store import Scrape
 from router.outbox import Outbox
 from router.pipeline import Pipeline
 from router.ports import Drift, Ledger
+from router.ratings import RATINGS_SECONDS, Ratings
 from router.reload import Reloader, goes_on_alone, keep_fixed, reload_notes
 from router.reservation import Reservations, burnt_nusd
 from router.settlement import Settlements
@@ -223,8 +224,9 @@ class Service:
             started=self.started,
         )
         pages = Pages(self._view, metrics=self.scrape, ready=self.missing, notes=self.notes)
-        desk = FeedbackDesk(self._view, self.ledger.feedback_store(), self.metrics, learn=self.fleet.memory.rated)
-        self._front = Front(pages, new_id=self._new_id, feedback=desk)
+        feedback = self.ledger.feedback_store()
+        self.ratings = Ratings(feedback, self.fleet.memory, self.metrics)
+        self._front = Front(pages, new_id=self._new_id, feedback=FeedbackDesk(self._view, feedback, self.metrics))
         self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=self._front, settings=self.snapshot.server)
 
     async def swap(self, snapshot: Snapshot) -> None:
@@ -352,10 +354,7 @@ class Service:
             set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self.loaded_at, last_reload_ok=last_reload_ok)
             set_budgets(scrape, snapshot.budgets, self._budget_states, self.controls.state)
             set_deployments(scrape, self._deployment_states())
-            for cascade, share in self.fleet.memory.savings():
-                scrape.set("faregate_cascade_saving_ratio", share, cascade=cascade)
-            for cap, provider, share in self.fleet.memory.vendor_shares():
-                scrape.set("faregate_vendor_spend_ratio", share, cap=cap, provider=provider)
+            set_learned(scrape, self.fleet.memory)
             for budget, share in self.pipeline.shortages.usable():
                 scrape.set("faregate_budget_usable_ratio", share, budget=budget)
             if self._drifts is not None:
@@ -388,6 +387,7 @@ class Service:
         if self.reloader is not None:
             every(0.0, self.reloader.look, name="reload")
         every(POLL_SECONDS, self.controls.poll, name="controls", at_once=True)
+        every(RATINGS_SECONDS, self.ratings.read, name="ratings", at_once=True)
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
         every(ALERTS_SECONDS, self._look_after_alerts, name="alerts", at_once=True)
         every(PAUSES_SECONDS, self._sync_pauses, name="pauses", at_once=True)

@@ -57,6 +57,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
             _verb("unfreeze", "Take a freeze back."),
             _verb("drain", "Send no new call to a provider or a deployment."),
             _verb("undrain", "Take a drain back."),
+            _verb("resume", "Let a canary that was taken back begin anew."),
             _verb("approve", "Let a session go on that was paused because it ran away."),
             _verb("audit", "Show who changed what, when and why."),
             _verb("alerts", "Show who is told of alerts, and send a test."),

@@ -185,6 +185,23 @@ class Desk:
         """Take a drain back."""
         await self._take_back("drain", _name(target, "provider or deployment"), reason)
 
+    async def resume(self, target: str, *, reason: str = "") -> str:
+        """Let an experiment that was taken back begin anew: `route/rule/name`, or its name alone if that is clear. Returns the former."""
+        given = _name(target, "experiment")
+        found: list[str] = []
+
+        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
+            stopped = dict.fromkeys(each.target for each in state.of_kind("stop"))
+            found[:] = [given] if given in stopped else [each for each in stopped if each.rpartition("/")[2] == given]
+            if len(found) != 1:
+                what = "is the name of several" if found else "was not taken back"
+                raise ControlError(f"experiment '{given}' {what}; taken back: {', '.join(found or stopped) or 'none'}")
+            reasons = ", ".join(each.reason for each in state.of_kind("stop") if each.target == found[0])
+            return _without(state, "stop", found[0]), self._entry("experiment.resume", found[0], before=f"stop: {reasons}", reason=reason)
+
+        await self._change(edit, reason=None)
+        return found[0]
+
     async def keys_changed(self, action: str, target: str, *, before: str = "", after: str = "", reason: str = "") -> None:
         """Tell all workers that a minted key was revoked or changed: they believe nothing of before. Audited as `action`."""
 

@@ -10,11 +10,12 @@ import msgspec
 import structlog
 
 from router.call import Call
-from router.controls import TRIES, change, drop_ended
+from router.controls import TRIES, ControlError, change, drop_ended
 from router.domain.controls import (
     DEFAULT_TEAM,
     EVERYBODY,
     AuditEntry,
+    Control,
     ControlState,
     Freezes,
     Limit,
@@ -25,6 +26,7 @@ from router.domain.controls import (
     limits_in_force,
 )
 from router.errors import FROZEN, RouterError
+from router.experiments import Key, mark_of, target_of
 from router.fleet import Fleet
 from router.known import known_names
 from router.ports import ControlStore
@@ -45,6 +47,7 @@ class LiveControls:
         """`keys_changed` is called when what is remembered of minted keys is to be forgotten, `reload` when somebody asks for that."""
         self._store = store
         self._fleet = fleet
+        self._experiments = fleet.memory.experiments
         self._keys_changed = keys_changed
         self._reload = reload
         self._deployments: Mapping[str, tuple[str, str]] = {}
@@ -86,6 +89,25 @@ class LiveControls:
             self._take(decode_state(await self._store.load()))
         if self.state.ends_ms <= now_ms:
             await self._end()
+        for key, reason in list(self._experiments.unsaid.items()):
+            await self._say_stopped(key, reason)
+
+    async def _say_stopped(self, key: Key, reason: str) -> None:
+        """Have all others, and this process when it starts again, know that an experiment was taken back."""
+        target, mark = target_of(key), mark_of(key)
+
+        def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry] | None:
+            if any(each.scope == mark for each in state.of_kind("stop")):
+                return None
+            control = Control(kind="stop", target=target, scope=mark, reason=reason, by="faregate", at_ms=now_ms)
+            entry = AuditEntry(who="faregate", via="test", action="experiment.stop", target=target, after="stop", reason=reason)
+            return msgspec.structs.replace(state, controls=(*state.controls, control)), entry
+
+        try:
+            self._take(await change(self._store, edit, limits=False))
+        except ControlError as exc:
+            log.error("an experiment is taken back by this process only", experiment=target, problem=str(exc))
+        self._experiments.unsaid.pop(key, None)
 
     async def _restore(self) -> None:
         """The store was emptied: a freeze must not end by that."""
@@ -120,6 +142,7 @@ class LiveControls:
         freezes = Freezes(state.controls)
         self.freezes = freezes if freezes else None
         self._fleet.close_deployments(closed_deployments(state.controls, self._deployments))
+        self._experiments.take(state.controls)
         if keys_changed:
             self._keys_changed()
         if reload:

@@ -1,14 +1,14 @@
 """What this process has learned that policy kinds go by: experiments, bandits, cascades, caches of sessions, the pace of budgets.
 
-In memory and per process: every worker learns for itself, and begins anew with a restart.
+In memory and per process: every worker learns for itself, and begins anew with a restart. What was taken back is the exception: see
+`router.experiments`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -16,21 +16,16 @@ import msgspec
 
 from policies.engine import Branch
 from policies.plans import Arm, Live, Plan, Stop
-from policies.sequential import ArmState, reason_to_stop
 from policies.types import RequestFacts
 from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.domain.windows import bucket_set
+from router.experiments import Experiment, Experiments, Key
 from router.metrics import Metrics
 from router.scopes import dims_of
 
 if TYPE_CHECKING:
     from router.call import Attempt, Call
     from router.fleet import FleetView
-
-log = logging.getLogger("faregate.experiments")
-
-Key = tuple[str, str, str, str]
-"""Route, rule, name, and what else tells it from an earlier one of that name."""
 
 MOST_SESSIONS: Final = 50_000
 CACHE_SECONDS: Final = 300.0
@@ -48,18 +43,6 @@ MOST_RATED: Final = 10_000
 BURST_OF_HEDGES: Final = 3.0
 BLAMELESS: Final = frozenset({"client", "context_length_exceeded", "too_large"})
 """Failures that say nothing of the model: the request was wrong."""
-
-
-class Experiment:
-    """What came of an experiment's arms."""
-
-    __slots__ = ("arms", "since", "stopped")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.arms: dict[str, ArmState] = {}
-        self.stopped = ""
-        """Why it was taken back; empty while it runs."""
 
 
 class Belief:
@@ -159,7 +142,7 @@ class Memory:
         """`clock` gives Unix seconds; `quantile` the time to the first token of a deployment: (name, share, least number)."""
         self._clock = clock
         self._quantile = quantile
-        self.experiments: dict[Key, Experiment] = {}
+        self.experiments = Experiments(clock)
         self.beliefs: dict[Key, dict[str, Belief]] = {}
         self.cascades: dict[Key, CascadeState] = {}
         self.vendors: dict[Key, VendorSpend] = {}
@@ -170,8 +153,6 @@ class Memory:
         self._spent: dict[tuple[str, str, str], tuple[int, int]] = {}
         """Used and limit, by budget, scope and window."""
         self._budgets: Mapping[str, Budget] = {}
-        self.recent: deque[str] = deque(maxlen=16)
-        """Stops, for people."""
         self.copies: set[asyncio.Task[None]] = set()
         """Copies of requests that are under way."""
 
@@ -209,11 +190,7 @@ class Memory:
         return call.route.name, call.branch.rule, name, "" if told is None else told.version
 
     def _experiment(self, call: Call, name: str, since: float | None = None) -> Experiment:
-        key = self._key(call, name)
-        found = self.experiments.get(key)
-        if found is None:
-            found = self.experiments[key] = Experiment(self._clock() if since is None else since)
-        return found
+        return self.experiments.of(self._key(call, name), since)
 
     def _read_experiment(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
         found = self._experiment(call, live.name, live.since)
@@ -325,21 +302,14 @@ class Memory:
                 self._count(call, arm, plan.stops, metrics, failed=failed)
 
     def _count(self, call: Call, arm: Arm, stops: tuple[Stop, ...], metrics: Metrics, *, failed: bool) -> None:
-        experiment = self._experiment(call, arm.experiment)
+        key = self._key(call, arm.experiment)
         winner = call.winner
         first = None
         if winner is not None and call.stream and winner.first_byte_at is not None:
             first = (winner.first_byte_at - winner.began) * 1000
-        experiment.arms.setdefault(arm.arm, ArmState()).add(failed=failed, first_token_ms=first, charge_nusd=call.charge_nusd)
-        for stop in stops:
-            if stop.experiment != arm.experiment or experiment.stopped:
-                continue
-            experiment.stopped = reason_to_stop(stop, experiment.arms)
-            if experiment.stopped:
-                metrics.experiment_stopped(experiment=arm.experiment, reason=experiment.stopped)
-                told = f"route {call.route.name}, experiment {arm.experiment}: {stop.arm} is taken back ({experiment.stopped})"
-                self.recent.append(told)
-                log.warning(told)
+        self.experiments.count(key, arm.arm, stops, metrics, failed=failed, first_token_ms=first, charge_nusd=call.charge_nusd)
+        if not failed and any(stop.experiment == arm.experiment and stop.rating is not None for stop in stops):
+            self.experiments.expect_rating(call.request_id, call.principal.key_id, key, arm.arm)
 
     def _reward(self, call: Call, arm: Arm, worth_nusd: int, *, failed: bool) -> None:
         memory = next((live.number for live in call.branch.live if live.what == "bandit" and live.name == arm.experiment), 1000.0)
@@ -352,17 +322,23 @@ class Memory:
             if len(self._given) > MOST_RATED:
                 self._given.popitem(last=False)
 
-    def rated(self, request_id: str, key_id: str, rating: float) -> bool:
-        """Somebody says how good an answer was, 0 to 1: that replaces what was assumed of it.
+    @property
+    def are_rated(self) -> bool:
+        """Whether a rating may teach something."""
+        return bool(self._given) or self.experiments.are_rated
 
-        False: no bandit chose it here, that was long ago, or another key asked for it.
+    def rated(self, request_id: str, key_id: str, rating: float, metrics: Metrics) -> bool:
+        """Somebody says how good an answer was, 0 to 1: that replaces what was assumed of it, and what was said before.
+
+        False: neither a bandit nor a canary chose it here, that was long ago, or another key asked for it.
         """
+        tried = self.experiments.rated(request_id, key_id, rating, metrics)
         given = [each for each in self._given.get(request_id, ()) if each.key_id == key_id]
         for each in given:
             better = max(-1.0, min(max(rating, 0.0), 1.0) - each.cost)
             each.belief.mean += (better - each.reward) / (each.belief.seen + 1.0)
             each.reward = better
-        return bool(given)
+        return bool(given) or tried
 
 
 def _session(call: Call) -> tuple[str, str, str]:

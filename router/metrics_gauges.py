@@ -12,6 +12,7 @@ from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.domain.controls import ControlKind, ControlState, limit_in_force
 from router.domain.money import NUSD_PER_USD
 from router.domain.windows import budget_of, unit_of
+from router.memory import Memory
 from router.metrics_store import Scrape
 from router.ports import Drift
 
@@ -73,6 +74,14 @@ def set_deployments(scrape: Scrape, states: Mapping[str, tuple[DeploymentState, 
         for state in _STATES:
             scrape.set("faregate_deployment_state", int(state == current), deployment=deployment, state=state)
         scrape.set("faregate_deployment_in_flight", in_flight, deployment=deployment)
+
+
+def set_learned(scrape: Scrape, memory: Memory) -> None:
+    """Show what this process has learned of cascades and vendors."""
+    for cascade, share in memory.savings():
+        scrape.set("faregate_cascade_saving_ratio", share, cascade=cascade)
+    for cap, provider, share in memory.vendor_shares():
+        scrape.set("faregate_vendor_spend_ratio", share, cap=cap, provider=provider)
 
 
 def set_configuration(scrape: Scrape, *, version: str, loaded_at_seconds: float, last_reload_ok: bool) -> None:

@@ -234,6 +234,14 @@ class FeedbackStore(Protocol):
         """What was said from then on, in the order in which it was kept; a key may come twice with a request, and the last one counts."""
         ...
 
+    async def newest(self) -> str:
+        """Where what will be said next begins, for `news`; never empty."""
+        ...
+
+    async def news(self, after: str) -> tuple[list[Feedback], str]:
+        """What was said since `after`, some hundred at most, in order; none: that is all. And where the rest begins."""
+        ...
+
 
 class Correction(msgspec.Struct, frozen=True, kw_only=True):
     """A charge that is changed after its call has ended."""

@@ -100,12 +100,19 @@ class StopIf(BaseModel):
     cost: Excess | None = Field(
         default=None, description="Charge of a call above the others' (typical: geometric mean), `20%`. Default: not looked at."
     )
+    rating: Share | None = Field(
+        default=None,
+        description="Mean of the ratings sent to `POST /v1/feedback`, 0 to 1, below the others', `10%` for 0.1. Default: not looked at.",
+    )
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Chance to stop one that is not worse. Unit: 0 to 0.5. Default: 0.05.")
     least: int = Field(
         default=50,
         ge=10,
         le=1_000_000,
-        description="Calls of each side before times and costs are compared; errors are from the first on. Default: 50.",
+        description=(
+            "Calls of each side before times and costs are compared, and ratings of each before these are; errors are from the first on."
+            " Default: 50."
+        ),
     )
 
 

@@ -43,7 +43,7 @@ def add(endpoint: Endpoint) -> None:
     """Add the endpoints."""
     _add_reads(endpoint)
     _add_limits(endpoint)
-    for kind in ("freeze", "drain"):
+    for kind in ("freeze", "drain", "stop"):
         _add_controls(endpoint, kind)
     _add_approval(endpoint)
 
@@ -166,6 +166,7 @@ def _changed(made: LimitChange) -> LimitChanged:
 _MEANINGS: Final = {
     "freeze": ("Who is refused now, and why.", "Refuse `team=...`, `key=...`, `user=...`, `model=...` or `all`.", "End a freeze."),
     "drain": ("Who is called no more, and why.", "Call a provider, or a deployment (`provider/id`), no more.", "End a drain."),
+    "stop": ("Which canaries were taken back, and why.", "", "Let a canary that was taken back begin anew: `route/rule/name`."),
 }
 
 
@@ -191,12 +192,14 @@ def _add_controls(endpoint: Endpoint, kind: ControlKind) -> None:
         if len(target) > MAX_TARGET or not reason.isprintable():
             raise wrong("target", ValueError("too long, or the reason is not printable"))
         desk = endpoint.desk(request)
-        await (desk.unfreeze if kind == "freeze" else desk.undrain)(target, reason=reason)
+        back = {"freeze": desk.unfreeze, "drain": desk.undrain}.get(kind, desk.resume)
+        await back(target, reason=reason)
         await controls().poll()
         return await in_force(request)
 
     endpoint.get(path, VIEWER, summary=shown, name=f"{kind}s")(in_force)
-    endpoint.post(path, OPERATOR, summary=begin, name=kind)(put)
+    if begin:
+        endpoint.post(path, OPERATOR, summary=begin, name=kind)(put)
     endpoint.delete(path + "/{target:path}", OPERATOR, summary=end, name=f"un{kind}")(take_back)
 
 

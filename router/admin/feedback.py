@@ -36,12 +36,10 @@ class FeedbackDesk:
         store: FeedbackStore,
         metrics: Metrics,
         *,
-        learn: Callable[[str, str, float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = machine_clock_ms,
     ) -> None:
-        """`learn` is told of each rating: request, key, and 0 to 1. `clock` gives monotonic seconds, `clock_ms` Unix milliseconds."""
-        self._learn = learn
+        """`clock` gives monotonic seconds, `clock_ms` Unix milliseconds."""
         self._view = view
         self._store = store
         self._metrics = metrics
@@ -74,8 +72,6 @@ class FeedbackDesk:
         if not self._has_room(principal.key_id):
             raise RouterError(RATE_LIMITED, f"This key sends more than {PER_SECOND:.0f} ratings a second.", retry_after_seconds=1.0)
         await self._store.put(given)
-        if self._learn is not None and given.rating is not None:
-            self._learn(given.request_id, given.key_id, given.rating)
         told = {"object": "faregate.feedback", "request_id": given.request_id, "rating": given.rating, "label": given.label, "note": NOTE}
         # Whether there was such a request is known to the log only, which is read when ratings are.
         return Reply(202, [JSON], msgspec.json.encode(told))

@@ -149,6 +149,7 @@ def _as_controlled(snapshot: Snapshot, state: ControlState) -> tuple[Fleet, Free
     fleet = Fleet(time.monotonic)
     deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}
     fleet.close_deployments(closed_deployments(state.controls, deployments))
+    fleet.memory.experiments.take(state.controls)
     return fleet, Freezes(state.controls)
 
 

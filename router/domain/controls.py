@@ -1,4 +1,4 @@
-"""What people change while the service runs: limits of budgets, freezes of who asks, drains of who answers. Pure."""
+"""What is changed while the service runs: limits of budgets, freezes of who asks, drains of who answers, stops of canaries. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import msgspec
 from router.domain.budgets import NEVER_MS, Budget
 from router.domain.money import MAX_NUSD, format_usd
 
-ControlKind = Literal["limit", "freeze", "drain"]
+ControlKind = Literal["limit", "freeze", "drain", "stop"]
+"""A `stop` is made by the service itself: an experiment turned out to be worse."""
 FREEZABLE: Final = ("team", "key", "user", "model")
 """Dimensions that a freeze can name; `all` needs none."""
 EVERYBODY: Final = "all"
@@ -23,9 +24,9 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: ControlKind
     target: str
-    """Name of a budget; `team=search` or `all` of a freeze; provider or deployment of a drain."""
+    """Name of a budget; `team=search` or `all` of a freeze; provider or deployment of a drain; `route/rule/name` of a stop."""
     scope: str = ""
-    """Of a limit: the instance of a split budget, as its bucket names it; empty: all instances."""
+    """Of a limit: the instance of a split budget, as its bucket names it; empty: all. Of a stop: which version of the experiment."""
     add: int | None = None
     """Of a limit: so much more (below zero: less), in the budget's unit; None: `to` holds."""
     to: int | None = None
@@ -114,7 +115,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     who: str
     """User of the operating system, name of an administrator, or the part of the program that did it."""
     via: str
-    """`command`, `admin`, `config` (a configuration was loaded) or `clock` (a time came)."""
+    """`command`, `admin`, `config` (a configuration was loaded), `clock` (a time came) or `test` (an experiment turned out to be worse)."""
     action: str
     """`budget.raise`, `freeze`, `key.revoke`, ..."""
     target: str

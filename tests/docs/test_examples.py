@@ -105,9 +105,11 @@ def configuration_of(page: Path) -> str:
 
 
 async def make_books(store: str) -> None:
-    """As they are once the configuration of the page was served."""
+    """As they are once the configuration of the page was served, and a canary was taken back."""
     async with visiting(store) as ledger:
-        controls = LiveControls(ledger.control_store(), Fleet(time.monotonic), keys_changed=lambda: None)
+        fleet = Fleet(time.monotonic)
+        controls = LiveControls(ledger.control_store(), fleet, keys_changed=lambda: None)
+        fleet.memory.experiments.unsaid["auto", "default", "canary", ""] = "errors"
         await controls.publish(load_snapshot("router.yaml"))
 
 

@@ -168,6 +168,16 @@ async def test_changes_take_effect_and_are_audited(desk: Desk) -> None:
     assert (await desk.admin.delete("freezes/team=search", params={"reason": "calm"})).json() == {"data": []}
     await desk.post("drains", target="up/m", reason="odd")
     assert (await desk.admin.delete("drains/up/m")).json() == {"data": []}
+    assert (await desk.get("stops"))["data"] == []
+    assert (await desk.admin.post("stops", json={"target": "auto/default/new", "reason": "x"})).status_code == 405
+    service = desk.app.service
+    service.fleet.memory.experiments.unsaid["auto", "default", "new", ""] = "cost"
+    await service.controls.poll()
+    assert [(each["target"], each["reason"], each["by"]) for each in (await desk.get("stops"))["data"]] == [
+        ("auto/default/new", "cost", "faregate")
+    ]
+    assert (await desk.admin.delete("stops/auto/default/new", params={"reason": "mended"})).json() == {"data": []}
+    assert (await desk.admin.delete("stops/auto/default/new")).status_code == 400
     audit = (await desk.get("audit", who="alice"))["data"]
     assert [(line["action"], line["target"]) for line in reversed(audit)] == [
         ("budget.set", "everyone"),
@@ -178,6 +188,7 @@ async def test_changes_take_effect_and_are_audited(desk: Desk) -> None:
         ("unfreeze", "team=search"),
         ("drain", "up/m"),
         ("undrain", "up/m"),
+        ("experiment.resume", "auto/default/new"),
     ]
     assert {line["via"] for line in audit} == {"admin"}
     assert audit[-1]["reason"] == "stop"

@@ -219,9 +219,9 @@ async def test_a_canary_that_fails_is_taken_back(tmp_path: Path) -> None:
             app.app.service.fleet.succeeded("up/large", first_token_ms=None, total_ms=1.0, output_tokens=1)
             app.app.service.fleet._states["up/large"].cooled_until = None
             assert (await app.ask("auto")).status_code == 200
-            if any(each.stopped for each in memory.experiments.values()):
+            if any(each.stopped for each in memory.experiments.known.values()):
                 break
-        assert [each.stopped for each in memory.experiments.values()] == ["errors"]
+        assert [each.stopped for each in memory.experiments.known.values()] == ["errors"]
         before = sum(seen.model == "large" for seen in app.up.requests)
         for _ in range(10):
             assert (await app.ask("auto")).headers["x-faregate-model"] == "small"
@@ -261,14 +261,45 @@ async def test_a_bandit_goes_over_to_what_is_worth_more_and_logs_its_chances(tmp
         records = [r for r in await app.records() if r.get("propensity_ppm")]
         assert records
         assert all(12_500 <= r["propensity_ppm"] <= 1_000_000 for r in records)
-        memory = app.app.service.fleet.memory
+        memory, ratings = app.app.service.fleet.memory, app.app.service.ratings
+        await ratings.read()
         (beliefs,) = memory.beliefs.values()
         before = beliefs["up/small"].mean
         answer = await app.ask("auto", headers={"x-faregate-use": "small"})
         rated = {"request_id": answer.headers["x-faregate-request-id"], "rating": 0}
         assert (await app.client.post("/feedback", json=rated)).status_code == 202
+        await ratings.read()
         assert beliefs["up/small"].mean < before
-        assert not memory.rated(rated["request_id"], "another key", 1.0)
+        assert not memory.rated(rated["request_id"], "another key", 1.0, app.app.service.metrics)
+
+
+async def test_a_canary_is_taken_back_for_what_clients_say(tmp_path: Path) -> None:
+    """The last word on each answer counts, and only that of the key that asked; the store has it for all, and after a restart."""
+    by = "{kind: canary, name: new, to: large, share: 50%, sticky: none, by: fixed, stop_if: {rating: 10%, least: 10}}"
+    async with running(tmp_path, config(by)) as app:
+        for model in ("small", "large"):
+            app.up.on(model, Json(text="ok"))
+        service = app.app.service
+        await service.ratings.read()
+        for _ in range(200):
+            answer = await app.ask("auto")
+            worse = answer.headers["x-faregate-model"] == "large"
+            for rating in (worse, 0.1 if worse else 0.9):
+                rated = {"request_id": answer.headers["x-faregate-request-id"], "rating": rating}
+                assert (await app.client.post("/feedback", json=rated)).status_code == 202
+            await service.ratings.read()
+            (experiment,) = service.fleet.memory.experiments.known.values()
+            if experiment.stopped:
+                break
+        assert experiment.stopped == "rating"
+        assert {name: round(arm.rated.mean, 6) for name, arm in experiment.arms.items()} == {"control": 0.9, "canary": 0.1}
+        await service.controls.poll()
+        assert [(each.kind, each.target, each.reason) for each in service.controls.state.controls] == [
+            ("stop", "auto/default/new", "rating")
+        ]
+    async with running(tmp_path, config(by)) as app:
+        app.up.on("small", Json(text="ok"))
+        assert {(await app.ask("auto")).headers["x-faregate-model"] for _ in range(20)} == {"small"}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -62,6 +62,26 @@ def test_limits_are_changed_and_shown(store: str) -> None:
     assert run(store, "budget", "reset-override", "search", "--reason", "z").stdout == "team/search: 70.00 USD -> 20.00 USD\n"
 
 
+def test_a_canary_that_was_taken_back_begins_anew(store: str) -> None:
+    """By its name; a name that was not taken back is answered with those that were."""
+
+    async def stop() -> None:
+        async with visiting(store) as ledger:
+            worker = LiveControls(ledger.control_store(), fleet := Fleet(lambda: 0.0), keys_changed=lambda: None)
+            fleet.memory.experiments.unsaid["auto", "default", "canary", ""] = "errors"
+            await worker.poll()
+
+    asyncio.run(stop())
+    refused = run(store, "resume", "canari")
+    assert (refused.exit_code, "taken back: auto/default/canary" in refused.output) == (2, True)
+    assert run(store, "resume", "canary", "--reason", "mended").stdout == "auto/default/canary begins anew.\n"
+    lines = [json.loads(line) for line in run(store, "audit", "--json").stdout.splitlines()]
+    assert [line["action"] for line in lines if "experiment" in line["action"]] in (
+        ["experiment.stop", "experiment.resume"],
+        ["experiment.resume", "experiment.stop"],
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

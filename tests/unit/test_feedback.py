@@ -13,6 +13,9 @@ from typer.testing import CliRunner
 from router.admin import feedback as module
 from router.cli import load
 from router.domain.feedback import Feedback, FeedbackError, latest, parse_feedback
+from router.memory import Memory
+from router.metrics import Metrics
+from router.ratings import Ratings
 from tests.contract.stores import RedisStore, SqliteStore
 from tests.gateway import KEY
 from tests.running import running
@@ -105,6 +108,51 @@ async def test_both_stores_keep_the_last_word(tmp_path: Path, redis_url: str) ->
         assert {who: (one.rating, one.label) for who, one in found.items()} == {("r", "k"): (1.0, ""), ("r", "l"): (None, "bad")}
         assert [one.key_id async for one in kept.all(since_ms=3)] == ["k"]
         await store.close()
+
+
+async def test_both_stores_tell_what_is_new(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the newest on, in order, page by page; what was said again comes again."""
+    monkeypatch.setattr("router.adapters.redis.feedback.PAGE", 2)
+    monkeypatch.setattr("router.adapters.sqlite.feedback.PAGE", 2)
+    for store in (SqliteStore(tmp_path), RedisStore(redis_url)):
+        ledger = await store.replica("one")
+        kept = ledger.feedback_store()
+        await kept.put(Feedback(request_id="old", key_id="k", rating=0.0))
+        after = await kept.newest()
+        assert await kept.news(after) == ([], after)
+        for name in ("a", "b", "c", "a"):
+            await kept.put(Feedback(request_id=name, key_id="k", rating=1.0))
+        found = []
+        while (page := await kept.news(after))[0]:
+            after = page[1]
+            found += [one.request_id for one in page[0]]
+        assert found[-3:] == ["b", "c", "a"]
+        assert await kept.newest() == after
+        await store.close()
+
+
+async def test_a_process_learns_from_ratings_that_came_to_another(tmp_path: Path) -> None:
+    """Of what was said before it began to listen it learns nothing; and it reads nothing where no rating can count."""
+    store = SqliteStore(tmp_path)
+    kept = (await store.replica("one")).feedback_store()
+    memory, now = Memory(lambda: 0.0), [0.0]
+    ratings = Ratings(kept, memory, Metrics(), clock=lambda: now[0])
+    await kept.put(Feedback(request_id="fg-1", key_id="k", rating=0.0))
+    await ratings.read()
+    experiments, key = memory.experiments, ("auto", "default", "new", "")
+    await kept.put(Feedback(request_id="fg-2", key_id="k", rating=0.0))
+    await ratings.read()
+    experiments.count(key, "canary", (), Metrics(), failed=False, first_token_ms=None, charge_nusd=1)
+    for request_id in ("fg-1", "fg-2"):
+        experiments.expect_rating(request_id, "k", key, "canary")
+    await kept.put(Feedback(request_id="fg-2", key_id="k", label="only a label"))
+    await ratings.read()
+    assert experiments.known[key].arms["canary"].rated.count == 0
+    await kept.put(Feedback(request_id="fg-2", key_id="k", rating=0.5))
+    await ratings.read()
+    rated = experiments.known[key].arms["canary"].rated
+    assert (rated.count, rated.mean) == (1, 0.5)
+    await store.close()
 
 
 async def test_a_key_cannot_flood_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies.plans import Stop
 from policies.sequential import ArmState, Moments, highest_share, is_above, reason_to_stop
@@ -61,6 +63,53 @@ def test_a_canary_that_always_fails_is_stopped_by_its_first_calls(control: int, 
     while not reason_to_stop(STOP, arms) and arms["canary"].calls < 400:
         arms["canary"].add(failed=True, first_token_ms=None, charge_nusd=0)
     assert 2 <= arms["canary"].calls <= needed
+
+
+def rated(chance: random.Random, good: float, count: int) -> ArmState:
+    state = ArmState(calls=count)
+    for _ in range(count):
+        state.rated.add(float(chance.random() < good))
+    return state
+
+
+def test_an_arm_that_clients_rate_lower_is_stopped_for_it() -> None:
+    """Thumbs down for 40 % instead of 20 % show after three hundred ratings; within the limit they do not."""
+    stop, chance = Stop(experiment="x", arm="canary", rating=0.05, least=10), random.Random(3)
+    control = rated(chance, 0.8, 300)
+    assert reason_to_stop(stop, {"control": control, "canary": rated(chance, 0.6, 300)}) == "rating"
+    assert reason_to_stop(stop, {"control": control, "canary": rated(chance, 0.78, 300)}) == ""
+    assert reason_to_stop(stop, {"control": control, "canary": rated(chance, 0.0, 9)}) == ""
+    assert reason_to_stop(Stop(experiment="x", arm="canary"), {"control": control, "canary": rated(chance, 0.0, 300)}) == ""
+
+
+def test_ratings_that_are_alike_stop_an_arm_seldom_without_cause() -> None:
+    """Looked at after every rating, from the tenth on."""
+    stop, chance, stopped = Stop(experiment="x", arm="canary", rating=0.0, least=10), random.Random(11), 0
+    for _ in range(200):
+        arms = {"control": ArmState(), "canary": ArmState()}
+        for _ in range(150):
+            for state in arms.values():
+                state.rated.add(float(chance.random() < 0.95))
+            if reason_to_stop(stop, arms):
+                stopped += 1
+                break
+    assert stopped <= 10
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=50))
+def test_what_is_taken_back_was_never_there(values: list[float]) -> None:
+    """A rating that is sent again replaces the first."""
+    moments, without = Moments(), Moments()
+    for value in values:
+        moments.add(value)
+    for value in values[:-1]:
+        without.add(value)
+    moments.take_back(values[-1])
+    assert (moments.count, moments.mean) == (without.count, pytest.approx(without.mean, abs=1e-9))
+    assert moments.squares == pytest.approx(without.squares, abs=1e-9)
+    for value in values[:-1]:
+        moments.take_back(value)
+    assert (moments.count, moments.mean, moments.squares) == (0, 0.0, 0.0)
 
 
 def test_a_bound_on_a_share_holds_after_every_call() -> None:

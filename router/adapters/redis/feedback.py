@@ -39,3 +39,14 @@ class RedisFeedback:
                     yield given
             if len(page) < PAGE:
                 return
+
+    async def newest(self) -> str:
+        """See `FeedbackStore.newest`."""
+        last = await self._read("XREVRANGE", self._keys.feedback, "+", "-", "COUNT", 1)
+        return str(last[0][0].decode()) if last else "0-0"
+
+    async def news(self, after: str) -> tuple[list[Feedback], str]:
+        """See `FeedbackStore.news`."""
+        page = await self._read("XRANGE", self._keys.feedback, f"({after}", "+", "COUNT", PAGE)
+        found = [msgspec.json.decode(fields[1], type=Feedback) for _, fields in page]
+        return found, page[-1][0].decode() if page else after

@@ -49,6 +49,21 @@ class SqliteFeedback(SideTables):
             if len(page) < PAGE:
                 return
 
+    async def newest(self) -> str:
+        """See `FeedbackStore.newest`."""
+        return str(await self._run(_last, write=False))
+
+    async def news(self, after: str) -> tuple[list[Feedback], str]:
+        """See `FeedbackStore.news`."""
+        page = await self._run(partial(_page, after=int(after), since_ms=0), write=False)
+        found = [msgspec.json.decode(entry, type=Feedback) for _, entry in page]
+        return found, str(page[-1][0]) if page else after
+
+
+def _last(db: sqlite3.Connection) -> int:
+    (last,) = db.execute("SELECT COALESCE(MAX(seq), 0) FROM feedback").fetchone()
+    return int(last)
+
 
 def _page(db: sqlite3.Connection, after: int, since_ms: int) -> list[tuple[int, bytes]]:
     found = db.execute("SELECT seq, entry FROM feedback WHERE seq > ? AND at_ms >= ? ORDER BY seq LIMIT ?", (after, since_ms, PAGE))

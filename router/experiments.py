@@ -1,0 +1,155 @@
+"""What came of the arms of canaries and splits; what was taken back stays so, in every process and after a restart.
+
+Calls and ratings are counted per process. That an arm is taken back is written into the ledger's store as a control, which every worker
+of every replica reads (`router/live_controls.py`): the first one that is certain decides for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from policies.plans import Stop
+from policies.sequential import ArmState, reason_to_stop
+from router.domain.controls import Control
+from router.metrics import Metrics
+
+log = logging.getLogger("faregate.experiments")
+
+Key = tuple[str, str, str, str]
+"""Route, rule, name, and what else tells it from an earlier one of that name."""
+
+MOST_RATED: Final = 20_000
+"""Requests whose ratings are waited for: the newest ones."""
+
+
+class Experiment:
+    """What came of an experiment's arms."""
+
+    __slots__ = ("arms", "since", "stopped", "stops")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.arms: dict[str, ArmState] = {}
+        self.stops: tuple[Stop, ...] = ()
+        """What would end it."""
+        self.stopped = ""
+        """Why it was taken back; empty while it runs."""
+
+    def reason(self) -> str:
+        """Why it is to be taken back now; empty: it goes on."""
+        return next((why for stop in self.stops if (why := reason_to_stop(stop, self.arms))), "")
+
+
+class _Answer(msgspec.Struct, gc=False):
+    """What one request was answered with, and what was said of it."""
+
+    key_id: str
+    experiment: Key
+    arm: str
+    rating: float | None = None
+
+
+def target_of(key: Key) -> str:
+    """How people name an experiment: `route/rule/name`."""
+    return "/".join(key[:3])
+
+
+def mark_of(key: Key) -> str:
+    """Tells an experiment from all others, and from an earlier one of its name."""
+    return hashlib.blake2b("\0".join(key).encode(), digest_size=6).hexdigest()
+
+
+class Experiments:
+    """All experiments that this process has met."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` gives Unix seconds."""
+        self._clock = clock
+        self.known: dict[Key, Experiment] = {}
+        self.unsaid: dict[Key, str] = {}
+        """Why some were taken back here, as long as the store has not been told."""
+        self._taken_back: Mapping[str, str] = {}
+        """Why some were, by their mark, as the store says."""
+        self._answers: OrderedDict[str, list[_Answer]] = OrderedDict()
+
+    @property
+    def are_rated(self) -> bool:
+        """Whether a rating may count."""
+        return bool(self._answers)
+
+    def of(self, key: Key, since: float | None = None) -> Experiment:
+        """An experiment; one that is met for the first time begins now, unless `since` says when."""
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = Experiment(self._clock() if since is None else since)
+            found.stopped = self._taken_back.get(mark_of(key), "") if self._taken_back else ""
+        return found
+
+    def count(
+        self,
+        key: Key,
+        arm: str,
+        stops: Iterable[Stop],
+        metrics: Metrics,
+        *,
+        failed: bool,
+        first_token_ms: float | None,
+        charge_nusd: int,
+    ) -> None:
+        """One more call of an arm."""
+        experiment = self.of(key)
+        experiment.stops = tuple(stop for stop in stops if stop.experiment == key[2])
+        experiment.arms.setdefault(arm, ArmState()).add(failed=failed, first_token_ms=first_token_ms, charge_nusd=charge_nusd)
+        self._look(key, experiment, metrics)
+
+    def expect_rating(self, request_id: str, key_id: str, key: Key, arm: str) -> None:
+        """A client has its answer, and may say what it was worth."""
+        self._answers.setdefault(request_id, []).append(_Answer(key_id, key, arm))
+        if len(self._answers) > MOST_RATED:
+            self._answers.popitem(last=False)
+
+    def rated(self, request_id: str, key_id: str, rating: float, metrics: Metrics) -> bool:
+        """Somebody says how good an answer was, 0 to 1; said again, the last word counts.
+
+        False: it was no part of an experiment here, that was long ago, or another key asked for it.
+        """
+        answers = [each for each in self._answers.get(request_id, ()) if each.key_id == key_id]
+        for answer in answers:
+            experiment = self.known.get(answer.experiment)
+            state = None if experiment is None else experiment.arms.get(answer.arm)
+            if experiment is None or state is None or answer.rating == rating:
+                continue
+            if answer.rating is not None:
+                state.rated.take_back(answer.rating)
+            answer.rating = rating
+            state.rated.add(rating)
+            self._look(answer.experiment, experiment, metrics)
+        return bool(answers)
+
+    def _look(self, key: Key, experiment: Experiment, metrics: Metrics) -> None:
+        if experiment.stopped or not (reason := experiment.reason()):
+            return
+        experiment.stopped = self.unsaid[key] = reason
+        metrics.experiment_stopped(experiment=key[2], reason=reason)
+        log.warning(f"route {key[0]}, experiment {key[2]}: {experiment.stops[0].arm} is taken back ({reason})")
+
+    def take(self, controls: Iterable[Control]) -> None:
+        """Go by what the store says: others may have taken an experiment back, and people may let it begin anew."""
+        before, self._taken_back = self._taken_back, {each.scope: each.reason for each in controls if each.kind == "stop"}
+        if before == self._taken_back:
+            return
+        for key, experiment in list(self.known.items()):
+            mark = mark_of(key)
+            reason = self._taken_back.get(mark)
+            if reason is not None and not experiment.stopped:
+                experiment.stopped = reason
+                log.warning(f"route {key[0]}, experiment {key[2]}: taken back ({reason}), as another process found")
+            elif reason is None and mark in before:
+                del self.known[key]
+                log.warning(f"route {key[0]}, experiment {key[2]}: it begins anew")
