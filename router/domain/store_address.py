@@ -32,7 +32,8 @@ def read_store(address: str) -> str | None:
         path = rest.removeprefix("//")
         if not path:
             raise ValueError(_refused(address, f"{scheme}:///path/of/the/ledger.sqlite"))
-        return path
+        # Others write an absolute path with a fourth slash.
+        return re.sub("^//+", "/", path)
     guess = scheme.lower() if scheme.lower() in SERVERS else "redis"
     raise ValueError(_refused(address, f"{guess}:{'//' if guess != 'unix' else '///'}{rest.lstrip('/')}"))
 

@@ -63,6 +63,7 @@ def test_a_mistyped_address_is_no_file(address: str, guess: str) -> None:
         ("books.sqlite", "books.sqlite"),
         ("/data/my@books:2.sqlite", "/data/my@books:2.sqlite"),
         ("sqlite:///data/l.sqlite", "/data/l.sqlite"),
+        ("sqlite:////data/l.sqlite", "/data/l.sqlite"),
         ("sqlite://l.sqlite", "l.sqlite"),
         ("file:/data/l.sqlite", "/data/l.sqlite"),
         ("redis://h:6379/0", None),
