@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ PROGRAM: Final = "faregate"
 EXIT_CONFIG: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+LASTING: Final = frozenset({"serve", "demo"})
+"""Verbs that serve from a store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,9 @@ def run(argv: Sequence[str]) -> int:
     if name not in VERBS:
         sys.stderr.write(_unknown(name))
         return EXIT_USAGE
+    if name not in LASTING:
+        # What a store lacks is said where it is served from, not by every command that looks into it.
+        logging.getLogger("faregate.store").setLevel(logging.ERROR)
     load(name)(args=rest, prog_name=f"{PROGRAM} {name}")
     return 0
 

@@ -154,6 +154,9 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
         when = "Try again when one of them has ended"
     else:
         when = "It does not reset: its owner must raise it"
+    if bucket.unit != "concurrent" and refusal.needed_nusd > refusal.limit_nusd:
+        when = "That is more than the whole limit: its owner must raise it"
+    smaller = " A smaller max_tokens needs less." if bucket.unit in ("usd", "tokens") and call.operation != "embeddings" else ""
     changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({amount(bucket.limit_nusd)} in the configuration)"
     held = f" and {amount(refusal.held_nusd)} held by calls under way" if refusal.held_nusd else ""
     named = f", {deployment}" if deployment else ""
@@ -162,7 +165,7 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
         f"Budget '{bucket.budget}'{whose} has no room for this request: limit {amount(refusal.limit_nusd)}{changed}, "
         f"spent {amount(refusal.spent_nusd)}{held}, {amount(refusal.left_nusd)} left; "
         f"this request could {'cost' if bucket.unit == 'usd' else 'need'} {amount(refusal.needed_nusd)}{cheapest}. "
-        f"{when}.{' A smaller max_tokens needs less.' if bucket.unit in ('usd', 'tokens') else ''} Request {call.request_id}."
+        f"{when}.{smaller if refusal.limit_nusd > 0 else ''} Request {call.request_id}."
     )
     return RouterError(
         BUDGET_EXCEEDED,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from router.domain.records import SpendRecord
+from router.domain.rerate import REASON as RERATED
 
 Dimension = Callable[[SpendRecord, tzinfo], str]
 
@@ -125,8 +126,8 @@ def _add(sums: Sums, record: SpendRecord, charged: int, *, known_sweep: bool) ->
     sums.cached_tokens += record.cache_read_tokens
     sums.output_tokens += record.output_tokens
     sums.charge_nusd += record.charge_nusd
-    # Of a correction whose sweep lies outside the report, the whole charge is not known here.
-    if record.baseline_nusd is not None and (record.outcome != "corrected" or known_sweep):
+    # Of a late truth whose sweep lies outside the report, the whole charge is not known here.
+    if record.baseline_nusd is not None and (record.outcome != "corrected" or known_sweep or record.reason == RERATED):
         sums.avoided_nusd = (sums.avoided_nusd or 0) + record.baseline_nusd - charged
     if record.evidence != "exact":
         sums.estimated_nusd += charged

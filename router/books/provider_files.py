@@ -53,8 +53,11 @@ def read_account(path: Path, columns: Mapping[str, str]) -> list[Told]:
         if text.lstrip()[:1] in (b"{", b"["):
             return list(_json(msgspec.json.decode(text)))
         return list(_csv(text.decode("utf-8-sig"), columns))
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: is not an account of a known form: {type(error).__name__}: {error}") from None
+    except (msgspec.MsgspecError, ArithmeticError, AttributeError, KeyError, TypeError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{path}: is not an account of a known form: {said}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _json(decoded: Any) -> Iterator[Told]:

@@ -89,7 +89,8 @@ def new(
     print("This is the only time that the key is shown.", file=sys.stderr)
     _say_where(books, named=bool(store or config or os.environ.get(CONFIG)), kept=not as_yaml)
     if first:
-        print("It is the first key in this ledger: from now on, every request to a router on it needs one.", file=sys.stderr)
+        said = "a router on it that let everybody in until now asks every request for a key"
+        print(f"It is the first minted key in this ledger: {said}.", file=sys.stderr)
 
 
 def _say_where(books: str, *, named: bool, kept: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -13,10 +14,13 @@ from router.adapters.choose import choose_store, must_exist, open_ledger
 from router.commands.options import Books, Store
 from router.domain.money import format_usd
 from router.errors import ConfigError
+from router.settings.env import CONFIG
+from router.settings.findings import one_of
 from router.spend import printable
 
 if TYPE_CHECKING:
     from router.books.reconcile import Line
+    from router.domain.records import SpendRecord
 
 _MEASURES: Final = {"cost_nusd": "cost USD", "input_tokens": "tokens in", "output_tokens": "tokens out", "requests": "requests"}
 _LATE: Final = timedelta(days=1)
@@ -47,12 +51,23 @@ def command(
     made = reconciliation(provider, account)
     begin = datetime.fromisoformat(min(made.days)).replace(tzinfo=UTC)
     end = datetime.fromisoformat(max(made.days)).replace(tzinfo=UTC) + timedelta(days=1)
-    ledger = open_ledger(must_exist(choose_store(store, config)), timeout_seconds=TIMEOUT_SECONDS)
+    address = must_exist(choose_store(store, config))
     # Records are found by when the store wrote them, which may be a little later than they say.
     late = timedelta(days=1)
+    seen = set[str]()
+
+    def add(record: SpendRecord) -> None:
+        seen.add(record.provider)
+        made.add(record)
+
     unreadable = each_record(
-        ledger, made.add, since_ms=int((begin - late).timestamp() * 1000), until_ms=int((end + late).timestamp() * 1000)
+        open_ledger(address, timeout_seconds=TIMEOUT_SECONDS),
+        add,
+        since_ms=int((begin - late).timestamp() * 1000),
+        until_ms=int((end + late).timestamp() * 1000),
     )
+    if provider not in seen:
+        _must_be_known(provider, address, config)
     lines = made.lines(tolerance=tolerance / 100, least={"cost_nusd": round(least * 10**9)})
     gaps = [line for line in lines if line.gap is not None]
     if unreadable:
@@ -64,6 +79,26 @@ def command(
         _print(lines if everything else gaps, compared=len(lines), gaps=len(gaps))
     if gaps:
         raise typer.Exit(1)
+
+
+def _must_be_known(provider: str, address: str, config: str | None) -> None:
+    """A provider that was not called in these days may be misspelt: then all of its account would seem to have passed us by.
+
+    Raises:
+        ConfigError: neither the log nor the configuration has it.
+    """
+    from router.books.reading import TIMEOUT_SECONDS, each_record
+
+    known = set[str]()
+    each_record(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), lambda record: known.add(record.provider), since_ms=0)
+    if config or os.environ.get(CONFIG):
+        from router.settings.offline import load_offline
+
+        known |= {each.provider.name for each in load_offline(config).deployments.values()}
+    if provider not in known:
+        raise ConfigError(
+            f"--provider: neither the log nor a configuration has a provider '{provider}'{one_of(provider, sorted(known - {''}))}"
+        )
 
 
 def _columns(text: str) -> dict[str, str]:

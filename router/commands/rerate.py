@@ -32,7 +32,9 @@ _COLUMNS: Final = ("calls", "charged USD", "at the prices USD", "difference USD"
 
 def command(
     prices: Annotated[str | None, typer.Option(help="YAML file with `deployment or model: price`, written as in a configuration.")] = None,
-    config: Annotated[str | None, typer.Option("--config", "-c", help="Configuration file whose prices are used instead.")] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Configuration file: of the ledger, and of the prices unless there are --prices.")
+    ] = None,
     since: Annotated[str, typer.Option(help="From here on: 7d, 24h, 2026-11-01 or 2026-11-01T14:00.")] = "30d",
     until: Annotated[str | None, typer.Option(help="Up to, not including: as --since. Default: now.")] = None,
     by: Annotated[str, typer.Option(help="Split by one or more dimensions of `faregate spend`, joined by commas.")] = "deployment",
@@ -43,8 +45,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")] = False,
 ) -> None:
     """Charge every call of a span anew, from its record, at other prices. Changes nothing without --apply."""
-    if (prices is None) == (config is None):
-        raise typer.BadParameter("name one of --prices and --config")
+    if prices is None and config is None:
+        raise typer.BadParameter("at which prices? --prices FILE has some for names, --config FILE those of a configuration")
     if apply and dry_run:
         raise typer.BadParameter("--apply and --dry-run are two things; name one")
     if apply and not reason.strip():

@@ -93,6 +93,8 @@ def correction_of(record: SpendRecord, price: Price, *, by_nusd: int, at_ms: int
         price_hour=in_force.per_hour_nusd,
         price_concurrency=in_force.concurrency,
         charge_nusd=by_nusd,
+        # The baseline would have cost what it would have: only the charge changes.
+        baseline_nusd=None if record.baseline_nusd is None else 0,
     )
 
 

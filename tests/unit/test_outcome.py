@@ -6,6 +6,7 @@ import pytest
 
 from router.call import Call
 from router.domain.budgets import NEVER_MS, Bucket, Refusal
+from router.domain.request import Operation
 from router.errors import RouterError
 from router.outcome import budget_error
 from tests.running import compiled
@@ -19,10 +20,12 @@ models:
 """
 
 
-def error_of(*, ends_ms: int, scope: str = "", held_nusd: int = 0) -> RouterError:
-    call = Call(request_id="fg-1", operation="chat", headers={}, snapshot=compiled(CONFIG), began=0.0)
+def error_of(
+    *, ends_ms: int, scope: str = "", held_nusd: int = 0, limit_nusd: int = 2_000_000_000, operation: Operation = "chat"
+) -> RouterError:
+    call = Call(request_id="fg-1", operation=operation, headers={}, snapshot=compiled(CONFIG), began=0.0)
     bucket = Bucket(budget="team", scope=scope, window="w", limit_nusd=2_000_000_000, hard=True, starts_ms=0, ends_ms=ends_ms)
-    refusal = Refusal(bucket=bucket, limit_nusd=2_000_000_000, spent_nusd=1_500_000_000, held_nusd=held_nusd, needed_nusd=600_000_000)
+    refusal = Refusal(bucket=bucket, limit_nusd=limit_nusd, spent_nusd=1_500_000_000, held_nusd=held_nusd, needed_nusd=600_000_000)
     return budget_error(call, refusal)
 
 
@@ -45,3 +48,12 @@ def test_it_names_whose_money_and_what_others_hold() -> None:
         assert part in error.message
     assert "held" not in error_of(ends_ms=NEVER_MS).message
     assert "(" not in error_of(ends_ms=NEVER_MS).message
+
+
+def test_it_names_a_way_out_that_is_one() -> None:
+    """Neither a new window helps where the whole limit is too low, nor a cap where there is no output or no limit."""
+    low = error_of(ends_ms=1_800_000_000_000, limit_nusd=500_000_000).message
+    assert "That is more than the whole limit: its owner must raise it. A smaller max_tokens needs less." in low
+    assert "max_tokens" not in error_of(ends_ms=1_800_000_000_000, limit_nusd=0).message
+    assert "max_tokens" not in error_of(ends_ms=NEVER_MS, operation="embeddings").message
+    assert "A smaller max_tokens needs less." in error_of(ends_ms=NEVER_MS).message

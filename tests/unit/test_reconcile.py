@@ -120,10 +120,11 @@ def test_any_csv_can_be_mapped(store: str, tmp_path: Path) -> None:
         (openai_costs((1, "x"), more=True), "has_more"),
         ({"data": [{"start_time": 1, "results": [{"amount": {"value": 1, "currency": "eur"}}]}]}, "not USD"),
         ({"data": [{"start_time": 1, "results": [{}]}]}, "known form"),
-        ("Date,Cost\n2026-11-22,1\n", "no column"),
+        ("Date,Cost\n2026-11-22,1\n", "account: there is no column"),
         ("day,cost\n2026-11-22,much\n", "is not an amount"),
         ("day,cost\n", "has no lines"),
-        ({"things": 1}, "KeyError"),
+        ({"things": 1}, "known form: it has no 'data'"),
+        ({"data": [{"start_time": 1, "results": 1}]}, "known form: 'int' object is not iterable"),
     ],
 )
 def test_an_account_that_cannot_be_trusted_is_refused(store: str, tmp_path: Path, data: object, said: str) -> None:
@@ -134,6 +135,23 @@ def test_an_account_that_cannot_be_trusted_is_refused(store: str, tmp_path: Path
             ["--provider", "openai", "--file", str(put(tmp_path, data)), "--store", store],
             catch_exceptions=False,
         )
+
+
+def test_a_provider_that_nobody_knows_is_refused(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its account would be missing, as if its calls had passed us by; one that was called at other times is none of those."""
+    monkeypatch.delenv("FAREGATE_CONFIG", raising=False)
+    late = put(tmp_path, "day,cost\n2027-01-01,1\n")
+    verb = ["--file", str(late), "--store", store]
+    with pytest.raises(ConfigError, match="has a provider 'opnai'; did you mean"):
+        CliRunner().invoke(cli.load("reconcile"), ["--provider", "opnai", *verb], catch_exceptions=False)
+    assert "missing" in run(store, late).stdout
+    config = tmp_path / "router.yaml"
+    config.write_text(
+        "version: 1\nproviders: {fresh: {kind: openai, base_url: 'http://127.0.0.1:1/v1', api_key: $ABSENT}}\n"
+        "models: {m: {at: fresh/m, price: {input: 1, output: 1}}}\n"
+    )
+    done = CliRunner().invoke(cli.load("reconcile"), ["--provider", "fresh", *verb, "--config", str(config)])
+    assert (done.exit_code, "missing" in done.stdout) == (1, True), done.output
 
 
 def test_a_file_that_is_not_there_is_an_error(store: str, tmp_path: Path) -> None:
