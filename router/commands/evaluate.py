@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import sys
 import time
 import urllib.error
@@ -18,11 +20,12 @@ import msgspec
 import typer
 
 from policies.answers import said_in_body
-from router.commands.files import require_writable
+from router.commands.files import require_writable, write_scores
 from router.commands.options import word
 from router.domain.money import from_usd
 from router.errors import ConfigError
-from router.replay.evaluation import Grade, Prompt, Score, as_yaml, graded, judged, points_of, read_lines
+from router.replay.evaluation import Grade, Prompt, Score, as_yaml, by_task, graded, judged, points_of, read_lines
+from router.replay.hook import SECONDS, run_hook
 from router.replay.report import Table, as_text, usd
 from router.settings.env import KEY
 from router.settings.units import parse_usd
@@ -51,6 +54,29 @@ class Spending:
             self.spent_nusd += nusd
             if self.spent_nusd >= self.most_nusd:
                 self.stopped = self.stopped or f"{usd(self.spent_nusd)} USD are spent, the most that may be"
+
+
+@dataclass(frozen=True, slots=True)
+class Graders:
+    """How answers are graded."""
+
+    grade: Grade
+    """Where a prompt does not say."""
+    judge: str | None
+    run: list[str]
+    run_seconds: float
+
+    def check(self, prompts: list[Prompt]) -> None:
+        """Refuse prompts that cannot be graded, before anything is spent."""
+        for number, one in enumerate(prompts, 1):
+            grade = one.grade or self.grade
+            if grade == "judge" and self.judge is None:
+                raise typer.BadParameter(f"prompt {number} is graded by a judge; name one", param_hint="--judge")
+            if grade == "run" and not (self.run and shutil.which(self.run[0])):
+                said = f"there is no program {self.run[0]}" if self.run else f"prompt {number} is graded by a command; name one"
+                raise typer.BadParameter(said, param_hint="--run")
+            if grade == "schema" and one.json_schema is None:
+                raise typer.BadParameter(f"prompt {number} is graded by a schema and has no `json_schema`", param_hint="PROMPTS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +117,14 @@ def command(
     base_url: Annotated[str, typer.Option(help="Where the router answers.")] = "http://127.0.0.1:4000/v1",
     grade: Annotated[Grade, word("--grade", Grade, "How answers are compared, where a prompt does not say.")] = "exact",
     judge: Annotated[str | None, typer.Option(help="Model that rates the answers to prompts graded `judge`.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help="Command that grades answers to prompts graded `run`: it reads their code, and exit code 0 is right."),
+    ] = None,
+    run_seconds: Annotated[float, typer.Option(min=0.1, help="How long that may take.")] = SECONDS,
     max_cost: Annotated[str, typer.Option(help="Stop when so much is spent.")] = "$1",
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Calls at a time.")] = 4,
+    write: Annotated[Path | None, typer.Option(help="Configuration file in whose catalogue the mean scores are written.")] = None,
 ) -> None:
     """Ask every model every prompt, with the key in FAREGATE_KEY, whose budgets hold; print mean scores as YAML for the catalogue."""
     try:
@@ -100,11 +132,8 @@ def command(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--max-cost") from None
     asked: list[Prompt] = read_lines(prompts, Prompt)
-    if any((one.grade or grade) == "judge" for one in asked) and judge is None:
-        raise typer.BadParameter("some prompts are graded by a judge; name one", param_hint="--judge")
-    bare = next((number for number, one in enumerate(asked, 1) if (one.grade or grade) == "schema" and one.json_schema is None), None)
-    if bare is not None:
-        raise typer.BadParameter(f"prompt {bare} is graded by a schema and has no `json_schema`", param_hint="PROMPTS")
+    graders = Graders(grade, judge, shlex.split(run or ""), run_seconds)
+    graders.check(asked)
     known: list[Score] = read_lines(out, Score) if out.exists() else []
     require_writable(out)
     done = {(one.prompt, one.model) for one in known if not one.error}
@@ -112,19 +141,19 @@ def command(
     work = [(number, one, name) for number, one in enumerate(asked, start=1) for name in model if (number, name) not in done]
     lock = Lock()
 
-    def run(item: tuple[int, Prompt, str]) -> None:
+    def score(item: tuple[int, Prompt, str]) -> None:
         if spending.stopped:
             return
-        score = _score(client, *item, grade=item[1].grade or grade, judge=judge)
+        made = _score(client, *item, graders)
         with lock, out.open("ab") as file:
-            file.write(msgspec.json.encode(score) + b"\n")
+            file.write(msgspec.json.encode(made) + b"\n")
 
     with ThreadPoolExecutor(parallel) as pool:
-        list(pool.map(run, work))
-    _report(out, spending)
+        list(pool.map(score, work))
+    _report(out, spending, write)
 
 
-def _report(out: Path, spending: Spending) -> None:
+def _report(out: Path, spending: Spending, write: Path | None) -> None:
     scores: list[Score] = read_lines(out, Score) if out.exists() else []
     latest = list({(one.prompt, one.model): one for one in scores}.values())
     failed = sum(bool(one.error) for one in latest)
@@ -135,16 +164,24 @@ def _report(out: Path, spending: Spending) -> None:
     if spending.stopped:
         typer.echo(f"stopped: {spending.stopped}", err=True)
         raise typer.Exit(EXIT_STOPPED)
+    if write is not None:
+        write_scores(write, by_task(latest))
 
 
-def _score(client: Client, number: int, prompt: Prompt, model: str, *, grade: Grade, judge: str | None) -> Score:
+def _score(client: Client, number: int, prompt: Prompt, model: str, graders: Graders) -> Score:
+    grade, judge = prompt.grade or graders.grade, graders.judge
     messages = prompt.messages or [{"role": "user", "content": prompt.prompt}]
     score = Score(prompt=number, model=model, task=prompt.task)
     began = time.perf_counter()
     try:
         answer, score.cost_nusd = client.ask(model, messages, prompt.max_tokens or MOST_TOKENS)
         score.ms = round((time.perf_counter() - began) * 1000, 1)
-        if grade != "judge" or judge is None:
+        if grade == "run":
+            question = str(messages[-1].get("content", ""))
+            score.score = run_hook(
+                graders.run, answer, prompt=question, expect=prompt.expect, task=prompt.task, seconds=graders.run_seconds
+            )
+        elif grade != "judge" or judge is None:
             score.score = graded(answer, prompt.expect, grade, prompt.json_schema)
         else:
             expected = f"The right answer is: {prompt.expect}\n" if prompt.expect else ""

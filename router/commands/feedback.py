@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -12,12 +13,14 @@ import typer
 
 from router.adapters.choose import choose_store, must_exist, open_ledger
 from router.books.reading import TIMEOUT_SECONDS, each_record, read_feedback
+from router.commands.files import write_scores
 from router.commands.options import Books, Store
 from router.domain.feedback import Feedback
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
 from router.domain.rerate import REASON
 from router.replay.report import Table, as_text
+from router.settings.catalogue import DEFAULT
 from router.spend import dimension, parse_dimensions, parse_moment
 
 SHOWN_LABELS = 4
@@ -45,6 +48,10 @@ def command(
     store: Store = None,
     config: Books = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Configuration file in whose catalogue the mean ratings are written as quality; with --by model.")
+    ] = None,
+    least: Annotated[int, typer.Option(min=1, help="With --write: ratings that a model must have.")] = 50,
 ) -> None:
     """Join what clients said (`POST /v1/feedback`) with the records of their requests. Only the key that made a request can rate it."""
     try:
@@ -52,6 +59,8 @@ def command(
         names = parse_dimensions(by)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if write is not None and names != ("model",):
+        raise typer.BadParameter("the catalogue has qualities of models: --by model", param_hint="--write")
     address = must_exist(choose_store(store, config))
     given = read_feedback(open_ledger(address, timeout_seconds=TIMEOUT_SECONDS), since_ms=begin)
     answers: dict[str, SpendRecord] = {}
@@ -68,6 +77,8 @@ def command(
     for record in answers.values():
         record.charge_nusd += corrected[record.attempt_id]
     rows, lost = join(answers, given, names)
+    if write is not None:
+        write_scores(write, {group[0]: {DEFAULT: row.total / row.rated} for group, row in rows if row.rated >= least})
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(_data(names, rows, lost)), indent=2).decode())
         return

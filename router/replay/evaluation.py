@@ -12,7 +12,7 @@ from policies.answers import Extract, agree, extracted
 from policies.verifiers import fits
 from router.errors import ConfigError
 
-Grade = Literal["exact", "choice", "number", "json", "contains", "schema", "judge"]
+Grade = Literal["exact", "choice", "number", "json", "contains", "schema", "run", "judge"]
 _EXTRACTS: Final[dict[str, Extract]] = {"exact": "text", "choice": "choice", "number": "number", "json": "json"}
 
 
@@ -91,7 +91,7 @@ def read_lines(path: Path, kind: type[Any]) -> list[Any]:
 
 
 def graded(answer: str, expect: str, grade: Grade, schema: Mapping[str, Any] | None = None) -> float:
-    """1 if the answer is right, else 0. Not for `judge`.
+    """1 if the answer is right, else 0. Not for `judge` and `run`.
 
     By `schema` it is a JSON object or list, in a fence or without, that follows the schema; `expect`, if there is one, must stand in it: an
     object's members, each equal.

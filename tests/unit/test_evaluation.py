@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -89,6 +90,34 @@ async def test_models_are_scored_through_the_router_and_drawn(tmp_path: Path, mo
     assert ElementTree.fromstring(svg.read_text()).tag.endswith("svg")
     assert "on the frontier" in run("frontier", str(out)).stdout
     assert points["today's policy"]["cost_nusd"] == pytest.approx((3 * 200_000 + 3 * 2_000_000) / 6)
+
+
+CHECK = """
+import os, subprocess, sys
+out = subprocess.check_output([sys.executable], stdin=0)
+assert out.decode().strip() == os.environ["GRADE_EXPECT"]
+"""
+
+
+async def test_code_is_graded_by_running_it_and_the_scores_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is needed before anything is spent; routes have no place in the catalogue."""
+    monkeypatch.setenv("FAREGATE_KEY", KEY)
+    up = ScriptedUpstream()
+    up.on("small", Json(text="```python\nprint(41)\n```", usage=usage(10, 10)))
+    up.on("large", Json(text="```python\nprint(42)\n```", usage=usage(10, 10)))
+    prompts, out, config = (tmp_path / name for name in ("prompts.jsonl", "scores.jsonl", "router.yaml"))
+    prompts.write_text(json.dumps({"prompt": "Print 6 x 7.", "expect": "42", "task": "code"}))
+    config.write_text(CONFIG.replace("UP", "http://127.0.0.1:9/v1").replace("STORE", "none.sqlite"))
+    words = ["evaluate", str(prompts), "--model", "small", "--model", "large", "--grade", "run", "--out", str(out), "--write", str(config)]
+    async with running(tmp_path, CONFIG, up=up) as app:
+        words += ["--base-url", app.base_url]
+        assert "name one" in (await asyncio.to_thread(run, *words)).output
+        assert "no program nosuch" in (await asyncio.to_thread(run, *words, "--run", "nosuch -x")).output
+        made = await asyncio.to_thread(run, *words, "--run", shlex.join([sys.executable, "-c", CHECK]), "--run-seconds", "60")
+        assert made.exit_code == 0, made.output
+    assert "the quality of 2 models was written" in made.stderr
+    assert "  small: {quality: {default: 0.000, code: 0.000}, at: up/small" in config.read_text()
+    assert "  large: {quality: {default: 1.000, code: 1.000}, at: up/large" in config.read_text()
 
 
 def test_a_policy_lies_between_the_models_that_it_uses() -> None:

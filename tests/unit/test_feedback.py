@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from router.admin import feedback as module
 from router.cli import load
@@ -81,6 +81,15 @@ async def test_ratings_join_the_records_of_the_key_that_made_the_request(tmp_pat
     config.write_text(CONFIG.replace("UP", address).replace("STORE", store))
     plan = await asyncio.to_thread(said, "plan", str(config), str(config))
     assert plan["plan"]["total"]["quality"]["new"] == pytest.approx(0.5)
+
+    def write(*words: str) -> Result:
+        return CliRunner().invoke(load("feedback"), ["--store", store, "--write", str(config), *words])
+
+    assert (await asyncio.to_thread(write, "--by", "model,key")).exit_code == 2
+    few = await asyncio.to_thread(write)
+    assert (few.exit_code, "of 0 models was written" in few.stderr, "quality" in config.read_text()) == (0, True, False)
+    assert (await asyncio.to_thread(write, "--least", "2")).exit_code == 0
+    assert "m: {quality: 0.500, at: up/m" in config.read_text()
 
 
 async def test_what_answers_cost_is_as_it_was_corrected(tmp_path: Path) -> None:
