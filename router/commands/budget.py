@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import msgspec
@@ -91,16 +92,21 @@ def reset_override(budget: Name, reason: Reason, scope: Scope = "", store: Store
 # One parameter for each of the command's own.
 def _change(how: How, budget: str, amount: str, reason: str, until: str | None, scope: str, store: str | None, config: str | None) -> None:
     ends_ms = until_ms(until)
+    asked = 0
 
     async def work(desk: Desk) -> LimitChange:
+        nonlocal asked
         _, base = find_budget(await desk.state(), budget)
         try:
-            wanted = parse_amount(amount, base.unit)
+            wanted = asked = parse_amount(amount, base.unit)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="AMOUNT") from None
         return await desk.change_limit(budget, how, wanted, scope=scope, reason=reason, until_ms=ends_ms)
 
-    _print(change(store, config, work))
+    made = change(store, config, work)
+    _print(made)
+    if how == "lower" and asked > made.before:
+        print("There was less than that to take: nothing is left, until the limit is raised or the change ends.", file=sys.stderr)
 
 
 def _print(made: LimitChange) -> None:

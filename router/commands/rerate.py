@@ -63,7 +63,7 @@ def command(
     address = must_exist(choose_store(store, config))
     since_ms = max(0, int(begin.timestamp() * 1000))
     if named is not None:
-        _refuse_unknown(named, str(prices), address, since_ms)
+        _refuse_unknown(named, str(prices), address, since_ms, config)
     if apply:
         booked = asyncio.run(_apply(address, rerating, since_ms, reason.strip()))
         _report(rerating, as_json=as_json, booked=booked)
@@ -104,11 +104,11 @@ def _read(prices: str) -> Named:
     return read_prices(prices)
 
 
-def _refuse_unknown(named: Named, prices: str, store: str, since_ms: int) -> None:
+def _refuse_unknown(named: Named, prices: str, store: str, since_ms: int, config: str | None) -> None:
     """A name that is misspelt would leave its calls at their charge, and say nothing.
 
     Raises:
-        ConfigError: a name is neither in the log nor in the configuration of the environment.
+        ConfigError: a name is neither in the log nor in the configuration, which is that of the environment if none is named.
     """
     missing, seen = set(named), set[str]()
 
@@ -120,8 +120,8 @@ def _refuse_unknown(named: Named, prices: str, store: str, since_ms: int) -> Non
         if missing:
             each_record(open_ledger(store, timeout_seconds=TIMEOUT_SECONDS), take, since_ms=begin)
             missing -= seen
-    if missing and os.environ.get(CONFIG):
-        seen |= _configured()
+    if missing and (config or os.environ.get(CONFIG)):
+        seen |= _configured(config)
         missing -= seen
     if missing:
         known = sorted(seen - {""})
@@ -129,10 +129,10 @@ def _refuse_unknown(named: Named, prices: str, store: str, since_ms: int) -> Non
         raise ConfigError("\n".join(wrong))
 
 
-def _configured() -> set[str]:
+def _configured(config: str | None) -> set[str]:
     from router.settings.offline import load_offline
 
-    deployments = load_offline(None).deployments
+    deployments = load_offline(config).deployments
     return {*deployments, *(each.model for each in deployments.values())}
 
 

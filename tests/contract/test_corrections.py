@@ -18,6 +18,8 @@ from tests.contract.stores import Store, bucket, buckets, counters, held, rollin
 
 TRIPLE = Price(rates=Rates(input=3_000_000, output=3_000_000), source="config")
 """3 nano-USD a token; the records were charged 1."""
+BASELINE = 10
+"""Nano-USD a token on the baseline."""
 DAY = bucket("day", window="2026-11-22")
 TOKENS = bucket("tokens", unit="tokens", limit=10_000)
 ROLLING = rolling_bucket()
@@ -28,7 +30,13 @@ async def charge(ledger: Ledger, tokens: int, *, at_ms: int = 1) -> None:
     """A call that was charged a nano-USD for each token."""
     made = await held(ledger, tokens, WHERE, tokens=tokens)
     line = SpendRecord(
-        attempt_id=made.attempt_id, request_id="r", at_ms=at_ms, input_tokens=tokens, charge_nusd=tokens, price_source="config"
+        attempt_id=made.attempt_id,
+        request_id="r",
+        at_ms=at_ms,
+        input_tokens=tokens,
+        charge_nusd=tokens,
+        price_source="config",
+        baseline_nusd=tokens * BASELINE,
     )
     assert await ledger.settle(made, charge_nusd=tokens, tokens=tokens, record=msgspec.json.encode(line))
 
@@ -58,6 +66,7 @@ async def test_a_new_price_is_booked_where_the_calls_were_charged(ledger: Ledger
     report = Report(by=("team",))
     await read_open(ledger, report.add)
     assert report.total.charge_nusd == booked.total.rerated_nusd == 36
+    assert report.total.avoided_nusd == 12 * BASELINE - 36
     [(_, entry)] = [each async for each in ledger.control_store().history()]
     told = msgspec.json.decode(entry, type=AuditEntry)
     assert (told.who, told.action, told.target, told.after, told.reason) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import sysconfig
@@ -107,6 +108,29 @@ def test_findings_go_to_stderr_and_the_exit_code_is_one(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert (left.value.code, capsys.readouterr()) == (cli.EXIT_CONFIG, ("", "router.yaml:2:1: provders: unknown field\n"))
+
+
+@pytest.mark.parametrize(("verb", "said"), [("spend", ""), ("serve", "no append-only file\n")])
+def test_what_a_store_lacks_is_said_by_what_serves_from_it(
+    verb: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by each command that looks into it: cron would mail it every hour. Errors are said by all."""
+    log = logging.getLogger("faregate.store")
+    before, shown = log.level, logging.StreamHandler(sys.stderr)
+
+    def command(**_: object) -> None:
+        log.warning("no append-only file")
+        log.error("gone")
+
+    monkeypatch.setattr(cli, "load", lambda _: command)
+    log.addHandler(shown)
+    log.setLevel(logging.NOTSET)
+    try:
+        assert cli.run([verb]) == 0
+    finally:
+        log.setLevel(before)
+        log.removeHandler(shown)
+    assert capsys.readouterr().err == f"{said}gone\n"
 
 
 def test_a_verb_is_run_with_what_follows_it(capsys: pytest.CaptureFixture[str]) -> None:

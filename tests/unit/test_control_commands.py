@@ -49,6 +49,10 @@ def test_limits_are_changed_and_shown(store: str) -> None:
     made = run(store, "budget", "raise", "search", "50usd", "--until", "2h", "--reason", "launch")
     assert made.stdout.startswith("team/search: 20.00 USD -> 70.00 USD until 20")
     assert run(store, "budget", "lower", "company", "$1", "--reason", "x").stdout == "company: 100.00 USD -> 99.00 USD\n"
+    made = run(store, "budget", "lower", "per-team", "$11", "--scope", "team=ads", "--reason", "typo")
+    assert made.stdout == "per-team (team=ads): 10.00 USD -> 0.00 USD\n"
+    assert "nothing is left" in made.stderr
+    run(store, "budget", "reset-override", "per-team", "--scope", "team=ads", "--reason", "typo")
     made = run(store, "budget", "set", "per-team", "$3", "--scope", "team=search", "--reason", "y")
     assert made.stdout == "per-team (team=search): 10.00 USD -> 3.00 USD\n"
     rows = [line.split() for line in run(store, "budget", "list").stdout.splitlines()]

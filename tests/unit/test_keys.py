@@ -109,6 +109,12 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(run: Callable[..., Result], tmp_
         assert parsed[1].encode() not in file.read_bytes()
 
 
+def test_the_first_key_says_what_it_changes(run: Callable[..., Result]) -> None:
+    """Only where nobody needed one: a configuration with keys has asked for them before."""
+    assert "a router on it that let everybody in until now asks every request for a key." in run(command.app, "new", "x").stderr
+    assert "let everybody in" not in run(command.app, "new", "y").stderr
+
+
 def test_a_revoked_key_is_listed_as_revoked(run: Callable[..., Result]) -> None:
     """One can see that it was, and when."""
     key_id = keys.parse(run(command.app, "new", "x").stdout.splitlines()[0])[0]

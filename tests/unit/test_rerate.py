@@ -190,5 +190,20 @@ def test_a_price_of_a_model_that_is_only_known_is_no_mistake(tmp_path: Path, mon
     prices.write_text("small: free\nlarge: free\n")
     asked = ["rerate", "--store", store, "--prices", str(prices), "--since", "2099-01-01"]
     assert isinstance(CliRunner().invoke(cli.load("ledger"), asked).exception, ConfigError)
+    monkeypatch.delenv("FAREGATE_CONFIG", raising=False)
+    assert CliRunner().invoke(cli.load("ledger"), [*asked, "--config", str(config)]).exit_code == 0
     monkeypatch.setenv("FAREGATE_CONFIG", str(config))
     assert CliRunner().invoke(cli.load("ledger"), asked).exit_code == 0
+
+
+def test_a_configuration_beside_prices_names_the_ledger(tmp_path: Path) -> None:
+    """As it does for every other command. Its prices do not count then: `one/0` is not even in it."""
+    store, prices, config = str(tmp_path / "ledger.sqlite"), tmp_path / "prices.yaml", tmp_path / "router.yaml"
+    asyncio.run(book(store, [record(attempt_id="a", at_ms=NOW_MS, deployment="one/0", **USED)]))
+    config.write_text(
+        f"version: 1\nserver: {{store: {store}}}\nproviders: {{one: {{kind: openai, base_url: 'http://127.0.0.1:9/v1', api_key: k}}}}\n"
+        "models: {large: {at: one/1, price: free}}\nroutes: {auto: [large]}\n"
+    )
+    prices.write_text("one/0: {input: 0.003, output: 0.006}\n")
+    done = CliRunner().invoke(cli.load("ledger"), ["rerate", "--config", str(config), "--prices", str(prices), "--json"])
+    assert json.loads(done.stdout)["total"]["rerated_nusd"] == 60, done.output
