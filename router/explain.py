@@ -138,7 +138,7 @@ def explain(
         decision, error, spec = call.decision, str(exc), exc.spec
     candidates = _candidates(call, decision, fleet, spent)
     if spec is None:
-        error = refusal_text([(line.deployment, line.budgets) for line in candidates if line.place is not None])
+        error = refusal_text([(line.deployment, line.budgets) for line in candidates if line.place is not None], operation)
         spec = BUDGET_EXCEEDED if error else None
     return Explanation(
         route=call.route.name,

@@ -12,9 +12,10 @@ from router.domain.budgets import NEVER_MS, BucketState, Budget, Unit
 from router.domain.controls import Limit
 from router.domain.estimate import Estimate, clamped
 from router.domain.money import format_amount, format_usd
+from router.domain.request import Operation
 from router.domain.shortage import plan_of
 from router.domain.windows import bucket_at, scope_of
-from router.outcome import reset_time
+from router.outcome import RAISE_IT, reset_time, smaller_text
 from router.scopes import dims_of
 from router.snapshot import Deployment
 
@@ -118,7 +119,7 @@ def _fits(line: BudgetLine, budget: Budget, call: Call, deployment: Deployment, 
     return clamped(call.request, deployment, made, room_nusd=room, least=least, timeouts=call.route.timeouts) is not None
 
 
-def refusal_text(candidates: Sequence[tuple[str, Sequence[BudgetLine]]]) -> str:
+def refusal_text(candidates: Sequence[tuple[str, Sequence[BudgetLine]]], operation: Operation) -> str:
     """What refuses the request whichever candidate is tried: the budget of the one that needs least. Empty: nothing does.
 
     `candidates`: the deployments to be tried, and their budgets.
@@ -138,9 +139,10 @@ def refusal_text(candidates: Sequence[tuple[str, Sequence[BudgetLine]]]) -> str:
     else:
         room = f"has {amount(line.left)} left of {amount(line.limit_nusd)} (spent {amount(line.spent)}, held {amount(line.held)})"
     resets = f" It resets at {line.resets_at}." if line.resets_at else ""
-    smaller = " A smaller max_tokens needs less." if line.unit in ("usd", "tokens") else ""
+    if line.unit != "concurrent" and line.needed > line.limit_nusd:
+        resets = f" {RAISE_IT}."
     needs = f"the cheapest candidate, {name}, needs {amount(line.needed)} to be held"
-    return f"402: budget '{line.name}'{whose} {room}, and {needs}.{resets}{smaller}"
+    return f"402: budget '{line.name}'{whose} {room}, and {needs}.{resets}{smaller_text(line.unit, line.limit_nusd, operation)}"
 
 
 def budget_text(line: BudgetLine) -> str:

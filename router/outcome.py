@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from router.call import Attempt, Call
-from router.domain.budgets import NEVER_MS, Refusal
+from router.domain.budgets import NEVER_MS, Refusal, Unit
 from router.domain.limits import reset_text
 from router.domain.money import NUSD_PER_USD, format_amount, format_usd
+from router.domain.request import Operation
 from router.edge import headers as h
 from router.edge.replies import JSON
 from router.errors import BUDGET_EXCEEDED, RouterError
@@ -111,6 +112,14 @@ def reset_time(ends_ms: int) -> str:
     return datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+RAISE_IT: Final = "That is more than the whole limit: its owner must raise it"
+
+
+def smaller_text(unit: Unit, limit_nusd: int, operation: Operation) -> str:
+    """Says that a lower cap helps, where it can: not where there is no output to cap, or nothing to be had."""
+    return " A smaller max_tokens needs less." if unit in ("usd", "tokens") and limit_nusd > 0 and operation != "embeddings" else ""
+
+
 def _amounts(refusal: Refusal) -> dict[str, object]:
     """The amounts of a refusal: `limit_usd` and so on as text, or `limit` and so on as whole numbers of another unit."""
     unit = refusal.bucket.unit
@@ -155,8 +164,7 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
     else:
         when = "It does not reset: its owner must raise it"
     if bucket.unit != "concurrent" and refusal.needed_nusd > refusal.limit_nusd:
-        when = "That is more than the whole limit: its owner must raise it"
-    smaller = " A smaller max_tokens needs less." if bucket.unit in ("usd", "tokens") and call.operation != "embeddings" else ""
+        when = RAISE_IT
     changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({amount(bucket.limit_nusd)} in the configuration)"
     held = f" and {amount(refusal.held_nusd)} held by calls under way" if refusal.held_nusd else ""
     named = f", {deployment}" if deployment else ""
@@ -165,7 +173,7 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
         f"Budget '{bucket.budget}'{whose} has no room for this request: limit {amount(refusal.limit_nusd)}{changed}, "
         f"spent {amount(refusal.spent_nusd)}{held}, {amount(refusal.left_nusd)} left; "
         f"this request could {'cost' if bucket.unit == 'usd' else 'need'} {amount(refusal.needed_nusd)}{cheapest}. "
-        f"{when}.{smaller if refusal.limit_nusd > 0 else ''} Request {call.request_id}."
+        f"{when}.{smaller_text(bucket.unit, refusal.limit_nusd, call.operation)} Request {call.request_id}."
     )
     return RouterError(
         BUDGET_EXCEEDED,

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from policies.engine import Branch, choose, decide, order_all
+from policies.filters import usd
 from policies.types import NOTHING, Decision, Rejection, RequestFacts, Restriction
 from policies.words import did_you_mean
 from router.call import Call
@@ -273,10 +274,10 @@ def _unknown_wishes(call: Call) -> str:
     return f" This route has no deployment, model or provider '{wrong[0]}'{did_you_mean(wrong[0], known)}"
 
 
-def _whose_ceiling(call: Call) -> str:
+def _whose_ceiling(call: Call, rejected: Sequence[Rejection]) -> str:
     """Whose limit no candidate's highest cost keeps, and what to do."""
     least = None if call.restrict is None else call.restrict.max_cost_nusd
-    if least is None:
+    if least is None or not any(item.detail.endswith(f", limit {usd(least)} USD") for item in rejected):
         whose = f"of the policy's `max_request_usd` (rule '{call.branch.rule}')"
     elif least == call.route.max_cost_nusd:
         whose = f"of route '{call.route.name}' (`max_cost`)"
@@ -284,7 +285,8 @@ def _whose_ceiling(call: Call) -> str:
         whose = "of the key or its team (`max_cost`)"
     else:
         whose = "that the request sets itself (`x-faregate-max-cost-usd` or `faregate.max_cost_usd`)"
-    return f" The limit is the one {whose}. A smaller max_tokens lowers what the request could cost. Request {call.request_id}."
+    smaller = "" if call.operation == "embeddings" else " A smaller max_tokens lowers what the request could cost."
+    return f" The limit is the one {whose}.{smaller} Request {call.request_id}."
 
 
 def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
@@ -300,7 +302,7 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     message = f"No deployment of '{call.route.name}' (rule '{decision.rule}') can serve this request: {listed}."
     if causes == {"too_expensive"}:
         details["request_id"] = call.request_id
-        return RouterError(MAX_COST_EXCEEDED, message + _whose_ceiling(call), details=details)
+        return RouterError(MAX_COST_EXCEEDED, message + _whose_ceiling(call, decision.rejected), details=details)
     if causes == {"excluded_by_request"}:
         return RouterError(INVALID_REQUEST, f"{message}{_unknown_wishes(call)}", details=details)
     if causes == {"frozen"}:

@@ -235,6 +235,7 @@ def test_what_the_server_refuses_is_refused(tmp_path: Path) -> None:
     result = asked(tmp_path, small)
     assert result.exit_code == 1
     assert "error: 402: budget 'company' allows 0.000001 USD, and the cheapest candidate, home/small-edge, needs " in result.stdout
+    assert " to be held. That is more than the whole limit: its owner must raise it. A smaller max_tokens needs less." in result.stdout
     ended = CONFIG.replace("tags: {kind: agent}}\n", "tags: {kind: agent}, expires: 2026-01-31}\n")
     result = asked(tmp_path, ended, "--key", "bot")
     assert result.exit_code == 1

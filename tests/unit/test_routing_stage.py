@@ -37,6 +37,7 @@ routes:
       - {name: tools-at-large, when: {tools: true}, use: [large], otherwise: refuse}
     default: {use: [small], by: fixed}
   capped: {default: {use: [large], by: fixed}, max_cost: $0.000001}
+  low: {default: {use: [large], by: {kind: cost, max_request_usd: 0.0000002}}}
   by-header:
     rules:
       - {name: beta, when: {header: {x-stage: beta}}, use: [large]}
@@ -74,7 +75,7 @@ def test_a_model_that_does_not_exist_is_told_with_those_that_do() -> None:
     """A typing error is found without asking anybody."""
     error = refused(call_of("smal"))
     assert (error.spec.code, error.param) == ("model_not_found", "model")
-    assert "auto, by-header, capped, large, small, strict" in error.message
+    assert "auto, by-header, capped, large, low, small, strict" in error.message
 
 
 def test_a_wish_for_a_name_that_the_route_does_not_have_is_told() -> None:
@@ -171,6 +172,14 @@ def test_the_route_s_own_limit_is_never_loosened(header: bytes | None) -> None:
     whose = "the request sets itself (`x-faregate-max-cost-usd`" if own else "of route 'capped' (`max_cost`)"
     assert whose in error.message
     assert "A smaller max_tokens lowers" in error.message
+
+
+def test_a_limit_of_the_policy_is_not_taken_for_one_of_the_request() -> None:
+    """Both apply; which one refused is what the client needs to know. An embedding has no cap that it could lower."""
+    call = call_of("low", headers={b"x-faregate-max-cost-usd": b"5"})
+    call.operation = "embeddings"
+    message = refused(call).message
+    assert "The limit is the one of the policy's `max_request_usd` (rule 'default'). Request r." in message
 
 
 def test_a_limit_of_one_request_leaves_nothing_behind_for_the_next() -> None:
