@@ -19,9 +19,11 @@ from router.replay.requests import Asked
 from router.replay.simulate import World
 from router.settings.findings import one_of
 from router.settings.offline import load_offline
+from router.settings.units import parse_duration
 from router.snapshot import Snapshot
 
 EXIT_BROKEN: Final = 1
+LONGEST_SECONDS: Final = 24 * 3600
 
 
 def command(
@@ -34,15 +36,22 @@ def command(
         list[str] | None, typer.Option(help="provider=60%: exit 1 if it gets more of the spending; may be given again.")
     ] = None,
     fail_on_stranded: Annotated[bool, typer.Option("--fail-on-stranded", help="Exit 1 if a request or a rule has nothing left.")] = False,
+    live: Annotated[
+        str | None, typer.Option(help="After that, take it out of the running service for so long, such as 5m, and say what became of it.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="With --live: why; goes into the audit log.")] = "",
+    least: Annotated[str, typer.Option(help="With --live: end it at once, exit 1, if a smaller share of requests is answered.")] = "95%",
+    anyway: Annotated[bool, typer.Option("--anyway", help="With --live: although rules have nothing left without it.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; money in nano-USD.")] = False,
 ) -> None:
     """Replay the requests of a log without a vendor: what is left without a deployment, what it costs, which budgets break.
 
-    Without a log, only the configuration is looked at. Nothing is sent and nothing is changed; `faregate drain` does it live.
+    Without a log, only the configuration is looked at. Nothing is sent and nothing is changed, unless --live is given.
     """
     snapshot = load_offline(config)
     _check(snapshot, without)
+    outage = None if live is None else _outage(live, reason, least, text=not (as_json or markdown))
     limits = dict(map(_limit, most or []))
     try:
         requests = read_log(snapshot, replay, since, until)
@@ -60,10 +69,40 @@ def command(
     else:
         typer.echo(as_text(notes_of(told), tables_of(told)))
     found = _beyond(told, limits, stranded=fail_on_stranded)
+    if outage is not None:
+        found += _lived(snapshot, told, outage, anyway=anyway)
     for line in found:
         typer.echo(line, err=True)
     if found:
         raise typer.Exit(EXIT_BROKEN)
+
+
+def _outage(live: str, reason: str, least: str, *, text: bool) -> tuple[float, str, float]:
+    """(Seconds, reason, least share of answers) of a live drill."""
+    if not text:
+        raise typer.BadParameter("a live drill prints text", param_hint="--live")
+    if not reason.strip():
+        raise typer.BadParameter("a live drill changes the running service: say why", param_hint="--reason")
+    try:
+        seconds, share = parse_duration(live), read_share(least)
+    except (ValueError, RangeError) as error:
+        raise typer.BadParameter(str(error)) from None
+    if not 1 <= seconds <= LONGEST_SECONDS or not 0 <= share <= 1:
+        raise typer.BadParameter(f"from 1s to {LONGEST_SECONDS // 3600}h, and a share from 0 to 100%", param_hint="--live, --least")
+    return seconds, reason.strip(), share
+
+
+def _lived(snapshot: Snapshot, told: Drill, outage: tuple[float, str, float], *, anyway: bool) -> list[str]:
+    """Do it, print what came of it, and say what was bad about it."""
+    if told.dependencies and not anyway:
+        return ["not done live: rules have nothing left without it, and their requests would be refused (--anyway does it all the same)"]
+    from router.commands.drill_live import live, report
+
+    seconds, reason, least = outage
+    lived = live(snapshot, told.gone, seconds=seconds, reason=reason, least=least)
+    typer.echo(report(lived))
+    share = lived.during.answered_share
+    return [f"{share:.1%} of the requests were answered, less than {least:.1%}"] if share is not None and share < least else []
 
 
 def _check(snapshot: Snapshot, without: list[str]) -> None:

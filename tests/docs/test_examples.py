@@ -82,6 +82,7 @@ NOT_RUN: Final = {
     ("ledger", "rerate", "--prices"): "the reader's file",
     ("explain", "--config", "router.yaml", "--record"): "nobody asked for anything",
     ("test",): "the reader's tests; config/*.test.yaml are run elsewhere",
+    ("drill", "--live"): "there is no running service",
     ("evaluate",): "the reader's prompts, and a router that runs",
     ("frontier",): "the scores of the one before",
     ("plan",): "the reader's next configuration; it has tests of its own",
