@@ -15,7 +15,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
+from router.adapters.choose import visiting
 from router.cli import load
+from router.domain.feedback import Feedback
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
 from router.replay.evaluation import Score, graded, judged, points_of, policy_point, read_lines
@@ -25,6 +27,8 @@ from tests.replay_logs import START_MS, write_log
 from tests.running import running
 from tests.scripted_behaviours import Json, usage
 from tests.scripted_upstream import ScriptedUpstream
+from tests.unit.test_export import book
+from tests.unit.test_spend import record
 
 CONFIG = """
 version: 1
@@ -227,3 +231,31 @@ def test_a_file_of_something_else_is_told_what_a_line_is(tmp_path: Path) -> None
     scores.write_text('\n{"prompt": "x", "model": "a"}')
     with pytest.raises(ConfigError, match=r"prompts\.jsonl:2: is not a score, .*: Expected int, got str"):
         read_lines(scores, Score)
+
+
+async def test_the_log_alone_shows_cost_and_ratings(tmp_path: Path) -> None:
+    """Of each model and route that is rated often enough, and of all together: what its answers really came to."""
+    store = str(tmp_path / "ledger.sqlite")
+    usual: dict[str, Any] = {"route": "auto", "key_id": "k", "at_ms": START_MS}
+    made = {"a": ("small", 1.0), "b": ("small", 0.5), "c": ("large", 1.0), "d": ("large", None), "e": ("rare", 1.0)}
+    calls = [(name, model, 10**7 * len(model)) for name, (model, _) in made.items()]
+    await book(
+        store, [record(attempt_id=f"{n}.0", request_id=n, model=m, deployment=f"one/{m}", charge_nusd=c, **usual) for n, m, c in calls]
+    )
+    async with visiting(store) as ledger:
+        for number, (name, (_, rating)) in enumerate(made.items()):
+            await ledger.feedback_store().put(Feedback(request_id=name, key_id="k", at_ms=START_MS + number, rating=rating))
+    (tmp_path / "router.yaml").write_text(CONFIG.replace("UP", "http://127.0.0.1:9/v1").replace("STORE", store))
+    words = ("frontier", "--config", str(tmp_path / "router.yaml"), "--since", "2026-01-01", "--least", "1")
+    told = await asyncio.to_thread(run, *words, "--json")
+    points = {point["name"]: (point["kind"], point["quality"], point["cost_nusd"], point["prompts"]) for point in json.loads(told.stdout)}
+    assert points == {
+        "rare": ("model", 1.0, 4 * 10**7, 1),
+        "small": ("model", 0.75, 5 * 10**7, 2),
+        "large": ("model", 1.0, 5 * 10**7, 1),
+        "route auto": ("policy", 0.875, 4.8 * 10**7, 4),
+        "today's policy": ("policy", 0.875, 4.8 * 10**7, 4),
+    }
+    shown = (await asyncio.to_thread(run, *words[:-1], "2", "--svg", str(tmp_path / "f.svg"))).stdout
+    assert "left out: large 1, rare 1." in shown
+    assert "s policy (0.048 USD, 0.875)" in (tmp_path / "f.svg").read_text()
