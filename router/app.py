@@ -30,10 +30,10 @@ from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import ConfigError, RouterError, StoreUnavailable
 from router.fleet import Fleet
+from router.kept_prompts import open_logs
 from router.limit_changes import changed_limits
 from router.live import new_ids
 from router.live_controls import POLL_SECONDS, LiveControls
-from router.logs import RequestLog
 from router.metrics import Metrics
 from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments, set_drift, set_learned
 from router.metrics_ledger import MeteredStore
@@ -151,9 +151,7 @@ class Service:
         self._pepper = await self.ledger.pepper()
         self.admission = Admission(snapshot, self.ledger, pepper=self._pepper, clock=time.time)
         await self.admission.refresh()
-        self._request_log = RequestLog(self._log_target) if server.log_requests else None
-        if self._request_log is not None:
-            self._stack.callback(self._request_log.close)
+        self._request_log, self._prompts = open_logs(server, self._log_target, self._stack)
         self.pipeline = self._make_pipeline(await self._lanes.dispatcher(snapshot))
         self._make_gate()
         await self._open_office(snapshot)
@@ -287,6 +285,7 @@ class Service:
             settlements=Settlements(self.outbox, self.metrics, clock=time.monotonic, clock_ms=wall_clock_ms),
             metrics=self.metrics,
             log=self._request_log,
+            prompts=self._prompts,
             controls=self.controls,
             live=self.live,
             clock=time.monotonic,

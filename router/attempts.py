@@ -16,6 +16,7 @@ from router.domain.usage import Usage
 from router.edge.exchange import Exchange
 from router.errors import RouterError, StoreUnavailable
 from router.fleet import Fleet
+from router.kept_prompts import KeptPrompts
 from router.limits import RateLimits
 from router.lines import ways_of
 from router.live_controls import LiveControls
@@ -54,6 +55,7 @@ class Attempts:
         settlements: Settlements,
         metrics: Metrics,
         log: RequestLog | None,
+        prompts: KeptPrompts | None = None,
         controls: LiveControls,
         live: MutableMapping[str, Attempt],
         clock: Callable[[], float],
@@ -73,6 +75,7 @@ class Attempts:
         self._in_flight = metrics.in_flight
         self._reserved = store.reserved
         self._log = log
+        self._prompts = prompts
         self._controls = controls
         self._live = live
         self._clock = clock

@@ -288,6 +288,8 @@ class Pipeline(Attempts):
             self._metrics.fold()
         if self._log is not None:
             self._log.append(log_line(call, at_ms=self._clock_ms(), overhead_seconds=overhead, total_seconds=total))
+        if self._prompts is not None and call.outcome == "ok":
+            self._prompts.keep(call)
 
     def _request_series(self, call: Call) -> RequestSeries:
         series = self._metrics.request_series(

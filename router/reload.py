@@ -41,6 +41,7 @@ FIXED: Final = {
     "max_header_bytes": "max_header",
     "max_connections": "max_connections",
     "log_requests": "log_requests",
+    "keep_prompts": "keep_prompts",
     "admin_host": "admin.host",
     "admin_port": "admin.port",
 }

@@ -226,6 +226,17 @@ class Administrator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepPrompts:
+    """Which prompts are kept, and where."""
+
+    file: str
+    share: float
+    """Of the requests, 0 to 1."""
+    most_bytes: int
+    """The file grows no further."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """What is fixed for the life of a process."""
 
@@ -273,6 +284,8 @@ class ServerSettings:
     """Where the admin API listens; None: below `/admin` on `port`."""
     record_decisions: float = 0.01
     """Share of requests whose records keep what the decision was made of."""
+    keep_prompts: KeepPrompts | None = None
+    """Where prompts are kept; None: nowhere."""
     budget_status: int = 402
     """Status of a refusal for money; 402 unless a migrating client needs another."""
 

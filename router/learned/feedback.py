@@ -9,6 +9,7 @@ from statistics import fmean
 import msgspec
 
 from router.domain.feedback import Feedback
+from router.domain.prompt_text import prompt_of
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
 from router.known import MOST_SHOWN, meant
@@ -19,22 +20,31 @@ ANSWERED = frozenset({"ok", "cut", "client_left"})
 
 class _Prompt(msgspec.Struct):
     request_id: str
-    prompt: str
+    prompt: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def text(self) -> str:
+        """What is asked, as the learned router reads it in a request."""
+        return prompt_of(bytes(self.messages or self.prompt), chat=bool(self.messages)).asked
 
 
 def read_prompts(path: Path) -> dict[str, str]:
-    """Prompts by request id, of lines `{"request_id": ..., "prompt": ...}`.
+    """Prompts by request id, of lines with `request_id` and `prompt` or `messages`, as `server.keep_prompts` writes them.
 
     Raises:
         ConfigError: the file cannot be read, or a line is something else.
     """
     try:
         lines = [msgspec.json.decode(line, type=_Prompt) for line in path.read_bytes().splitlines() if line.strip()]
+        if not all(line.prompt or line.messages for line in lines):
+            raise msgspec.ValidationError("one has neither a `prompt` nor `messages`")
+        texts = {line.request_id: line.text for line in lines}
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror or exc}") from None
     except msgspec.MsgspecError as exc:
-        raise ConfigError(f'{path}: not JSON lines of {{"request_id", "prompt"}}: {exc}') from None
-    return {line.request_id: line.prompt for line in lines}
+        raise ConfigError(f'{path}: not JSON lines of {{"request_id", "prompt" or "messages"}}: {exc}') from None
+    return texts
 
 
 def labels_of(

@@ -28,7 +28,7 @@ from router.settings.compile_signals import compile_signals
 from router.settings.findings import Finding, InvalidSettings, described, one_of
 from router.settings.lint import lint
 from router.settings.model import Settings
-from router.snapshot import Deployment, Route, ServerSettings, Snapshot
+from router.snapshot import Deployment, KeepPrompts, Route, ServerSettings, Snapshot
 
 VERSION_DIGITS: Final = 12
 
@@ -171,6 +171,7 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         allow_anonymous=given.allow_anonymous,
         log_requests=given.log_requests,
         record_decisions=given.record_decisions,
+        keep_prompts=None if (kept := given.keep_prompts) is None else KeepPrompts(file=kept.file, share=kept.share, most_bytes=kept.most),
         baseline=_baseline(context, deployments),
         admin_host=given.admin.host,
         admin_port=given.admin.port,

@@ -101,6 +101,18 @@ class CompatSettings(Section):
     """HTTP status of a refusal for money: 402, 429, 403 or 422. 402 is the one that no client library sends again."""
 
 
+class KeepPromptsSettings(Section):
+    """Prompts that are kept in a file, a JSON object a line: for `faregate evaluate` and `faregate router train`. Never those of private
+    requests. Nothing else that Faregate writes has prompts in it."""
+
+    file: Text
+    """Where. It is made readable for the user and the group of the service."""
+    share: Annotated[Share, Field(le=1)] = 0.01
+    """Share of the answered chats and completions: `1%`, `100%` for all. Default: 1%."""
+    most: ByteSize = 1_000_000_000
+    """The file grows no further. Default: 1GB."""
+
+
 class ServerSection(Section):
     """How the process serves. Addresses, the store, sizes and times of it, and `log_requests`, are fixed until it is started again;
     the rest follows the file."""
@@ -170,6 +182,8 @@ class ServerSection(Section):
     record_decisions: Annotated[Share, Field(le=1)] = 0.01
     """Share of requests whose spend record keeps what the decision was made of (facts and candidates, no prompt; about 0.6 kB), so
     that it can be explained and replayed exactly: `1%`, `100%` for all, `0%` for none."""
+    keep_prompts: KeepPromptsSettings | None = None
+    """Keep the prompts of some requests. Default: none are kept."""
     baseline: Text | None = None
     """Model or deployment whose price avoided cost is measured against. Default: none, avoided cost is not counted."""
     admin: AdminListenSettings = all_defaults()
