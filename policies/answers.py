@@ -101,14 +101,19 @@ def extracted(text: str, what: Extract) -> str | None:
 
 def agree(one: str, other: str, what: Extract) -> bool:
     """Whether two answers say the same. Answers of which nothing can be extracted do not."""
+    return compared(one, other, what) or False
+
+
+def compared(one: str, other: str, what: Extract) -> bool | None:
+    """Whether two answers say the same; None: nothing can be extracted of either, which leaves nothing to compare."""
     for name in _AUTO if what == "auto" else (what,):
         first, second = extracted(one, name), extracted(other, name)
         if first is not None and second is not None:
             return first == second
         # One is a JSON object and the other a number: they do not say the same, and no later form makes them.
-        if what == "auto" and (first is None) != (second is None):
+        if (first is None) != (second is None):
             return False
-    return False
+    return None
 
 
 _AUTO: Final[tuple[Literal["json", "choice", "number"], ...]] = ("json", "choice", "number")

@@ -60,7 +60,7 @@ def errors() -> str:
 
 def metrics() -> str:
     """The table of `router/metrics.py`."""
-    from router.metrics import FAMILIES
+    from router.metrics_families import FAMILIES
 
     def row(name: str) -> tuple[str, ...]:
         family = FAMILIES[name]

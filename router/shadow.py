@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from policies.answers import Said
+from policies.answers import Said, compared
 from policies.plans import Shadow
 from policies.types import NOTHING, Ranked
 from router.call import Call, Principal
 from router.captured import Captured, Tee
 from router.dispatch import Failure
-from router.domain.usage import Usage
 from router.doors import Doors
 from router.edge.exchange import Exchange
 from router.errors import RouterError, StoreUnavailable
@@ -39,7 +38,7 @@ def _send_copy(doors: Doors, call: Call, shadow: Shadow, said: Said) -> None:
     if len(mine) >= shadow.at_most:
         doors.metrics.shadowed(shadow=shadow.name, outcome="busy")
         return
-    task = asyncio.create_task(_compare(doors, _copy(call, shadow), shadow.name, said, call.usage, call.charge_nusd), name=shadow.name)
+    task = asyncio.create_task(_compare(doors, _copy(call, shadow), shadow.name, _Answer(said, call)), name=shadow.name)
     running.add(task)
     task.add_done_callback(running.discard)
 
@@ -64,7 +63,17 @@ def _copy(call: Call, shadow: Shadow) -> Call:
     return part
 
 
-async def _compare(doors: Doors, part: Call, name: str, answer: Said, usage: Usage | None, charge_nusd: int) -> None:
+class _Answer:
+    """What the client has, as far as it is compared."""
+
+    __slots__ = ("charge_nusd", "said", "seconds", "usage")
+
+    def __init__(self, said: Said, call: Call) -> None:
+        self.said = said
+        self.usage, self.charge_nusd, self.seconds = call.usage, call.charge_nusd, call.upstream_seconds
+
+
+async def _compare(doors: Doors, part: Call, name: str, answer: _Answer) -> None:
     """Make the copy's call and count how it differs from the answer."""
     captured = Captured(None)
     try:
@@ -75,12 +84,16 @@ async def _compare(doors: Doors, part: Call, name: str, answer: Said, usage: Usa
     finally:
         # Attempts point back at their call: see `Pipeline.serve`.
         part.winner = None
-    if failure is not None or part.usage is None or usage is None:
+    if failure is not None or part.usage is None or answer.usage is None:
         doors.metrics.shadowed(shadow=name, outcome="failed")
         return
+    said = captured.said()
+    same = compared(said.text, answer.said.text, "auto")
     doors.metrics.shadowed(
         shadow=name,
-        outcome="same_finish" if captured.said().finish == answer.finish else "other_finish",
-        cost_ratio=part.charge_nusd / charge_nusd if charge_nusd else None,
-        length_ratio=part.usage.output_tokens / usage.output_tokens if usage.output_tokens else None,
+        outcome="same_finish" if said.finish == answer.said.finish else "other_finish",
+        verdict="unclear" if same is None else "same" if same else "other",
+        cost_ratio=part.charge_nusd / answer.charge_nusd if answer.charge_nusd else None,
+        length_ratio=part.usage.output_tokens / answer.usage.output_tokens if answer.usage.output_tokens else None,
+        time_ratio=part.upstream_seconds / answer.seconds if answer.seconds > 0 else None,
     )

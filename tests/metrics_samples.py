@@ -84,7 +84,7 @@ def everything(metrics: Metrics) -> None:
     metrics.experiment_stopped(experiment="new", reason="errors")
     metrics.cascaded(cascade="small-first", step="small", verdict="accepted")
     metrics.hedged(hedge="hedge", outcome="second")
-    metrics.shadowed(shadow="copy", outcome="same_finish", cost_ratio=0.5, length_ratio=1.5)
+    metrics.shadowed(shadow="copy", outcome="same_finish", verdict="same", cost_ratio=0.5, length_ratio=1.5, time_ratio=1.0)
     metrics.ran_away(signal="spend", action="pause")
     metrics.stepped(budget="everyone", action="downgrade")
     metrics.rate_limited(kind="team", limit="rpm", action="refuse")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.metrics import FAMILIES
+from router.metrics_families import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 NAMED = re.compile(r"\b(?:faregate|gen_ai)_(?:client|server|[a-z]+)_[a-z_]+\b")

@@ -12,7 +12,7 @@ import pytest
 from router import docs
 from router.edge import headers
 from router.errors import ALL
-from router.metrics import FAMILIES
+from router.metrics_families import FAMILIES
 from router.settings.env import VARIABLES
 from tests.house.source import ROOT, text_files
 

@@ -204,6 +204,23 @@ async def test_a_shadow_gets_a_copy_on_the_money_of_its_own_team(tmp_path: Path)
         counted = await metrics(app)
         assert 'faregate_shadows_total{shadow="shadow",outcome="same_finish"} 1' in counted
         assert 'faregate_shadow_length_ratio_sum{shadow="shadow"} 2' in counted
+        assert 'faregate_shadow_answers_total{shadow="shadow",verdict="unclear"} 1' in counted
+        assert 'faregate_shadow_time_ratio_count{shadow="shadow"} 1' in counted
+
+
+async def test_a_shadow_is_compared_by_what_it_says(tmp_path: Path) -> None:
+    """The same number in other words is the same answer."""
+    by = "{kind: shadow, to: large, share: 100%, team: lab, by: fixed}"
+    async with running(tmp_path, config(by)) as app:
+        app.up.on("small", Json(text="The answer is 42."))
+        app.up.on("large", Sequence([Json(text="So we get the answer: 42"), Json(text="The answer is 41.")]))
+        for _ in range(2):
+            await app.ask("auto")
+            await app.settled()
+            await asyncio.gather(*app.app.service.fleet.memory.copies)
+        counted = await metrics(app)
+        for verdict in ("same", "other"):
+            assert f'faregate_shadow_answers_total{{shadow="shadow",verdict="{verdict}"}} 1' in counted
 
 
 async def test_a_canary_that_fails_is_taken_back(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from router.errors import ALL as ALL_ERRORS
-from router.metrics import FAMILIES
+from router.metrics_families import FAMILIES
 from router.settings import load_snapshot
 
 ROOT: Final = Path(__file__).resolve().parents[2]

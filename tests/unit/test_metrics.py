@@ -14,7 +14,8 @@ import pytest
 from router.domain.prices import Price, Rates
 from router.domain.usage import Usage
 from router.errors import StoreUnavailable
-from router.metrics import FAMILIES, Metrics, merge, render
+from router.metrics import Metrics, merge, render
+from router.metrics_families import FAMILIES
 from router.metrics_gauges import process_gauges
 from router.metrics_ledger import MeteredStore
 from router.metrics_store import Family, Scrape, Store

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from router.domain.usage import Usage
-from router.metrics import FAMILIES, FOLD_EVERY, Metrics
+from router.metrics import FOLD_EVERY, Metrics
+from router.metrics_families import FAMILIES
 from tests.metrics_samples import USAGE, attempt, configured, request, samples, value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from router import __version__
 from router.domain.budgets import NEVER_MS, BucketState, Budget
-from router.metrics import FAMILIES
+from router.metrics_families import FAMILIES
 from router.metrics_gauges import process_gauges, set_budgets, set_configuration, set_deployments, set_drift
 from router.metrics_store import Scrape
 from router.ports import Drift
