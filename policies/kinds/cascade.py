@@ -150,7 +150,8 @@ def _plain(found: Sequence[tuple[str, Ranking]], rest: tuple[Ranked, ...]) -> Ra
 
 
 def _name(pick: Pick, index: int) -> str:
-    return pick.names[0] if pick.names else pick.size or pick.domain or pick.locality or pick.weights or f"step-{index + 1}"
+    classes = (pick.size, pick.domain, pick.language, pick.locality, pick.region, pick.weights)
+    return pick.names[0] if pick.names else next(filter(None, classes), f"step-{index + 1}")
 
 
 def _names(order: Sequence[Ranked]) -> tuple[str, ...]:

@@ -109,14 +109,22 @@ class Pick(BaseModel):
     size: Literal["small", "medium", "large"] | None = Field(default=None, description="Class by size. Default: any.")
     weights: Literal["open", "closed"] | None = Field(default=None, description="Class by licence of the weights. Default: any.")
     locality: Literal["cloud", "local", "edge"] | None = Field(default=None, description="Class by where it runs. Default: any.")
+    region: str | None = Field(default=None, description="Class by where it runs, in words of your own. Default: any.")
     domain: str | None = Field(default=None, description="What it is good at. Default: any.")
+    language: str | None = Field(default=None, description="Strong in it: a code of ISO 639-1 such as `ko`. Default: any.")
+    quality: Share | None = Field(default=None, description="Usual quality at least. Unit: 0 to 1 or a percentage. Default: any.")
 
     def fits(self, traits: Traits) -> bool:
         """Whether a deployment is meant."""
         if self.names:
             return not {traits.deployment, traits.model, traits.provider}.isdisjoint(self.names)
-        wanted = ((self.size, traits.size), (self.weights, traits.weights), (self.locality, traits.locality))
-        return all(want is None or want == has for want, has in wanted) and (self.domain is None or self.domain in traits.domain)
+        wanted = ((self.size, traits.size), (self.weights, traits.weights), (self.locality, traits.locality), (self.region, traits.region))
+        within = ((self.domain, traits.domain), (self.language, traits.languages))
+        return (
+            all(want is None or want == has for want, has in wanted)
+            and all(want is None or want in has for want, has in within)
+            and (self.quality is None or (traits.quality is not None and traits.quality >= self.quality))
+        )
 
     def problems(self, path: Path, offered: Sequence[Traits]) -> Iterable[Problem]:
         """Names that nothing in `use` has, and classes that nothing fits."""

@@ -154,6 +154,10 @@ def test_a_pick_goes_by_names_or_by_classes() -> None:
     assert [Pick(names=(name,)).fits(one) for name in ("x", "p/x", "p", "y")] == [True, True, True, False]
     assert Pick(size="small", domain="code").fits(one)
     assert not Pick(size="small", domain="law").fits(one)
+    korean = Traits(deployment="p/k", model="k", provider="p", languages=frozenset({"ko"}), region="eu", quality=0.7)
+    assert Pick(language="ko", region="eu", quality=0.7).fits(korean)
+    assert [Pick(language="ja").fits(korean), Pick(region="us").fits(korean), Pick(quality=0.8).fits(korean)] == [False] * 3
+    assert not Pick(quality=0.1).fits(one)
     assert not Pick(size="small", weights="open").fits(one)
 
 

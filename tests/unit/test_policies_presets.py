@@ -206,7 +206,12 @@ def test_budget_pacing_says_how_to_pace_a_budget_of_another_name(tmp_path: Path)
 
 def test_vendor_neutral_shares_and_agents_stay(tmp_path: Path) -> None:
     """By weight the one, by what the session's cached prompt saves the other."""
-    assert set(order(preset("vendor-neutral", tmp_path))[1]) == {"cloud/frontier-closed", "room/large-open-local"}
+    neutral = preset("vendor-neutral", tmp_path)
+    both = {"cloud/frontier-closed", "room/large-open-local"}
+    assert set(order(neutral)[1]) == both
+    for vendor, first in (("cloud", "room/large-open-local"), ("room", "cloud/frontier-closed")):
+        said = order(neutral, live={f"share/vendors/{vendor}": 0.61})[1]
+        assert (said[0], set(said)) == (first, both)
     agents = preset("agents", tmp_path)
     assert order(agents)[1][0] == "edge/small-edge"
     assert order(agents, live={"saves/cloud/mid-closed": 295.0})[1][0] == "cloud/mid-closed"
