@@ -62,7 +62,7 @@ def test_an_option_that_cannot_be_used_is_named(words: tuple[str, ...]) -> None:
         ("spend export --out x --format focuss", '--format: there is no "focuss"; did you mean "focus"?'),
         (
             "evaluate x --model m --out y --grade zzz",
-            '--grade: there is no "zzz"; known: exact, choice, number, json, contains, schema, judge',
+            '--grade: there is no "zzz"; known: exact, choice, number, json, contains, schema, run, judge',
         ),
     ],
 )
