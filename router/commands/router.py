@@ -28,7 +28,14 @@ app = typer.Typer(add_completion=False, help="Train, calibrate and evaluate a le
 
 SUFFIXES: Final = (".jsonl", ".jsonl.gz")
 
-Data = Annotated[list[Path], typer.Option("--data", help="File of labels (JSON lines, may be gzipped), or a folder of them; repeatable.")]
+Data = Annotated[
+    list[Path] | None, typer.Option("--data", help="File of labels (JSON lines, may be gzipped), or a folder of them; repeatable.")
+]
+FromFeedback = Annotated[
+    Path | None,
+    typer.Option(help='Labels from ratings in the ledger; this file has their prompts: {"request_id": ..., "prompt": ...}, one a line.'),
+]
+Since = Annotated[str, typer.Option(help="Of feedback: from here on, such as 30d or 2026-11-01.")]
 Small = Annotated[str | None, typer.Option(help="Model of `scores` that is the small one. Default: the lesser half of them.")]
 Large = Annotated[str | None, typer.Option(help="Model of `scores` that is the large one. Default: the best quarter of them.")]
 Out = Annotated[Path, typer.Option(help="File to write.")]
@@ -39,14 +46,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print for machines.")]
 @app.command()
 def train(
     out: Out,
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="File of labels (JSON lines, may be gzipped), or a folder of them; repeatable.")
-    ] = None,
-    from_feedback: Annotated[
-        Path | None,
-        typer.Option(help='Learn from ratings in the ledger; this file has their prompts: {"request_id": ..., "prompt": ...}, one a line.'),
-    ] = None,
-    since: Annotated[str, typer.Option(help="Of feedback: from here on, such as 30d or 2026-11-01.")] = "30d",
+    data: Data = None,
+    from_feedback: FromFeedback = None,
+    since: Since = "30d",
     store: Store = None,
     config: Books = None,
     small: Small = None,
@@ -58,28 +60,45 @@ def train(
     """Learn from labels: prompts, and how good the answers of a small and a large model were. Needs numpy (the extra `train`)."""
     from router.learned.train import train as learn
 
-    if data is None and from_feedback is None:
-        raise typer.BadParameter("name a file of labels, or --from-feedback", param_hint="--data")
-    labels = [] if from_feedback is None else _rated(from_feedback, since, choose_store(store, config), small, large)
-    labels += _labels(data, small, large) if data else []
+    labels = _gathered(data, from_feedback, since, store, config, small, large)
     model = learn(labels, bits=bits, penalty=penalty, start=None if start is None else load_model(start)[0])
     _write(out, model, labels, {"small": small, "large": large, "from": start, "penalty": penalty})
 
 
 @app.command()
-def calibrate(data: Data, out: Out, model: ModelName = BUILTIN, small: Small = None, large: Large = None) -> None:
+def calibrate(
+    out: Out,
+    data: Data = None,
+    from_feedback: FromFeedback = None,
+    since: Since = "30d",
+    store: Store = None,
+    config: Books = None,
+    model: ModelName = BUILTIN,
+    small: Small = None,
+    large: Large = None,
+) -> None:
     """Keep what a model has learned, and make its chances and its difficulty those of your own prompts."""
     from router.learned.train import recalibrate
 
-    labels = _labels(data, small, large)
+    labels = _gathered(data, from_feedback, since, store, config, small, large)
     known, trained = load_model(model)
     _write(out, recalibrate(known, labels), labels, {"calibrated": model, "trained": dict(trained)})
 
 
 @app.command("eval")
-def evaluate(data: Data, model: ModelName = BUILTIN, small: Small = None, large: Large = None, as_json: AsJson = False) -> None:
+def evaluate(
+    data: Data = None,
+    from_feedback: FromFeedback = None,
+    since: Since = "30d",
+    store: Store = None,
+    config: Books = None,
+    model: ModelName = BUILTIN,
+    small: Small = None,
+    large: Large = None,
+    as_json: AsJson = False,
+) -> None:
     """Measure a model on labels that it was not trained on, beside the length of the prompt and the oracle."""
-    labels = _labels(data, small, large)
+    labels = _gathered(data, from_feedback, since, store, config, small, large)
     known, _ = load_model(model)
     said = [known.scores(label.prompt) for label in labels]
     found = {
@@ -93,6 +112,22 @@ def evaluate(data: Data, model: ModelName = BUILTIN, small: Small = None, large:
     else:
         print(_table(found, labels))
         print(f"\n{len(labels):,} labels. Calibration error of the chance that the small model is right: {error:.3f}")
+
+
+def _gathered(
+    data: Sequence[Path] | None,
+    from_feedback: Path | None,
+    since: str,
+    store: str | None,
+    config: str | None,
+    small: str | None,
+    large: str | None,
+) -> list[Label]:
+    """Labels of files, of ratings, or of both."""
+    if not data and from_feedback is None:
+        raise typer.BadParameter("name a file of labels, or --from-feedback", param_hint="--data")
+    rated = [] if from_feedback is None else _rated(from_feedback, since, choose_store(store, config), small, large)
+    return rated + (_labels(data, small, large) if data else [])
 
 
 def _labels(data: Sequence[Path], small: str | None, large: str | None) -> list[Label]:

@@ -114,6 +114,14 @@ async def test_ratings_over_http_make_a_router(tmp_path: Path) -> None:
     assert done.stderr.startswith('warning: the mean rating of "large", the small model, is 1.00, that of "small", the large one, 0.50: ')
     assert len(done.stderr.splitlines()) == 1
     assert CliRunner().invoke(app, [*words[:-4], "--small", "large", "--large", "large"]).exit_code == 2
+    ratings = ["--from-feedback", str(prompts), "--store", store, "--small", "small", "--large", "large", "--model", str(out)]
+    told = await asyncio.to_thread(CliRunner().invoke, app, ["eval", *ratings, "--json"])
+    assert (told.exit_code, json.loads(told.stdout)["labels"]) == (0, 24), told.output
+    made = tmp_path / "calibrated.fgr"
+    told = await asyncio.to_thread(CliRunner().invoke, app, ["calibrate", *ratings, "--out", str(made)])
+    assert (told.exit_code, load_model(str(made))[1]["calibrated"]) == (0, str(out)), told.output
+    for verb in ("eval", "calibrate"):
+        assert CliRunner().invoke(app, [verb, "--out", "x"][: 1 + 2 * (verb == "calibrate")]).exit_code == 2
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
