@@ -37,11 +37,21 @@ routes:
   hedge: {use: [home, far], by: {kind: hedge, by: fixed}}
   shadow: {use: [home, far], by: {kind: shadow, to: far, share: 100%, team: lab, by: fixed}}
   bandit: {use: [home, far], by: {kind: bandit, worth_usd: 0.01}}
+  agree: {use: [home, far], by: {kind: cascade, steps: [home, far], verify: {agree: {model: far}}}}
+  canary: {use: [home, far], by: {kind: canary, to: far, share: 99%, sticky: none, by: fixed}}
+  weighted: {use: [far, home], by: weighted}
+  latency: {use: [far, home], by: {kind: latency, target_ms: 800}}
+  least: {use: [far, home], by: least_busy}
+  cached: {use: [far, home], by: {kind: cost, keep_cache: true}}
+  vendors: {use: [far, home], by: {kind: vendors, most: 1%, by: fixed}}
+  pace: {use: [far, home], by: {kind: pace, budget: month}}
+  nested: {use: [far, home], by: {kind: canary, to: far, share: 99%, by: {kind: hedge, by: {kind: vendors, by: latency}}}}
   floor: {use: [far, home], at_least: {quality: 0.7}}
   away: {use: [far, farther]}
   short: {use: [home, far], by: fixed}
 budgets:
   narrow: {limit: $0.0004, when: {route: short}, at: []}
+  month: $1000/month
   full: {limit: $0.002, when: {route: fixed}, at: {1%: downgrade}}
 teams: {lab: {budget: $1}}
 keys:
@@ -49,7 +59,10 @@ keys:
 """
 MAIL = "Write to jane.doe@example.com that she is right."
 HOUSE = {"home", "spare"}
-EVERY_ROUTE = ("fixed", "cost", "ruled", "quality", "split", "cascade", "hedge", "shadow", "bandit", "floor", "away")
+EVERY_ROUTE = (
+    *("fixed", "cost", "ruled", "quality", "split", "cascade", "hedge", "shadow", "bandit", "floor", "away", "agree", "canary"),
+    *("weighted", "latency", "least", "cached", "vendors", "pace", "nested"),
+)
 
 
 def private(text: str = MAIL) -> dict[str, Any]:
@@ -68,18 +81,23 @@ async def seen_by(app: Running) -> set[str]:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
 async def test_no_route_and_no_failure_leads_a_private_request_out(tmp_path: Path, stream: bool) -> None:
-    """Fallback, retry, cascade, judge, hedge, shadow, split, bandit: each is a way to another provider."""
+    """Fallback, retry, cascade, judge, second opinion, hedge, shadow, split, canary, bandit: each is a way to another provider; so is a
+    session whose cached prompt is there. And the log tells nobody."""
     async with running(tmp_path, CONFIG) as app:
         for route in EVERY_ROUTE:
-            await app.ask(route, stream=stream)
+            await app.ask(route, stream=stream, headers={"x-faregate-session": "s"})
         assert await seen_by(app) >= {"far", "farther"}, "otherwise what follows would show nothing"
         declined = Json(text="I'm sorry, I can't help with that.", usage=usage(10, 10))
         for behaviour in (Json(),) if stream else (Json(), declined, Fail(status=500)):
             app.up.on("home", Sequence([behaviour] * 100))
             app.up.on("spare", Sequence([behaviour] * 100))
             for route in EVERY_ROUTE:
-                await app.ask(route, stream=stream, **private())
+                await app.ask(route, stream=stream, headers={"x-faregate-session": "s"}, **private())
         assert await seen_by(app) <= HOUSE
+        await app.settled()
+        told = app.log.read_text() + "".join(map(str, await app.records()))
+        assert told
+        assert "jane.doe" not in told
 
 
 async def test_nothing_that_a_request_asks_for_leads_it_out(tmp_path: Path) -> None:
