@@ -153,6 +153,7 @@ class Service:
         await self.admission.refresh()
         self._request_log, self._prompts = open_logs(server, self._log_target, self._stack)
         self.pipeline = self._make_pipeline(await self._lanes.dispatcher(snapshot))
+        await self.pipeline.warm_up()
         self._make_gate()
         await self._open_office(snapshot)
         self._configure_metrics()

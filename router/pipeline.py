@@ -25,6 +25,7 @@ from router.outcome import refused_by, with_ids
 from router.relay import break_off
 from router.replay import SPREAD
 from router.routing import route_call
+from router.signals_named import signals_named
 from router.snapshot import Deployment
 from router.unanswered import limited_answer
 
@@ -46,6 +47,15 @@ class Pipeline(Attempts):
     """Once a rule has asked for one."""
     _plans: Plans | None = None
     """Once a call had one, or a deadline."""
+
+    async def warm_up(self) -> None:
+        """Load what rules read of prompts, before there is a request that would wait for it."""
+        names = signals_named(self.snapshot)
+        if names:
+            from router.signals import PromptSignals
+
+            self._signals = PromptSignals(self.snapshot.signals, self._metrics, clock=self._clock)
+            await self._signals.warm(names)
 
     async def serve(self, exchange: Exchange, operation: Operation) -> None:
         """Answer one call. Every failure becomes an answer; the money is settled when this returns."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import MappingProxyType
@@ -49,6 +49,11 @@ THREADS: Final = 1
 UNREAD: Final = frozenset({"unknown"})
 """Classes of personal data of a text that was not read through."""
 NO_LANGUAGE: Final = "none"
+SAMPLES: Final = (
+    "How do I sort a list of words in Python? Write to jane.doe@example.com, or call +1 202 555 0143.\n```python\nx = 1\n```",
+    "파이썬에서 단어 목록을 정렬하는 방법을 알려 주세요. 주민등록번호는 900101-1234568 입니다.",
+)
+"""What detectors read before there is a request."""
 
 
 def _language(rules: SignalRules) -> Detector:
@@ -160,6 +165,19 @@ class PromptSignals:
                 next(steps)
         except StopIteration as end:
             self._add(call, name, end.value, "ok", 0.0)
+
+    async def warm(self, names: Iterable[SignalName]) -> None:
+        """Load detectors and have each read a text, so that the first request finds them as fast as all others."""
+
+        def read() -> None:
+            for name in names:
+                self._load(name)
+                for text in SAMPLES:
+                    found = self._detectors[name](Prompt(text, text))
+                    while isinstance(found, Generator) and next(found, self) is not self:
+                        pass
+
+        await asyncio.get_running_loop().run_in_executor(_threads(), read)
 
     def _load(self, name: SignalName) -> None:
         if name not in self._detectors:

@@ -10,6 +10,7 @@ import pytest
 
 from router.explain import as_text, explain
 from router.fleet import Fleet
+from router.signals_named import signals_named
 from tests.running import Running, running
 
 CONFIG = """
@@ -84,3 +85,14 @@ async def test_explain_tells_the_signals(app: Running) -> None:
     assert "language ko" in told
     assert "task other" in told
     assert "pii none" in told
+
+
+async def test_what_rules_read_is_ready_before_the_first_request(app: Running, tmp_path: Path) -> None:
+    """A first prompt must not run out of its time because a table is still being loaded; what no rule reads is not loaded."""
+    ready = app.app.service.pipeline._signals
+    assert ready is not None
+    assert set(ready._detectors) == set(signals_named(app.app.service.snapshot))
+    assert "language" in ready._detectors
+    plain = CONFIG[: CONFIG.index("routes:")] + "routes: {auto: {use: [pocket]}}\nkeys: {tester: {secret: $TEST_KEY}}\n"
+    async with running(tmp_path, plain) as other:
+        assert other.app.service.pipeline._signals is None
