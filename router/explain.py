@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from policies.plans import described, no_second_call
-from policies.types import Decision, MissingSignal, Moment, Rejection, RequestFacts, Signals
+from policies.types import Decision, MissingSignal, Rejection, RequestFacts
 from router.call import Call, Principal
 from router.domain.controls import Freezes
 from router.domain.estimate import estimate, expected_nusd, worst_case_nusd
@@ -18,6 +18,7 @@ from router.domain.request import Operation, parse_request
 from router.edge.headers import Headers
 from router.errors import BUDGET_EXCEEDED, ErrorSpec, RouterError
 from router.explain_budgets import BudgetLine, Spent, budget_lines, budget_text, refusal_text
+from router.facts_text import RuleLine, facts_text, rules_of, rules_text
 from router.fleet import USUAL_LENGTH, Fleet
 from router.live_controls import refuse_frozen
 from router.metrics import Metrics
@@ -51,14 +52,6 @@ class CandidateLine(msgspec.Struct, kw_only=True):
     output_cap: int | None
     """Cap on output tokens that would be sent."""
     budgets: list[BudgetLine]
-
-
-class RuleLine(msgspec.Struct, kw_only=True):
-    """A rule that was looked at."""
-
-    name: str
-    condition: str
-    matches: bool
 
 
 class Explanation(msgspec.Struct, kw_only=True):
@@ -145,7 +138,7 @@ def explain(
         rule=decision.rule,
         kind=decision.kind,
         draw=draw,
-        rules=_rules(call),
+        rules=rules_of(call.route.policy, call.facts),
         facts=call.facts,
         candidates=candidates,
         plan=_plan(call, decision, candidates),
@@ -197,16 +190,6 @@ def _prepared(body: bytes, model: str | None) -> tuple[bytes, Operation]:
     return msgspec.json.encode({**fields, "model": model}), operation
 
 
-def _rules(call: Call) -> list[RuleLine]:
-    lines = []
-    for rule in call.route.policy.rules:
-        matches = bool(rule.matches(call.facts))
-        lines.append(RuleLine(name=rule.name, condition=rule.describe, matches=matches))
-        if matches:
-            break
-    return lines
-
-
 def _candidates(call: Call, decision: Decision, fleet: Fleet, spent: Spent | None) -> list[CandidateLine]:
     lines = []
     for place, ranked in enumerate(decision.order, start=1):
@@ -247,12 +230,8 @@ def _line(call: Call, deployment: Deployment, fleet: Fleet, spent: Spent | None)
 
 def as_text(told: Explanation) -> str:
     """The explanation for people."""
-    lines = [f"route {told.route}, rule {told.rule}, kind {told.kind}", f"request: {_facts_text(told.facts)}"]
-    if told.rules:
-        looked = [
-            f"{rule.name}{f' ({rule.condition})' if rule.condition else ''}: {'yes' if rule.matches else 'no'}" for rule in told.rules
-        ]
-        lines.append(f"rules: {'; '.join(looked)}")
+    lines = [f"route {told.route}, rule {told.rule}, kind {told.kind}", f"request: {facts_text(told.facts)}"]
+    lines += rules_text(told.rules)
     lines += [f"plan: {line}" for line in told.plan]
     tried = [line for line in told.candidates if line.place is not None]
     out = [line for line in told.candidates if line.place is None]
@@ -267,38 +246,6 @@ def as_text(told: Explanation) -> str:
     if told.error:
         lines.append(f"error: {told.error}")
     return "\n".join(lines)
-
-
-def _facts_text(facts: RequestFacts) -> str:
-    parts = [facts.operation, f"about {facts.input_tokens:,} input tokens (at most {facts.input_tokens_bound:,})"]
-    parts.append("no output cap" if facts.output_cap is None else f"output cap {facts.output_cap:,}")
-    if facts.choices > 1:
-        parts.append(f"{facts.choices} choices")
-    parts += [word for word, asked in (("stream", facts.stream), ("tools", facts.tools), ("JSON schema", facts.json_schema)) if asked]
-    parts += sorted(facts.modalities - {"text"})
-    named = (("team", facts.team), ("key", facts.key_id), ("user", facts.user), ("session", facts.session))
-    parts += [f"{word} {value}" for word, value in named if value]
-    parts += _signals_text(facts.signals)
-    parts += _moment_text(facts.moment)
-    parts += [f"tag {name}={value}" for name, value in sorted(facts.tags.items())]
-    return ", ".join(parts)
-
-
-def _moment_text(moment: Moment) -> list[str]:
-    """What rules read of the time, the budgets and the providers."""
-    parts = [f"{moment.weekday} {moment.hour:02}:00"] if moment.weekday else []
-    if moment.budget_used is not None:
-        parts.append(f"budgets {moment.budget_used:.0%} used")
-    if moment.budget_left_nusd is not None:
-        parts.append(f"{format_usd(moment.budget_left_nusd)} USD left")
-    return parts + [f"{key.replace(':', ' ')} {'up' if up else 'down'}" for key, up in moment.up.items()]
-
-
-def _signals_text(signals: Signals) -> list[str]:
-    """Those that were asked for."""
-    found = msgspec.structs.asdict(signals)
-    texts = {name: ", ".join(sorted(value)) or "none" if isinstance(value, frozenset) else value for name, value in found.items()}
-    return [f"{name} {'unknown' if value is None else value}" for name, value in texts.items() if value is not msgspec.UNSET]
 
 
 def _details(line: CandidateLine) -> list[str]:

@@ -40,4 +40,4 @@ def explain_past(snapshot: Snapshot, record_id: str, store: str | None, *, as_js
         )
         raise typer.Exit(EXIT_UNKNOWN)
     told = find_past(snapshot, found)
-    typer.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode() if as_json else as_text(told))
+    typer.echo(msgspec.json.format(msgspec.json.encode(told, enc_hook=dict), indent=2).decode() if as_json else as_text(told))

@@ -11,7 +11,7 @@ import typer
 from router.adapters.choose import must_exist, open_ledger, store_of
 from router.books.reading import TIMEOUT_SECONDS, each_record, read_feedback
 from router.domain.records import SpendRecord
-from router.replay.requests import Asked, read_requests, records_of_file
+from router.replay.requests import LOGS, Asked, read_requests, records_of_file
 from router.snapshot import Snapshot
 from router.spend import parse_moment
 
@@ -37,7 +37,7 @@ def read_log(snapshot: Snapshot, replay: str | None, since: str, until: str | No
         end = int(parse_moment(until, now=now, zone=UTC).timestamp() * 1000) if until else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if replay is not None and "://" not in replay and replay.endswith((".jsonl", ".ndjson", ".json", ".log")):
+    if replay is not None and "://" not in replay and replay.endswith(LOGS):
         found = records_of_file(Path(replay))
         return read_requests(one for one in found if begin <= one.at_ms and (end is None or one.at_ms < end))
     records: list[SpendRecord] = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from router.replay.compare import Comparison, compare
-from router.replay.report import Table, changed, usd
+from router.replay.report import Table, changed, short_of, usd
 from router.replay.requests import Asked
 from router.replay.simulate import World, reproduced, simulate
 from router.snapshot import Snapshot
@@ -107,10 +107,11 @@ def _shares(recorded: Mapping[str, int], drilled: Mapping[str, int]) -> list[Sha
 
 def notes_of(told: Drill) -> list[str]:
     """What a drill comes to, in sentences."""
-    notes = [f"Without {', '.join(told.without)}: {len(told.gone)} deployments are gone: {', '.join(told.gone) or 'none'}."]
+    notes = [f"Without {', '.join(told.without)}: these deployments are gone: {', '.join(told.gone) or 'none'}."]
     both = told.comparison
     if both is None:
         return [*notes, "The log has no requests in this time: only the configuration was looked at."]
+    notes += short_of(both.since_ms, both.until_ms)
     lost = sum(count for *_, count in told.stranded)
     cost = both.total.cost_per_month_nusd
     notes.append(f"{lost:,} of {both.requests:,} requests ({lost / both.requests:.1%}) have no other deployment.")

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 import msgspec
 
 from policies.plans import described
-from policies.types import Decision
+from policies.types import Decision, RequestFacts
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
+from router.facts_text import RuleLine, facts_text, rules_of, rules_text
 from router.replay.observed import Observed
 from router.replay.requests import Asked, read_requests
 from router.replay.simulate import World, cost_on
@@ -70,6 +71,10 @@ class Past(msgspec.Struct, kw_only=True):
     charge_nusd: int
     attempts: list[AttemptLine]
     candidates: list[PastCandidate]
+    facts: RequestFacts | None = None
+    """What the decision was made of; None: it was not kept."""
+    rules: list[RuleLine] = []
+    """What the rules of the configuration at hand say of that, up to the one that holds."""
     plan: list[str] = []
     """What was to be done beside trying them one after the other, and what the kind knew of the moment."""
 
@@ -109,6 +114,8 @@ def find_past(snapshot: Snapshot, records: list[SpendRecord]) -> Past:
         charge_nusd=asked.charge_nusd,
         attempts=[_attempt(record) for record in records],
         candidates=_candidates(snapshot, asked, decision, trace),
+        facts=None if trace is None else asked.facts,
+        rules=[] if trace is None or (route := snapshot.routes.get(asked.facts.route)) is None else rules_of(route.policy, asked.facts),
         plan=[] if decision is None else described(decision.plan, asked.facts.live, when="then"),
     )
 
@@ -177,6 +184,9 @@ def as_text(told: Past) -> str:
         _how_known(told),
         f"{told.input_tokens:,} tokens in, {told.output_tokens:,} out, charged {format_usd(told.charge_nusd)} USD",
     ]
+    if told.facts is not None:
+        lines.append(f"request: {facts_text(told.facts)}")
+    lines += rules_text(told.rules)
     lines += [f"plan: {line}" for line in told.plan]
     for number, one in enumerate(told.attempts, start=1):
         lines.append(

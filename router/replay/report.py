@@ -96,6 +96,7 @@ def notes_of(told: Comparison) -> list[str]:
         return ["The log has no requests in this time."]
     notes = [
         f"{told.requests:,} requests from {_day(told.since_ms)} to {_day(told.until_ms)}, charged {usd(told.recorded_nusd)} USD.",
+        *short_of(told.since_ms, told.until_ms),
         f"{told.total.changed:,} ({told.total.changed / told.requests:.1%}) change.",
         f"The old configuration, replayed, sends {told.as_recorded / told.requests:.1%} to the model that served them.",
         *_kept(told),
@@ -134,6 +135,15 @@ def _kept(told: Comparison) -> list[str]:
     if elsewhere:
         notes.append(f"{elsewhere:,} kept decisions were made under other versions of the configuration: whether they repeat is not known.")
     return notes
+
+
+def short_of(since_ms: int, until_ms: int) -> list[str]:
+    """A warning, if sums by the month come from less than a day."""
+    hours = (until_ms - since_ms) / 3_600_000
+    if hours >= 24:
+        return []
+    length = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    return [f"The log spans {length}: sums by the month are that span times {730.5 / max(hours, 1 / 3600):,.0f}, hardly more than a guess."]
 
 
 def _off_policy(told: OffPolicy) -> str:

@@ -188,6 +188,10 @@ def draw_of(request_id: str) -> float:
     return (int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "big") >> 11) / _DRAWS
 
 
+LOGS: Final = (".jsonl", ".ndjson", ".json", ".log")
+"""Endings of files with a record a line."""
+
+
 def records_of_file(path: Path) -> Iterator[SpendRecord]:
     """The records of a file with one JSON object a line, as `faregate spend export --format jsonl` and the admin API write them.
 
@@ -204,5 +208,8 @@ def records_of_file(path: Path) -> Iterator[SpendRecord]:
                     yield decoder.decode(line)
                 except msgspec.DecodeError as error:
                     raise ConfigError(f"{path}:{number}: not a spend record: {error}") from None
+    except IsADirectoryError:
+        files = sorted(each.name for each in path.iterdir() if each.suffix in LOGS)
+        raise ConfigError(f"{path} is a folder; name a file in it: {', '.join(files) or 'it has none with records'}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None

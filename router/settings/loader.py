@@ -152,7 +152,7 @@ def parse_with(parser: Callable[[str], Any], text: str | bytes, source: str) -> 
     try:
         root = _Tree(parser(decoded)).read()
     except yaml.MarkedYAMLError as exc:
-        raise DocumentError(f"not valid YAML: {_problem(exc)}", _mark(exc.problem_mark or exc.context_mark)) from None
+        raise DocumentError(f"not valid YAML: {_problem(exc, decoded)}", _mark(exc.problem_mark or exc.context_mark)) from None
     except yaml.YAMLError as exc:
         line = decoded.count("\n", 0, getattr(exc, "position", 0) or 0) + 1
         raise DocumentError("not valid YAML: a character that is not allowed", Mark(line, 1)) from None
@@ -162,7 +162,11 @@ def parse_with(parser: Callable[[str], Any], text: str | bytes, source: str) -> 
     return document
 
 
-def _problem(exc: yaml.MarkedYAMLError) -> str:
+def _problem(exc: yaml.MarkedYAMLError, text: str) -> str:
+    mark = exc.problem_mark
+    line = "" if mark is None else next(iter(text.splitlines()[mark.line : mark.line + 1]), "")
+    if mark is not None and "cannot start any token" in (exc.problem or "") and line[mark.column : mark.column + 1] == "\t":
+        return "a tab, which YAML does not take in front of a field: indent with spaces"
     parts = [part for part in (exc.problem, exc.context) if part]
     return " ".join(parts) or "it cannot be read"
 

@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 from policies.types import RequestFacts
 from router.cli import load
 from router.domain.records import SpendRecord
+from router.errors import ConfigError
 from router.replay import SPREAD
 from router.replay.past import as_text, find_past
+from router.replay.report import short_of
+from router.replay.requests import records_of_file
 from router.replay.trace import Trace, facts_of_record, read_trace, recall, states_of
 from tests.books import typed
 from tests.gateway import KEY
@@ -166,10 +169,14 @@ async def test_a_request_of_the_past_is_explained_by_its_id(tmp_path: Path, monk
         told = json.loads(await asyncio.to_thread(said, *words, "--json"))
         assert [line["cost_nusd"] for line in told["candidates"]] == [140_000, 1_600_000, 1_600_000]
         assert (told["charge_nusd"], told["attempts"][0]["deployment"]) == (record["charge_nusd"], "one/small")
+        assert (told["facts"] is not None and told["facts"]["tools"]) == (share == "100%")
         assert (told["kept"], told["again"]) == ((True, True) if share == "100%" else (False, None))
         shown.append(await asyncio.to_thread(said, *words))
     assert "the configuration at hand makes the same decision" in shown[0]
     assert "its decision was not kept" in shown[1]
+    assert "\nrequest: chat, about " in shown[0]
+    assert ", tools," in shown[0]
+    assert ("\nrules: " in shown[0], "\nrequest: " in shown[1]) == (True, False)
     assert "2. one/big (model big)\n   would have cost 0.0016 USD; expected_nusd" in shown[0]
 
 
@@ -280,3 +287,21 @@ def test_an_unreadable_trace_counts_as_none() -> None:
     assert trace is not None
     snapshot = compiled(CONFIG.replace("UP", "http://127.0.0.1:9/v1").replace("STORE", "ledger.sqlite"))
     assert recall(snapshot, record, trace) is None
+
+
+def test_a_folder_in_place_of_a_log_is_answered_with_what_is_in_it(tmp_path: Path) -> None:
+    """An export writes files by the day into one."""
+    (tmp_path / "2026-11-23.000001.jsonl").touch()
+    (tmp_path / "state").touch()
+    with pytest.raises(ConfigError, match=r"is a folder; name a file in it: 2026-11-23.000001.jsonl$"):
+        list(records_of_file(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"),
+    [(0.3, "0.3 minutes: sums by the month are that span times 146,100,"), (120, "spans 2.0 hours"), (24 * 60, "")],
+)
+def test_sums_by_the_month_of_a_short_log_are_called_a_guess(minutes: float, said: str) -> None:
+    """Of a day and more they are not."""
+    told = " ".join(short_of(0, int(minutes * 60_000)))
+    assert (said in told) if said else not told

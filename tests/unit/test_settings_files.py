@@ -12,7 +12,7 @@ import pytest
 from router.domain.money import from_usd
 from router.settings import load_snapshot
 from router.settings.load import load_file
-from router.settings.loader import parse
+from router.settings.loader import DocumentError, parse
 from router.settings.schema import build_schema, schema_text
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -112,3 +112,10 @@ def test_what_is_effective_can_be_loaded_again_and_means_the_same() -> None:
     assert second.snapshot.keys == first.snapshot.keys
     assert [r.fallback for r in second.snapshot.routes.values()] == [r.fallback for r in first.snapshot.routes.values()]
     assert effective_yaml(second.settings, second.snapshot) == text
+
+
+@pytest.mark.parametrize("text", ["version: 1\nserver:\n\tport: 1", "version: 1\nserver: {port: 1}\n\tx: 1"])
+def test_a_tab_is_called_a_tab(text: str) -> None:
+    """It looks like spaces, and YAML calls it a character."""
+    with pytest.raises(DocumentError, match="a tab, which YAML does not take in front of a field: indent with spaces"):
+        parse(text, "r.yaml")

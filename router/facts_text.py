@@ -1,0 +1,70 @@
+"""What a decision was made of, for people: the facts of a request, and what each rule said of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from policies.engine import RoutePolicy
+from policies.types import MissingSignal, Moment, RequestFacts, Signals
+from router.domain.money import format_usd
+
+
+class RuleLine(msgspec.Struct, kw_only=True):
+    """A rule that was looked at."""
+
+    name: str
+    condition: str
+    matches: bool
+
+
+def rules_of(policy: RoutePolicy, facts: RequestFacts) -> list[RuleLine]:
+    """What the rules said, up to the first that holds, or that asks for a signal which nobody worked out."""
+    lines = []
+    for rule in policy.rules:
+        try:
+            matches = bool(rule.matches(facts))
+        except MissingSignal:
+            break
+        lines.append(RuleLine(name=rule.name, condition=rule.describe, matches=matches))
+        if matches:
+            break
+    return lines
+
+
+def rules_text(rules: list[RuleLine]) -> list[str]:
+    """One line; none if there are no rules."""
+    looked = [f"{rule.name}{f' ({rule.condition})' if rule.condition else ''}: {'yes' if rule.matches else 'no'}" for rule in rules]
+    return [f"rules: {'; '.join(looked)}"] if looked else []
+
+
+def facts_text(facts: RequestFacts) -> str:
+    """All that is known of a request, in one line."""
+    parts = [facts.operation, f"about {facts.input_tokens:,} input tokens (at most {facts.input_tokens_bound:,})"]
+    parts.append("no output cap" if facts.output_cap is None else f"output cap {facts.output_cap:,}")
+    if facts.choices > 1:
+        parts.append(f"{facts.choices} choices")
+    parts += [word for word, asked in (("stream", facts.stream), ("tools", facts.tools), ("JSON schema", facts.json_schema)) if asked]
+    parts += sorted(facts.modalities - {"text"})
+    named = (("team", facts.team), ("key", facts.key_id), ("user", facts.user), ("session", facts.session))
+    parts += [f"{word} {value}" for word, value in named if value]
+    parts += _signals_text(facts.signals)
+    parts += _moment_text(facts.moment)
+    parts += [f"tag {name}={value}" for name, value in sorted(facts.tags.items())]
+    return ", ".join(parts)
+
+
+def _moment_text(moment: Moment) -> list[str]:
+    """What rules read of the time, the budgets and the providers."""
+    parts = [f"{moment.weekday} {moment.hour:02}:00"] if moment.weekday else []
+    if moment.budget_used is not None:
+        parts.append(f"budgets {moment.budget_used:.0%} used")
+    if moment.budget_left_nusd is not None:
+        parts.append(f"{format_usd(moment.budget_left_nusd)} USD left")
+    return parts + [f"{key.replace(':', ' ')} {'up' if up else 'down'}" for key, up in moment.up.items()]
+
+
+def _signals_text(signals: Signals) -> list[str]:
+    """Those that were asked for."""
+    found = msgspec.structs.asdict(signals)
+    texts = {name: ", ".join(sorted(value)) or "none" if isinstance(value, frozenset) else value for name, value in found.items()}
+    return [f"{name} {'unknown' if value is None else value}" for name, value in texts.items() if value is not msgspec.UNSET]
