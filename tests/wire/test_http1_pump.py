@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 
-from router.adapters.upstream.http1_connection import Http1Response
+from router.adapters.upstream.http1_connection import Connection, Http1Response
 from tests.scripted_upstream import Gate, Stream
 from tests.wire.helpers import PATH, TIMEOUTS, fault_of, on_both_loops, request, world
 
@@ -93,3 +96,32 @@ async def test_what_nobody_asked_for_can_be_counted_after_the_call_was_given_up(
         response.abort()
         assert response.pending().count(b'" word"') == 5
         assert response.pending() == b""
+
+
+@on_both_loops
+async def test_what_waits_in_the_socket_can_be_counted_too() -> None:
+    """Reading stops where nobody wants more, and the provider writes on until the machines' buffers are full: that is on its bill."""
+    async with world() as (up, client, endpoint):
+        taker = Taker()
+        up.on("m", Stream(tokens=1500, end="hang"))
+        response = await client.post(endpoint, PATH, request(stream=True), timeouts=TIMEOUTS)
+        pump = asyncio.ensure_future(response.pump(taker))
+        assert not await pump
+        assert isinstance(response, Http1Response)
+        connection = response.connection
+        while not connection.paused or _queued(connection) < 20_000:
+            await asyncio.sleep(0)
+        seen = b"".join(taker.reads).count(b'" word"')
+        kept = b"".join(response.parts).count(b'" word"')
+        response.abort()
+        counted = response.pending().count(b'" word"')
+        assert seen + kept < 1500
+        assert counted > kept
+        assert seen + counted <= 1500
+        assert response.pending() == b""
+
+
+def _queued(connection: Connection) -> int:
+    """Bytes that wait in the socket."""
+    count = fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+    return int.from_bytes(count, sys.byteorder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import re
 import termios
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from router.ports import Sink, Timeouts, UpstreamError, UpstreamFault
 
 BUFFER_BYTES: Final = 64 * 1024
 """Reading from the socket stops above this many bytes that nobody has asked for."""
+MOST_UNREAD: Final = 8 * 1024 * 1024
+"""Bytes that are taken from the socket of a call that is given up, to be counted."""
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 256
 JOIN_BYTES: Final = 64 * 1024
@@ -237,9 +240,30 @@ class Connection(asyncio.Protocol):
         return response
 
     def abandon(self, response: Http1Response) -> None:
-        """Close at once if that answer is still arriving."""
+        """Close at once if that answer is still arriving; what has come of it by now can be asked for still."""
         if self.response is response:
+            if self._head_done and self.paused:
+                self._take_unread(response)
             self._fail("reset", "the call was given up")
+
+    def _take_unread(self, response: Http1Response) -> None:
+        """Read what waits in the socket because nobody wanted more: the provider wrote it and bills it. Not through TLS."""
+        if self.transport.is_closing() or self.transport.get_extra_info("sslcontext") is not None:
+            return
+        # The connection is closed next, so that the loop, which has stopped reading from it, misses nothing.
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        try:
+            for _ in range(MOST_UNREAD // BUFFER_BYTES):
+                data = os.read(descriptor, BUFFER_BYTES)
+                if not data:
+                    break
+                self._parser.feed_data(data)
+        except (OSError, HttpParserError):
+            # Nothing more is there, or it is no part of the answer.
+            pass
+        if self._pieces:
+            response.sink = None
+            response.take(self._pieces)
 
     def too_large(self, response: Http1Response, limit: int) -> None:
         """Close if that answer is still arriving, because it is over the limit."""
