@@ -46,7 +46,7 @@ class MatcherError(ValueError):
 OPERATIONS: Final = ("chat", "completions", "embeddings")
 MODALITIES: Final = ("text", "image", "audio", "file", "video")
 
-_TEXT_FIELDS: Final = {"route": "route", "team": "team", "key": "key_id", "user": "user", "session": "session"}
+_TEXT_FIELDS: Final = {"route": "route", "org": "org", "team": "team", "key": "key_id", "user": "user", "session": "session"}
 _FLAGS: Final = ("tools", "stream", "json_schema")
 _MAPS: Final = {"tags": "tags", "header": "headers"}
 _EXPRESSION: Final = "cel"
@@ -64,7 +64,7 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
     | `tools`, `stream`, `json_schema` | true or false |
     | `input_tokens` | likely input tokens: `"<4000"`, `"<= 4000"`, `">4000"`, `">= 4k"`, `"1000..4000"` (both ends included) |
     | `modality` | `text`, `image`, `audio`, `file`, `video`: the input contains it |
-    | `route`, `team`, `key`, `user`, `session` | text; `*` stands for any characters |
+    | `route`, `org`, `team`, `key`, `user`, `session` | text; `*` stands for any characters |
     | `tags`, `header` | name: values, as text with `*`; names of headers in any case |
     | `hour`, `weekday` | `9..17`, `mon..fri`, in the time zone of the route |
     | `budget_used`, `budget_left` | `>0.9`, `<$5`: of the budgets that the request falls under |

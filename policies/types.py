@@ -27,6 +27,7 @@ RejectionReason = Literal[
     "not_selected",
     "below_quality",
     "private",
+    "too_late",
 ]
 """Why a candidate is out. A closed set: it becomes a metric label."""
 
@@ -118,6 +119,10 @@ class RequestFacts(msgspec.Struct, frozen=True, gc=False):
     modalities: frozenset[str] = TEXT_ONLY
     """Of the input: text, image, audio, file, video."""
     signals: Signals = NO_SIGNALS
+    org: str = ""
+    """Organisation of the team."""
+    deadline_ms: float | None = None
+    """Within which the whole answer must be there, as the request says; None: it says nothing."""
     live: Mapping[str, float] = NO_NUMBERS
     """What the rule's kind reads of the moment, such as `age/canary`: only what `Branch.live` asks for."""
     moment: Moment = NO_MOMENT

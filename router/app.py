@@ -6,15 +6,17 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
+from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from router.adapters.choose import file_of, open_ledger, outbox_path, store_of
+from router import intervals
+from router.adapters.choose import file_of, open_ledger, open_register, outbox_path, store_of
 from router.adapters.lanes import Lanes
 from router.adapters.upstream.http1 import Http1Upstream
 from router.admin.feedback import FeedbackDesk
@@ -22,10 +24,11 @@ from router.admin.front import Front
 from router.admin.pages import Pages
 from router.admin.views import View
 from router.admission import Admission, Closed
+from router.budget_watch import BUDGETS_SECONDS, MOST_AUDITED, BudgetWatch
 from router.call import Attempt
 from router.controls import Desk
 from router.dispatch import Dispatcher
-from router.domain.budgets import BucketState
+from router.domain.budgets import Bucket
 from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import ConfigError, RouterError, StoreUnavailable
@@ -45,10 +48,12 @@ from router.ratings import RATINGS_SECONDS, Ratings
 from router.reload import Reloader, goes_on_alone, keep_fixed, reload_notes
 from router.reservation import Reservations, burnt_nusd
 from router.settlement import Settlements
+from router.shares import SHARES_SECONDS, Shares
 from router.siblings import Siblings
 from router.snapshot import Snapshot
 from router.store_watch import StoreWatch
 from router.tasks import Background
+from router.trimming import trim
 from router.versions import Versions
 
 if TYPE_CHECKING:
@@ -57,24 +62,6 @@ if TYPE_CHECKING:
     from router.escrow import Escrow
 
 log = structlog.get_logger("faregate.app")
-
-READY_SECONDS: Final = 1.0
-"""How long an answer of the store to `ping` is good for `/readyz`."""
-BUDGETS_SECONDS: Final = 5.0
-"""How often the budgets are read for metrics."""
-WATCH_SECONDS: Final = 1.0
-"""How often a store that is away is looked for."""
-KEYS_SECONDS: Final = 10.0
-PAUSES_SECONDS: Final = 2.0
-"""How soon all workers know that a session is paused, or goes on."""
-AUDIT_SECONDS: Final = 60.0
-"""How often counters and log are compared: well within the time that the ledger waits for an auditor to come back."""
-TRIM_SECONDS: Final = 3600.0
-PRICES_SECONDS: Final = 1.0
-STORE_START_SECONDS: Final = 15.0
-"""How long a store that does not answer is waited for at the start."""
-ALERTS_SECONDS: Final = 5.0
-"""How often to look whether anybody is to be told of anything."""
 
 
 def wall_clock_ms() -> int:
@@ -119,7 +106,6 @@ class Service:
         self._stack = AsyncExitStack()
         self._store_watch = StoreWatch(time.monotonic)
         self._background = Background(store_away=self._store_watch.away)
-        self._budget_states: tuple[BucketState, ...] = ()
         self._drifts: Sequence[Drift] | None = None
         """What the last audit found; None while another process does it."""
         self._ready_until = 0.0
@@ -143,6 +129,7 @@ class Service:
         await self._open_ledger(server.lease_seconds)
         self._stack.push_async_callback(self.ledger.close)
         snapshot = await self._take_control()
+        await self.shares.look()
         self.escrow = self._make_escrow(snapshot)
         self.metered = MeteredStore(self.escrow or self.ledger, self.metrics, clock=time.monotonic)
         self.outbox = Outbox(outbox_path(store, self.worker), self.metered)
@@ -172,7 +159,7 @@ class Service:
             self.ledger,
             snapshot=snapshot,
             replica=self.boot,
-            states=lambda: self._budget_states,
+            states=lambda: self.budget_watch.states,
             metrics=self.metrics,
             clock=time.monotonic,
             clock_ms=wall_clock_ms,
@@ -180,6 +167,16 @@ class Service:
 
     async def _take_control(self) -> Snapshot:
         """See what people changed, and publish the limits of what is served with that on top."""
+        self.budget_watch = BudgetWatch(
+            self.ledger,
+            snapshot=lambda: self.snapshot,
+            own=self._used_last,
+            goes_through=lambda: self.worker == 0 or (self._alerts is not None and self._alerts.leads),
+            clock=time.monotonic,
+            clock_ms=wall_clock_ms,
+        )
+        self.shares = Shares(self.ledger, snapshot=lambda: self.snapshot, open_register=open_register)
+        self._stack.push_async_callback(self.shares.close)
         self._control_store = self.ledger.control_store()
         self.versions = Versions(self.ledger.shelf())
         self.controls = LiveControls(self._control_store, self.fleet, keys_changed=lambda: self.admission.forget(), reload=self.reload_soon)
@@ -259,20 +256,23 @@ class Service:
         """Open the store; one that starts at the same time as we do is waited for."""
         replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{self.boot}"
         trying = AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable), stop=stop_after_delay(STORE_START_SECONDS), wait=wait_fixed(0.5), reraise=True
+            retry=retry_if_exception_type(StoreUnavailable),
+            stop=stop_after_delay(intervals.STORE_START),
+            wait=wait_fixed(0.5),
+            reraise=True,
         )
         try:
             async for attempt in trying:
                 with attempt:
                     await self._open_once(replica, lease_seconds)
         except StoreUnavailable as exc:
-            raise ConfigError(f"store: {exc}; given up after {STORE_START_SECONDS:.0f} s. Start it, or correct server.store.") from exc
+            raise ConfigError(f"store: {exc}; given up after {intervals.STORE_START:.0f} s. Start it, or correct server.store.") from exc
 
     async def _open_once(self, replica: str, lease_seconds: float) -> None:
         try:
             await self.ledger.open(replica_id=replica, lease_seconds=lease_seconds)
         except StoreUnavailable as exc:
-            log.warning("waiting for the budget store", reason=str(exc), at_most_seconds=STORE_START_SECONDS)
+            log.warning("waiting for the budget store", reason=str(exc), at_most_seconds=intervals.STORE_START)
             raise
 
     def _make_pipeline(self, dispatcher: Dispatcher) -> Pipeline:
@@ -332,7 +332,7 @@ class Service:
                     return f"the budget store does not answer: {exc}"
                 return ""
             self._store_watch.back()
-            self._ready_until = now + READY_SECONDS
+            self._ready_until = now + intervals.READY
         return ""
 
     def notes(self) -> list[str]:
@@ -352,7 +352,7 @@ class Service:
             snapshot = self.snapshot
             last_reload_ok = self.reloader is None or not self.reloader.findings
             set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self.loaded_at, last_reload_ok=last_reload_ok)
-            set_budgets(scrape, snapshot.budgets, self._budget_states, self.controls.state)
+            set_budgets(scrape, snapshot.budgets, self.budget_watch.states, self.controls.state, self.budget_watch.many)
             set_deployments(scrape, self._deployment_states())
             set_learned(scrape, self.fleet.memory)
             for budget, share in self.pipeline.shortages.usable():
@@ -363,6 +363,7 @@ class Service:
             scrape.set("faregate_outbox_entries", self.outbox.depth)
             if self.escrow is not None:
                 self.escrow.show(scrape)
+            self.shares.show(scrape)
             scrape.set("faregate_holds_open", len(self.live))
             if self._request_log is not None:
                 scrape.set("faregate_log_lines_dropped_total", self._request_log.dropped_lines)
@@ -382,20 +383,23 @@ class Service:
         if self.escrow is not None:
             self.escrow.attach(self.outbox)
             every(self.escrow.pause_seconds, self.escrow.refresh, name="escrow")
-        every(KEYS_SECONDS, self.admission.refresh, name="keys")
-        every(WATCH_SECONDS, self._look_for_store, name="store")
+        every(intervals.KEYS, self.admission.refresh, name="keys")
+        every(intervals.WATCH, self._look_for_store, name="store")
         if self.reloader is not None:
             every(0.0, self.reloader.look, name="reload")
         every(POLL_SECONDS, self.controls.poll, name="controls", at_once=True)
         every(RATINGS_SECONDS, self.ratings.read, name="ratings", at_once=True)
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
-        every(ALERTS_SECONDS, self._look_after_alerts, name="alerts", at_once=True)
-        every(PAUSES_SECONDS, self._sync_pauses, name="pauses", at_once=True)
-        every(AUDIT_SECONDS, self._audit, name="audit")
-        every(TRIM_SECONDS, self._trim, name="trim")
+        every(BUDGETS_SECONDS, self.budget_watch.go_through, name="all budgets")
+        every(intervals.ALERTS, self._look_after_alerts, name="alerts", at_once=True)
+        every(intervals.PAUSES, self._sync_pauses, name="pauses", at_once=True)
+        every(intervals.AUDIT, self._audit, name="audit")
+        every(intervals.TRIM, lambda: trim(self.ledger, self._control_store, self.snapshot.server, now_ms=wall_clock_ms()), name="trim")
+        if self.worker == 0:
+            every(SHARES_SECONDS, self.shares.look, name="shares")
         # A configuration that is loaded later may have such prices, too.
         if self.reloader is not None or any(deployment.prices for deployment in self.snapshot.deployments.values()):
-            every(PRICES_SECONDS, self._reprice, name="prices")
+            every(intervals.PRICES, self._reprice, name="prices")
 
     async def _beat(self) -> None:
         await self.ledger.heartbeat({attempt_id: burnt_nusd(attempt) for attempt_id, attempt in self.live.items()})
@@ -430,11 +434,16 @@ class Service:
             log.warning("holds of dead processes were charged", holds=swept)
 
     async def _read_budgets(self) -> None:
-        self._budget_states = tuple(await self.ledger.bucket_states()) if self.snapshot.budgets else ()
-        self.pipeline.steering.read(self._budget_states)
-        self.fleet.memory.read_budgets(self._budget_states, self.snapshot.budgets)
-        if self.pipeline.moments is not None:
-            self.pipeline.moments.read(self._budget_states)
+        watch, pipeline = self.budget_watch, self.pipeline
+        await watch.read()
+        pipeline.steering.read(watch.states, whole=watch.whole, now_ms=wall_clock_ms())
+        self.fleet.memory.read_budgets(watch.states, self.snapshot.budgets)
+        if pipeline.moments is not None:
+            pipeline.moments.read(watch.states, whole=watch.whole)
+
+    def _used_last(self) -> Iterable[Bucket]:
+        pipeline, covered = self.pipeline, () if self.escrow is None else self.escrow.covered()
+        return chain(pipeline.steering.steered(wall_clock_ms()), covered, pipeline.reservations.latest())
 
     async def _sync_pauses(self) -> None:
         if self.pipeline.runaway is not None:
@@ -442,20 +451,9 @@ class Service:
 
     async def _audit(self) -> None:
         """Compare counters and log; one process of all that share the ledger does it."""
-        self._drifts = await self.ledger.audit()
+        self._drifts = await self.ledger.audit() if self.budget_watch.count <= MOST_AUDITED else None
         if self._drifts:
             log.error("counters of the ledger differ from its log", counters=len(self._drifts), first=self._drifts[0].bucket)
-
-    async def _trim(self) -> None:
-        server = self.snapshot.server
-        before_ms = wall_clock_ms() - round(server.keep_log_seconds * 1000)
-        read_ms = await self.ledger.readers().read_until(server.keep_log_for) if server.keep_log_for else before_ms
-        if read_ms < before_ms:
-            log.warning("records older than keep_log stay until they are read", keep_log_for=server.keep_log_for)
-        trimmed = await self.ledger.trim(before_ms=min(before_ms, read_ms))
-        await self._control_store.forget(before_ms=before_ms)
-        if trimmed:
-            log.info("the ledger's log was trimmed", entries=trimmed)
 
     async def _look_after_alerts(self) -> None:
         """Begin to look for what people are told of as soon as a configuration names some."""
@@ -468,7 +466,7 @@ class Service:
                 self.ledger,
                 owner=self.boot,
                 snapshot=lambda: self.snapshot,
-                states=lambda: self._budget_states,
+                states=lambda: self.budget_watch.states,
                 drifts=lambda: self._drifts,
                 store_watch=self._store_watch,
                 fleet=self.fleet,

@@ -46,6 +46,8 @@ class Chain:
     async def run(self) -> Failure | None:
         """Ask one step after the other. None: the client has its answer."""
         for step in self._cascade.steps[:-1]:
+            if self._is_too_late(step):
+                continue
             failure, verdict = await self._ask(step)
             self._doors.metrics.cascaded(cascade=self._cascade.name, step=step.name, verdict=verdict)
             if verdict == "accepted":
@@ -107,8 +109,20 @@ class Chain:
         changed = {h.ATTEMPTS: b"%d" % call.attempts, h.COST_USD: b"%d.%09d" % (whole, part), h.OVERHEAD_MS: b"%.3f" % overhead_ms}
         await captured.replay(self._client, changed)
 
+    def _is_too_late(self, step: Step) -> bool:
+        """Whether all of a step's models usually need longer than there is time, and there is an answer to be shown instead."""
+        deadline = self._call.deadline
+        if deadline is None or self._kept is None:
+            return False
+        left_ms = (deadline - self._doors.clock()) * 1000
+        usual = [self._doors.fleet.usual_ms(name) for name in step.deployments]
+        return all(ms is not None and ms > left_ms for ms in usual)
+
     async def _ask_the_last(self, step: Step) -> Failure | None:
         call, client = self._call, self._client
+        if self._is_too_late(step):
+            await self._show_kept()
+            return None
         failure: Failure | None = None
         try:
             failure = await following(self._doors, call, client, self._part(step, rest=True))

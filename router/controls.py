@@ -96,6 +96,8 @@ class Desk:
 
         def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
             name, base = find_budget(state, budget)
+            if base.shared:
+                raise ControlError(f"the limit of budget '{name}' spans several ledgers: change it in the configuration of each of them")
             where = _scope_of(name, base, scope)
             before = limit_in_force(state, name, where)
             control = Control(

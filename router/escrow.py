@@ -7,7 +7,7 @@ took from it is handed over to that call when its settlement reaches the store. 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -149,6 +149,10 @@ class Escrow:
         """What people are told while the store is away."""
         left = sum(advance.left_nusd for advance in self._advances.values())
         return f"the budget store is away; advances are left for calls that hold {format_usd(left)} USD"
+
+    def covered(self) -> Iterator[Bucket]:
+        """The buckets that advances are held in, or would be."""
+        return (bucket for cover in self._covers.values() for bucket in cover.buckets.buckets)
 
     @property
     def serves(self) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Final
+
 import msgspec
 
 from policies.engine import RoutePolicy
-from policies.types import MissingSignal, Moment, RequestFacts, Signals
+from policies.types import Decision, MissingSignal, Moment, RequestFacts, Signals
 from router.domain.money import format_usd
 
 
@@ -15,6 +18,23 @@ class RuleLine(msgspec.Struct, kw_only=True):
     name: str
     condition: str
     matches: bool
+
+
+MOST_EXPLAINED: Final = 16
+"""Models of each kind that are named to a client."""
+
+
+def explanation(decision: Decision) -> bytes:
+    """Why a call went where it went, for the client that asked: JSON in ASCII. What its key may not use is not named."""
+    left_out = [each for each in decision.rejected if each.reason != "not_allowed"]
+    told = {
+        "rule": decision.rule,
+        "kind": decision.kind,
+        "order": [{"deployment": each.deployment, "score": each.score} for each in decision.order[:MOST_EXPLAINED]],
+        "measure": decision.measure,
+        "left_out": [{"deployment": each.deployment, "reason": each.reason, "detail": each.detail} for each in left_out[:MOST_EXPLAINED]],
+    }
+    return json.dumps(told, separators=(",", ":")).encode("ascii")
 
 
 def rules_of(policy: RoutePolicy, facts: RequestFacts) -> list[RuleLine]:
@@ -45,8 +65,9 @@ def facts_text(facts: RequestFacts) -> str:
         parts.append(f"{facts.choices} choices")
     parts += [word for word, asked in (("stream", facts.stream), ("tools", facts.tools), ("JSON schema", facts.json_schema)) if asked]
     parts += sorted(facts.modalities - {"text"})
-    named = (("team", facts.team), ("key", facts.key_id), ("user", facts.user), ("session", facts.session))
+    named = (("org", facts.org), ("team", facts.team), ("key", facts.key_id), ("user", facts.user), ("session", facts.session))
     parts += [f"{word} {value}" for word, value in named if value]
+    parts += [] if facts.deadline_ms is None else [f"deadline {facts.deadline_ms:,.0f} ms"]
     parts += _signals_text(facts.signals)
     parts += _moment_text(facts.moment)
     parts += [f"tag {name}={value}" for name, value in sorted(facts.tags.items())]

@@ -332,6 +332,15 @@ class Fleet:
             return True
         return False
 
+    def usual_ms(self, name: str) -> float | None:
+        """How long whole answers of a deployment usually take, ms; None: nobody knows, or not lately."""
+        state = self._states.get(name)
+        if state is None:
+            return None
+        self._learn(state)
+        self._forget(state, self._clock())
+        return state.view.total_ms
+
     # -- inside
 
     def _answered(self, state: _State, now: float) -> None:

@@ -186,7 +186,7 @@ class Memory:
         return msgspec.structs.replace(call.facts, live=numbers)
 
     def _key(self, call: Call, name: str) -> Key:
-        told = next((live for live in call.branch.live if live.name == name and live.what in ("experiment", "bandit")), None)
+        told = next((live for live in call.branch.live if live.name == name and live.what in ("experiment", "bandit", "cascade")), None)
         return call.route.name, call.branch.rule, name, "" if told is None else told.version
 
     def _experiment(self, call: Call, name: str, since: float | None = None) -> Experiment:

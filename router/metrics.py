@@ -172,7 +172,7 @@ class Metrics:
         self._add("faregate_runaway_total", 1, self._guard.word("signal", signal), self._guard.word("action", action))
 
     def signal_read(self, *, signal: str, outcome: str, seconds: float) -> None:
-        """Count a signal that was worked out: `ok`, `unknown` (the text does not tell), `timeout`."""
+        """Count a signal that was worked out: `ok`, `unknown` (the text does not tell), `timeout`, `error` (of a plug-in)."""
         name = self._guard.word("signal_name", signal)
         self._add("faregate_signals_total", 1, name, self._guard.word("signal_outcome", outcome))
         self._add("faregate_signal_seconds_total", int(seconds * 1e9), name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, get_args
 
 from router import __version__
+from router.budget_watch import Sums
 from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.domain.controls import ControlKind, ControlState, limit_in_force
 from router.domain.money import NUSD_PER_USD
@@ -24,36 +24,48 @@ _STATES: Final[tuple[DeploymentState, ...]] = get_args(DeploymentState)
 NO_CONTROLS: Final = ControlState()
 
 
-def set_budgets(scrape: Scrape, budgets: Sequence[Budget], states: Sequence[BucketState], controls: ControlState = NO_CONTROLS) -> None:
+def set_budgets(
+    scrape: Scrape,
+    budgets: Sequence[Budget],
+    states: Sequence[BucketState],
+    controls: ControlState = NO_CONTROLS,
+    many: Mapping[str, Sums] | None = None,
+) -> None:
     """Show each budget by its name, and what people changed. `states` are the buckets of the current windows.
 
     A budget that is split, such as one per key, is shown as a whole: the sums and its fullest instance. One
-    without a bucket has spent nothing in this window.
+    without a bucket has spent nothing in this window. With `many`, split budgets are shown by these sums, and not at all while
+    there are none yet.
     """
-    by_budget: defaultdict[str, list[BucketState]] = defaultdict(list)
+    found = {budget.name: Sums() for budget in budgets if many is None or not budget.dimensions}
+    limits: dict[str, int] = {}
+    by_name = {budget.name: budget for budget in budgets}
     for state in states:
-        by_budget[state.budget].append(state)
+        if state.budget in found:
+            limit = by_name[state.budget].limit_nusd if state.limit_nusd is None else state.limit_nusd
+            limits.setdefault(state.budget, limit)
+            found[state.budget].add(state, limit)
     for budget in budgets:
-        limit = limit_in_force(controls, budget.name) if budget.name in controls.base else None
-        _set_budget(scrape, budget, limit, by_budget.get(budget.name, []))
+        limit = limits.get(budget.name, budget.limit_nusd)
+        if budget.name in controls.base:
+            limit = limit_in_force(controls, budget.name)
+        sums = found.get(budget.name) or (many or {}).get(budget.name)
+        if sums is not None:
+            _set_budget(scrape, budget, limit, sums)
     for kind in _KINDS:
         scrape.set("faregate_controls", len(controls.of_kind(kind)), kind=kind)
 
 
-def _set_budget(scrape: Scrape, budget: Budget, limit: int | None, states: Sequence[BucketState]) -> None:
+def _set_budget(scrape: Scrape, budget: Budget, limit: int, sums: Sums) -> None:
     name = budget.name
-    limits = [budget.limit_nusd if state.limit_nusd is None else state.limit_nusd for state in states]
-    shown = limit if limit is not None else limits[0] if limits else budget.limit_nusd
-    used = [state.spent_nusd + state.held_nusd for state in states]
     if budget.unit == "usd":
-        scrape.set("faregate_budget_limit_usd", shown / NUSD_PER_USD, budget=name)
-        scrape.set("faregate_budget_spent_usd", sum(state.spent_nusd for state in states) / NUSD_PER_USD, budget=name)
-        scrape.set("faregate_budget_held_usd", sum(state.held_nusd for state in states) / NUSD_PER_USD, budget=name)
-    ratios = [amount / limit if limit else 1.0 for amount, limit in zip(used, limits, strict=True)]
-    scrape.set("faregate_budget_used_ratio", max(ratios, default=0.0), budget=name)
-    scrape.set("faregate_budget_instances", sum(1 for amount in used if amount), budget=name)
-    scrape.set("faregate_budget_exhausted_instances", sum(1 for ratio in ratios if ratio >= 1), budget=name)
-    ends_ms = max((state.ends_ms for state in states), default=NEVER_MS)
+        scrape.set("faregate_budget_limit_usd", limit / NUSD_PER_USD, budget=name)
+        scrape.set("faregate_budget_spent_usd", sums.spent_nusd / NUSD_PER_USD, budget=name)
+        scrape.set("faregate_budget_held_usd", sums.held_nusd / NUSD_PER_USD, budget=name)
+    scrape.set("faregate_budget_used_ratio", sums.fullest, budget=name)
+    scrape.set("faregate_budget_instances", sums.used, budget=name)
+    scrape.set("faregate_budget_exhausted_instances", sums.exhausted, budget=name)
+    ends_ms = sums.ends_ms or NEVER_MS
     scrape.set("faregate_budget_reset_timestamp_seconds", None if ends_ms >= NEVER_MS else ends_ms / 1000, budget=name)
 
 

@@ -40,6 +40,8 @@ class Moments:
         }
         self._used: dict[tuple[str, str], tuple[int, int]] = {}
         """What is spent and held, and the limit, by budget and scope."""
+        self._ends: dict[tuple[str, str], int] = {}
+        """When the window of each ends, Unix ms."""
 
     def note(self, held: Reservation) -> None:
         """Learn from what a hold leaves."""
@@ -48,21 +50,26 @@ class Moments:
             budget = self._budgets.get(bucket.budget)
             if budget is not None and bucket.unit == budget.unit:
                 limit = limit_known(limits, budget, bucket.scope)
-                self._set((budget.name, bucket.scope), limit - left, limit)
+                self._set((budget.name, bucket.scope), limit - left, limit, bucket.ends_ms)
 
-    def read(self, states: Iterable[BucketState]) -> None:
-        """Learn from the counters of the current windows: what is not there has not been used."""
-        self._used.clear()
+    def read(self, states: Iterable[BucketState], *, whole: bool = True) -> None:
+        """Learn from the counters of the current windows. `whole`: what is not there has not been used; else what was known of it
+        stays until its window is over.
+        """
+        now_ms = self._clock_ms()
+        for gone in list(self._used) if whole else [key for key, ends_ms in self._ends.items() if ends_ms <= now_ms]:
+            del self._used[gone], self._ends[gone]
         for state in states:
             budget = self._budgets.get(state.budget)
             if budget is not None:
                 limit = budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
-                self._set((budget.name, state.scope), state.spent_nusd + state.held_nusd, limit)
+                self._set((budget.name, state.scope), state.spent_nusd + state.held_nusd, limit, state.ends_ms)
 
-    def _set(self, key: tuple[str, str], used: int, limit: int) -> None:
+    def _set(self, key: tuple[str, str], used: int, limit: int, ends_ms: int) -> None:
         if len(self._used) >= MOST_REMEMBERED and key not in self._used:
-            del self._used[next(iter(self._used))]
-        self._used[key] = (used, limit)
+            oldest = next(iter(self._used))
+            del self._used[oldest], self._ends[oldest]
+        self._used[key], self._ends[key] = (used, limit), ends_ms
 
     def at(self, call: Call, watch: Watch, fleet: Fleet) -> Moment:
         """What the rules of a route read of this moment."""

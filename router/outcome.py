@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 from router.call import Attempt, Call
-from router.domain.budgets import NEVER_MS, Refusal, Unit
+from router.domain.budgets import NEVER_MS, Bucket, Refusal, Unit
 from router.domain.limits import reset_text
 from router.domain.money import NUSD_PER_USD, format_amount, format_usd
 from router.domain.request import Operation
 from router.edge import headers as h
 from router.edge.replies import JSON
 from router.errors import BUDGET_EXCEEDED, RouterError
+from router.facts_text import explanation
 from router.quoted import secrets_of
 from router.relay import STREAM_HEADERS
 
@@ -94,6 +95,8 @@ def answer_headers(attempt: Attempt, from_upstream: h.RawHeaders, *, stream: boo
         passed += _COST % divmod(call.charge_nusd, NUSD_PER_USD)
     if attempt.clamped_to:
         passed += h.encode([(h.CLAMPED, b"%d" % attempt.clamped_to)])
+    if call.request.explain and call.decision is not None:
+        passed += h.encode([(h.EXPLANATION, explanation(call.decision))])
     left = call.budget_left_nusd
     if left is not None:
         passed += _LEFT % divmod(left if left > 0 else 0, NUSD_PER_USD)
@@ -112,6 +115,7 @@ def reset_time(ends_ms: int) -> str:
     return datetime.fromtimestamp(ends_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+SHARE_GROWS: Final = "More comes to this ledger in a second or two if other ones have not used it"
 RAISE_IT: Final = "That is more than the whole limit: its owner must raise it"
 
 
@@ -141,6 +145,11 @@ def _crowded_error(call: Call, refusal: Refusal) -> RouterError:
     return RouterError(BUDGET_EXCEEDED, message, details=details)
 
 
+def _whole_limit(call: Call, bucket: Bucket) -> int | None:
+    """The limit of a budget that spans several ledgers; None: it is this one's alone."""
+    return next((budget.limit_nusd for budget in call.snapshot.budgets if budget.shared and budget.name == bucket.budget), None)
+
+
 def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: int = 1) -> RouterError:
     """The refusal by a budget: which one, its limit, what is spent and held, what was needed, when it resets.
 
@@ -166,6 +175,11 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
     if bucket.unit != "concurrent" and refusal.needed_nusd > refusal.limit_nusd:
         when = RAISE_IT
     changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({amount(bucket.limit_nusd)} in the configuration)"
+    whole = _whole_limit(call, bucket)
+    if whole is not None:
+        # Its buckets have no limit but the share that the store knows.
+        changed = f" in this ledger, as its share of {amount(whole)}"
+        when = RAISE_IT if refusal.needed_nusd > whole else f"{SHARE_GROWS}. {when}" if when != RAISE_IT else SHARE_GROWS
     held = f" and {amount(refusal.held_nusd)} held by calls under way" if refusal.held_nusd else ""
     named = f", {deployment}" if deployment else ""
     cheapest = f" with the cheapest of {among} candidates{named}" if among > 1 else f" with {deployment}" if deployment else ""

@@ -209,10 +209,22 @@ class Pipeline(Attempts):
             error=RouterError(NO_DEPLOYMENT, f"Every deployment of '{call.route.name}' is being probed; try again.", retry_after_seconds=1),
         )
 
+    def _is_too_late(self, call: Call, deployment: Deployment, wait_seconds: float = 0.0) -> bool:
+        """Whether a further call, after a wait, usually ends after the deadline: it would be paid for nothing. The first is made anyhow."""
+        if call.deadline is None or not call.attempts:
+            return False
+        usual_ms = self._fleet.usual_ms(deployment.name)
+        late = usual_ms is not None and usual_ms > (call.deadline - self._clock() - wait_seconds) * 1000
+        if late:
+            self._metrics.rejected(deployment=deployment.name, reason="too_late")
+        return late
+
     async def _try_unless_probed(
         self, call: Call, exchange: Exchange, deployment: Deployment, reason: str
     ) -> Failure | Refusal | Passed | None:
-        return await self._try(call, exchange, deployment, reason) if self._fleet.claim_probe(deployment.name) else "passed"
+        if self._is_too_late(call, deployment) or not self._fleet.claim_probe(deployment.name):
+            return "passed"
+        return await self._try(call, exchange, deployment, reason)
 
     async def _try_short(self, call: Call, exchange: Exchange, refusals: dict[str, Refusal]) -> Failure | None:
         """No candidate fits into its budgets as it is: do what the budget says is done then."""
@@ -242,13 +254,16 @@ class Pipeline(Attempts):
             asked = latest[0].retry_after_seconds if latest[0] is not None else None
             return asked if asked is not None else self._random() * FIRST_BACKOFF_SECONDS * 2**state.attempt_number
 
-        if retries < 1 or not self._worth_retrying(failure):
+        wait_seconds = failure.retry_after_seconds or self._random() * FIRST_BACKOFF_SECONDS
+        if retries < 1 or not self._worth_retrying(failure) or self._is_too_late(call, deployment, wait_seconds):
             return failure
-        await asyncio.sleep(failure.retry_after_seconds or self._random() * FIRST_BACKOFF_SECONDS)
+        await asyncio.sleep(wait_seconds)
         retrying = AsyncRetrying(
             stop=stop_after_attempt(retries),
             wait=pause,
-            retry=retry_if_result(lambda outcome: outcome is not None and self._worth_retrying(outcome)),
+            retry=retry_if_result(
+                lambda outcome: outcome is not None and self._worth_retrying(outcome) and not self._is_too_late(call, deployment)
+            ),
             retry_error_callback=lambda state: latest[0],
         )
         return await retrying(again)

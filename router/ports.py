@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
-from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, WindowMoved
+from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
 
 if TYPE_CHECKING:
     from router.alerts.ports import AlertStore
@@ -105,6 +105,18 @@ class Books(Protocol):
 
     async def bucket_states(self, *, budget: str | None = None, current_only: bool = True) -> Sequence[BucketState]:
         """What is spent and held."""
+        ...
+
+    async def states_of(self, buckets: Sequence[Bucket]) -> Sequence[BucketState]:
+        """The same of these buckets; those that nothing was held in yet are missing."""
+        ...
+
+    def bucket_pages(self) -> AsyncIterator[Sequence[BucketState]]:
+        """The same of all buckets of current windows, some at a time: for many. What changes meanwhile may be missed, or told twice."""
+        ...
+
+    async def bucket_count(self) -> int:
+        """How many buckets are kept, about."""
         ...
 
     def records(self, *, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[bytes]:
@@ -443,6 +455,10 @@ class UpstreamResponse(Protocol):
     def pending(self) -> bytes:
         """What has arrived and nobody has asked for; for the count of a call that is given up, also after `abort`."""
         return b""
+
+    def ahead(self) -> int:
+        """About how many bytes the provider has written and nobody has asked for, in the machine's buffers too; 0 if unknown."""
+        return 0
 
     def abort(self) -> None:
         """Close the connection now; harmless after the end."""

@@ -56,7 +56,7 @@ class Regulars:
 
 def _facts(principal: Principal, route: Route) -> partial[RequestFacts]:
     # By position, in the order of the fields; those that follow are numbers, or have defaults.
-    return partial(RequestFacts, "chat", route.name, principal.team, principal.key_id, "", "", principal.tags, NOTHING)
+    return partial(RequestFacts, "chat", route.name, principal.team, principal.key_id, "", "", principal.tags, NOTHING, org=principal.org)
 
 
 def _is_plain(principal: Principal, route: Route) -> bool:

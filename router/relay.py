@@ -39,8 +39,9 @@ STREAM_HEADERS: Final = (
     (b"x-accel-buffering", b"no"),
 )
 
-ExtendShort = Callable[[Attempt, int, int, Refusal], Awaitable[tuple[Reservation | Refusal, int]]]
-"""(attempt, tokens wanted, tokens that may have come, refusal) -> what came of it, and tokens that are held then."""
+ExtendShort = Callable[[Attempt, int, int, Refusal, Callable[[], bool]], Awaitable[tuple[Reservation | Refusal, int]]]
+"""(attempt, tokens wanted, tokens that may have come, refusal, whether the hold still covers what the provider wrote) -> what
+came of it, and tokens that are held then."""
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -118,6 +119,8 @@ class Stream:
     """Whether more may have to be held."""
     _held_bound = 0
     """What the meter's bound may reach before more than is held can have come; known where more may have to be held."""
+    _written = 0
+    """Output tokens that the provider had likely written when it was last asked, in a wait for money."""
     _check_at = 0
     """Where it asks for the next slice; the same."""
 
@@ -326,10 +329,12 @@ class Stream:
         # Where slices are known to be short, long answers hold little more than they need; else few slices are to do.
         grown = self._held_tokens * 2 if self._rate == 1.0 else self._held_tokens * 17 // 16
         wanted = min(estimate.output_tokens, max(grown, written + estimate.slice_tokens))
+        # What it grew by is seen anew in each wait.
+        self._written = 0
         try:
             answer: Reservation | Refusal | None = await extend_to(self._store, self.attempt, wanted)
             if isinstance(answer, Refusal) and self._extend_short is not None:
-                answer, wanted = await self._extend_short(attempt, wanted, written, answer)
+                answer, wanted = await self._extend_short(attempt, wanted, written, answer, lambda: self._still_covers(bound, chunk))
         except StoreUnavailable:
             answer = None
         if not isinstance(answer, Reservation):
@@ -348,6 +353,20 @@ class Stream:
         self._may_extend = wanted < estimate.output_tokens
         self._check_at = self._extend_at()
         return self._may_extend or self._bytes_to_cap(chunk) > 0
+
+    def _still_covers(self, bound: int, chunk: bytes) -> bool:
+        """Whether what is held likely covers what the provider has written, also while nobody reads it: it writes on, and bills it.
+
+        `bound` is the meter's after `chunk`; what nobody has read is taken to hold as much a byte as what was passed on,
+        and as much is taken to come until it is asked again as came since it was asked last.
+        """
+        meter = self.meter
+        come = meter.total_bytes + len(chunk)
+        likely, read = (meter.output_tokens_likely, meter.total_bytes) if meter.total_bytes else (bound, come)
+        written = likely * (come + self._response.ahead()) // read
+        grown = written - self._written if self._written else 0
+        self._written = written
+        return written + grown < self._held_tokens
 
     def _extend_at(self) -> int:
         """The bound at which more is to be held: early enough that the stream need not stand still."""

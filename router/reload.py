@@ -33,6 +33,8 @@ FIXED: Final = {
     "port": "port",
     "workers": "workers",
     "store": "store",
+    "shared_store": "shared_store",
+    "ledger": "ledger",
     "lease_seconds": "lease",
     "store_timeout_seconds": "store_timeout",
     "drain_seconds": "drain",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from router.call import Attempt
-from router.domain.budgets import BucketSet, Refusal, Reservation, WindowMoved
+from router.domain.budgets import Bucket, BucketSet, Refusal, Reservation, WindowMoved
 from router.domain.estimate import likely_price
 from router.domain.pricing import expected
 from router.domain.windows import bucket_set
@@ -37,6 +38,10 @@ class Reservations:
         self._tags = tuple(sorted(name[4:] for name in named if name.startswith("tag:")))
         self._strict = frozenset(budget.name for budget in snapshot.budgets if budget.strict)
         self._always_strict = snapshot.server.strict
+
+    def latest(self) -> Iterator[Bucket]:
+        """The buckets that calls fell under, those that came up last first."""
+        return itertools.chain.from_iterable(made.buckets for made in reversed(self._sets.values()))
 
     def hold(self, attempt: Attempt) -> Awaitable[Reservation | Refusal | WindowMoved]:
         """Reserve the first hold of an attempt. For `WindowMoved`, see `hold_in_next_window`. The caller counts the time.

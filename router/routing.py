@@ -144,6 +144,8 @@ def facts_of(call: Call, route: Route) -> RequestFacts:
         request.json_schema,
         shape.modalities,
         call.signals,
+        principal.org,
+        call.deadline_ms or None,
     )
 
 

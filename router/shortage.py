@@ -235,10 +235,13 @@ class Shortages:
 
     # -- streams
 
-    async def extend(self, attempt: Attempt, wanted: int, written: int, refusal: Refusal) -> tuple[Reservation | Refusal, int]:
+    async def extend(
+        self, attempt: Attempt, wanted: int, written: int, refusal: Refusal, still_covers: Callable[[], bool]
+    ) -> tuple[Reservation | Refusal, int]:
         """Hold money for more output of a stream that was refused it: as much as there is room for, after a wait if need be.
 
-        `wanted` and `written` count output tokens, `written` what may have come. Returns the tokens that are held too.
+        `wanted` and `written` count output tokens, `written` what may have come. A provider writes on while its stream waits: the
+        wait ends when what is held does not cover that any more. Returns the tokens that are held too.
 
         Raises:
             StoreUnavailable: what was held is held.
@@ -257,7 +260,7 @@ class Shortages:
                 answer, found = await self._extend_by_room(attempt, wanted, written, answer)
             return answer
 
-        answer = await self._stand_in_line(answer, try_again, under_way=True)
+        answer = await self._stand_in_line(answer, try_again, still_covers)
         if isinstance(answer, Reservation):
             self._metrics.refused(budget=refusal.bucket.budget, action="wait")
         return answer, found
@@ -313,17 +316,23 @@ class Shortages:
                 attempt.clamped_to = cap
             return answer
 
-        answer = await self._stand_in_line(refusal, try_again, under_way=False)
+        answer = await self._stand_in_line(refusal, try_again)
         if isinstance(answer, Refusal):
             attempt.estimate = made
         return answer
 
     async def _stand_in_line(
-        self, refusal: Refusal, try_again: Callable[[], Awaitable[Reservation | Refusal]], *, under_way: bool
+        self,
+        refusal: Refusal,
+        try_again: Callable[[], Awaitable[Reservation | Refusal]],
+        still_covers: Callable[[], bool] | None = None,
     ) -> Reservation | Refusal:
         """Try again whenever there may be room and it is our turn, until there is or the time is over. At its end everybody
         tries, unless a stream under way waits: where many come, a turn may come too late.
+
+        `still_covers` is given by streams under way, and ends their wait.
         """
+        under_way = still_covers is not None
         key = _key(refusal.bucket)
         line = self.lines.setdefault(key, _Line(refusal))
         if len(line) >= MOST_WAITING:
@@ -332,7 +341,9 @@ class Shortages:
         deadline = self._clock() + self._wait_seconds
         try:
             while (left := deadline - self._clock()) > 0:
-                await _woken(place, left if line.first() is not place else min(left, POLL_SECONDS))
+                if still_covers is not None and not still_covers():
+                    return refusal
+                await _woken(place, left if still_covers is None and line.first() is not place else min(left, POLL_SECONDS))
                 if line.first() is not place:
                     continue
                 place.clear()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +24,7 @@ from router.domain.prompt_text import Prompt, prompt_of
 from router.domain.request import INPUTS
 from router.fleet import USUAL_LENGTH
 from router.metrics import Metrics
+from router.signal_plugins import Plugged, PluginFailed, threads
 from router.snapshot import SignalRules
 from router.turns import Crowded, Steps, Turns
 
@@ -44,8 +44,8 @@ Value = str | float | frozenset[str] | None
 Detector = Callable[[Prompt], Found | Generator[None, None, Found]]
 """One that takes long yields between its steps."""
 
-THREADS: Final = 1
-"""Per process: they share one interpreter lock, so that more would only make each other late."""
+JOINED: Final = frozenset({"pii"})
+"""Signals whose plug-ins join what is built in; of the others a plug-in takes its place."""
 UNREAD: Final = frozenset({"unknown"})
 """Classes of personal data of a text that was not read through."""
 NO_LANGUAGE: Final = "none"
@@ -103,11 +103,6 @@ _DETECTORS: Final[Mapping[SignalName, Callable[[SignalRules], Detector]]] = Mapp
 """How to get a detector: loaded when it is first asked for."""
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="signals")
-
-
 class PromptSignals:
     """Works signals out under one configuration."""
 
@@ -124,7 +119,8 @@ class PromptSignals:
         self._metrics = metrics
         self._clock = clock
         self._detectors: dict[SignalName, Detector] = dict(detectors or {})
-        self._turns = Turns(_threads())
+        self._turns = Turns(threads("signals"))
+        self._plugged: dict[SignalName, Plugged] = {name: Plugged(name, plugins) for name, plugins in rules.plugins.items()}
         target = rules.difficulty.target
         self._thresholds = None if target is None else Thresholds(target, size=rules.difficulty.window)
 
@@ -143,47 +139,62 @@ class PromptSignals:
         seconds = self._rules.timeout_seconds
         try:
             async with asyncio.timeout(seconds if left is None else min(seconds, left)):
-                found = await self._turns.read(call.principal.key_id, self._steps(call, name))
+                for turns, steps in self._stages(call, name):
+                    found = _joined(found, await turns.read(call.principal.key_id, steps))
         except (TimeoutError, Crowded):
-            outcome = "timeout"
+            found, outcome = _cut_short(found), "timeout"
+        except PluginFailed as problem:
+            found, outcome = _cut_short(found), "error"
+            self._plugged[name].tell(problem)
         self._add(call, name, found, outcome, time.monotonic() - began)
 
     async def _load_within(self, name: SignalName, seconds: float | None) -> None:
         """Load a detector: once per configuration, and that is not the request's fault. Only its own deadline ends the wait."""
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.get_running_loop().run_in_executor(_threads(), self._load, name)
+                await asyncio.get_running_loop().run_in_executor(threads("signals"), self._load, name)
         except TimeoutError:
             return
 
     def find_now(self, call: Call, name: SignalName) -> None:
         """The same, without a time budget and for one who can wait."""
         self._load(name)
-        steps = self._steps(call, name)
+        found: Found = None
+        outcome = "ok"
         try:
-            while True:
-                next(steps)
-        except StopIteration as end:
-            self._add(call, name, end.value, "ok", 0.0)
+            for _, steps in self._stages(call, name):
+                found = _joined(found, _last(steps))
+        except PluginFailed as problem:
+            found, outcome = _cut_short(found), "error"
+            self._plugged[name].tell(problem)
+        self._add(call, name, found, outcome, 0.0)
 
     async def warm(self, names: Iterable[SignalName]) -> None:
         """Load detectors and have each read a text, so that the first request finds them as fast as all others."""
-
-        def read() -> None:
-            for name in names:
-                self._load(name)
-                for text in SAMPLES:
-                    found = self._detectors[name](Prompt(text, text))
-                    while isinstance(found, Generator) and next(found, self) is not self:
-                        pass
-
-        await asyncio.get_running_loop().run_in_executor(_threads(), read)
+        run = asyncio.get_running_loop().run_in_executor
+        for name in names:
+            plugged = self._plugged.get(name)
+            await run(threads("signals"), self._load, name)
+            if plugged is None or name in JOINED:
+                await run(threads("signals"), _try, self._detectors[name])
+            if plugged is not None:
+                await plugged.warm(partial(_try, plugged.steps))
 
     def _load(self, name: SignalName) -> None:
         if name not in self._detectors:
-            self._detectors[name] = _DETECTORS[name](self._rules)
+            instead = name in self._plugged and name not in JOINED
+            self._detectors[name] = self._plugged[name].steps if instead else _DETECTORS[name](self._rules)
 
-    def _steps(self, call: Call, name: SignalName) -> Steps:
+    def _stages(self, call: Call, name: SignalName) -> list[tuple[Turns, Steps]]:
+        """What is done, and whose turn it takes: plug-ins have a thread of their own."""
+        plugged = self._plugged.get(name)
+        if plugged is None:
+            return [(self._turns, self._steps(call, name))]
+        if name not in JOINED:
+            return [(plugged.turns, self._steps(call, name))]
+        return [(self._turns, self._steps(call, name)), (plugged.turns, self._steps(call, name, plugged.steps))]
+
+    def _steps(self, call: Call, name: SignalName, detect: Detector | None = None) -> Steps:
         prompt = call.prompt
         if prompt is None:
             name_of_input = INPUTS[call.operation]
@@ -192,7 +203,7 @@ class PromptSignals:
             yield
         # Not there yet only if its loading took longer than the call had: nobody waits for this.
         self._load(name)
-        found = self._detectors[name](prompt)
+        found = (detect or self._detectors[name])(prompt)
         return (yield from found) if isinstance(found, Generator) else found
 
     def _add(self, call: Call, name: SignalName, found: Found, outcome: str, seconds: float) -> None:
@@ -223,6 +234,33 @@ class PromptSignals:
         if not deployment:
             return 0.0
         return (expected_nusd(call.request, call.snapshot.deployments[deployment], USUAL_LENGTH) or 0) / 1e9
+
+
+def _joined(one: Found, other: Found) -> Found:
+    return one | other if isinstance(one, frozenset) and isinstance(other, frozenset) else other
+
+
+def _cut_short(found: Found) -> Found:
+    """What was found before a plug-in failed or time ran out: the text was not read through."""
+    return found | UNREAD if isinstance(found, frozenset) else None
+
+
+def _last(steps: Steps) -> Found:
+    """What all steps come to."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+
+
+def _try(detect: Detector) -> None:
+    """Read the samples."""
+    for text in SAMPLES:
+        found = detect(Prompt(text, text))
+        if isinstance(found, Generator):
+            _last(found)
 
 
 def _with(signals: Signals, name: SignalName, value: Value) -> Signals:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from policies.engine import RoutePolicy
-from policies.types import Traits
+from policies.types import SignalName, Traits
 from router.alerts.config import AlertRules, Receiver
 from router.domain.advances import WhenDown
 from router.domain.budgets import Budget
@@ -18,6 +18,7 @@ from router.domain.prices import Price, price_at
 from router.domain.pricing import Tariff, tariff_of
 from router.domain.runaway import RunawayRules
 from router.ports import Endpoint, Timeouts
+from router.signal_port import Plugin
 
 if TYPE_CHECKING:
     from policies.learned.model import Model
@@ -245,6 +246,10 @@ class ServerSettings:
     workers: int = 1
     store: str = field(default="", repr=False)
     """`redis://...`, `rediss://...`, `unix://...` or a file path for SQLite."""
+    shared_store: str = field(default="", repr=False)
+    """Where ledgers agree on their shares of budgets that span several; empty: nowhere."""
+    ledger: str = ""
+    """Name of this one among them."""
     lease_seconds: float = 20.0
     store_timeout_seconds: float = 0.25
     when_store_is_down: WhenDown = "closed"
@@ -314,6 +319,8 @@ class SignalRules:
     unread_is_private: bool = True
     """Whether a text that was not read through counts as holding personal data."""
     difficulty: DifficultyRules = field(default_factory=DifficultyRules)
+    plugins: Mapping[SignalName, tuple[Plugin, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """Detectors of the operator's own. Those of personal data join the built-in ones; any other takes the place of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

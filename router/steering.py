@@ -8,9 +8,9 @@ from typing import Final
 
 from policies.types import Rejection
 from router.call import Call
-from router.domain.budgets import BucketState, Budget, Reservation, StepAction
+from router.domain.budgets import Bucket, BucketState, Budget, Reservation, StepAction
 from router.domain.controls import Limit, limit_known
-from router.domain.windows import scope_of
+from router.domain.windows import bucket_at, scope_of
 from router.fleet import FleetView
 from router.metrics import Metrics
 from router.scopes import dims_of
@@ -34,6 +34,8 @@ class Steering:
         self.budgets: Final[Mapping[str, Budget]] = {budget.name: budget for budget in snapshot.budgets if budget.steps}
         self.levels: dict[tuple[str, str], StepAction] = {}
         """What is done, by budget and scope; nothing for those below their first step."""
+        self._ends: dict[tuple[str, str], int] = {}
+        """When the window of each ends, Unix ms."""
         self._limits = limits
         self._metrics = metrics
 
@@ -44,10 +46,12 @@ class Steering:
             budget = self.budgets.get(bucket.budget)
             if budget is not None:
                 limit = limit_known(limits, budget, bucket.scope)
-                self._set(budget, bucket.scope, limit - left, limit)
+                self._set(budget, bucket.scope, limit - left, limit, bucket.ends_ms)
 
-    def read(self, states: Iterable[BucketState]) -> None:
-        """Learn from the counters of the current windows: what is not there has not been used."""
+    def read(self, states: Iterable[BucketState], *, whole: bool = True, now_ms: int = 0) -> None:
+        """Learn from the counters of the current windows. `whole`: what is not there has not been used; else what was known of it
+        stays until its window is over at `now_ms`.
+        """
         seen = set()
         for state in states:
             budget = self.budgets.get(state.budget)
@@ -55,23 +59,34 @@ class Steering:
                 continue
             limit = budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
             seen.add((budget.name, state.scope))
-            self._set(budget, state.scope, state.spent_nusd + state.held_nusd, limit)
+            self._set(budget, state.scope, state.spent_nusd + state.held_nusd, limit, state.ends_ms)
         for gone in self.levels.keys() - seen:
-            del self.levels[gone]
+            if whole or self._ends.get(gone, 0) <= now_ms:
+                del self.levels[gone]
+                self._ends.pop(gone, None)
 
-    def _set(self, budget: Budget, scope: str, used: int, limit: int) -> None:
+    def steered(self, now_ms: int) -> list[Bucket]:
+        """The buckets that are at a step: who is refused holds nothing that could tell of room again."""
+        return [bucket_at(self.budgets[name], scope, now_ms) for name, scope in self.levels]
+
+    def _set(self, budget: Budget, scope: str, used: int, limit: int, ends_ms: int) -> None:
         level = level_of(budget, used, limit)
         key = (budget.name, scope)
         known = self.levels.get(key)
         if level == known:
+            if level is not None:
+                self._ends[key] = ends_ms
             return
         if level is None:
             del self.levels[key]
+            self._ends.pop(key, None)
             log.info("budget '%s' (%s) is below its first step again", *key)
             return
         if known is None and len(self.levels) >= MOST_STEERED:
-            del self.levels[next(iter(self.levels))]
-        self.levels[key] = level
+            oldest = next(iter(self.levels))
+            del self.levels[oldest]
+            self._ends.pop(oldest, None)
+        self.levels[key], self._ends[key] = level, ends_ms
         self._metrics.stepped(budget=budget.name, action=level)
         log.warning("budget '%s' (%s) is at a step: %s", *key, level)
 

@@ -243,6 +243,8 @@ class Script:
     headers: Mapping[bytes, bytes] = field(default_factory=lambda: {b"content-type": b"application/json"})
     fault: UpstreamError | None = None
     """Instead of an answer."""
+    ahead: int = 0
+    """Bytes that it has written and nobody reads."""
 
 
 class FakeResponse(UpstreamResponse):
@@ -252,6 +254,7 @@ class FakeResponse(UpstreamResponse):
         self.status = script.status
         self.headers: Sequence[tuple[bytes, bytes]] = list(script.headers.items())
         self._chunks = list(script.chunks)
+        self._ahead = script.ahead
         self.open = True
         self.aborted = False
         self.buffered = b""
@@ -260,6 +263,9 @@ class FakeResponse(UpstreamResponse):
     def pending(self) -> bytes:
         taken, self.buffered = self.buffered, b""
         return taken
+
+    def ahead(self) -> int:
+        return self._ahead
 
     async def read(self, limit: int) -> bytes:
         parts = []

@@ -263,10 +263,17 @@ def hello(folder: Path, port: int, cpus: Sequence[int]) -> Program:
     return Program(command, folder, "hello", cpus)
 
 
-def faregate(folder: Path, name: str, port: int, cpus: Sequence[int], *, provider: int, store: str, workers: int = 1) -> Program:
-    """The proxy, everything on, its request log in a file."""
+def configuration() -> str:
+    """What is measured; PROVIDER stands for its address."""
+    return (HERE / "router.yaml").read_text()
+
+
+def faregate(
+    folder: Path, name: str, port: int, cpus: Sequence[int], *, provider: int, store: str, workers: int = 1, text: str = ""
+) -> Program:
+    """The proxy, everything on, its request log in a file. `text`: another configuration than the usual one."""
     config = folder / f"{name}.yaml"
-    config.write_text((HERE / "router.yaml").read_text().replace("PROVIDER", f"http://127.0.0.1:{provider}/v1"))
+    config.write_text((text or configuration()).replace("PROVIDER", f"http://127.0.0.1:{provider}/v1"))
     command = [sys.executable, "-m", "router", "serve", "--config", str(config), "--port", str(port), "--workers", str(workers)]
     environment = {
         "BENCH_KEY": KEY,

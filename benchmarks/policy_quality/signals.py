@@ -1,6 +1,7 @@
 """What signals cost and how often they are right: `python -m benchmarks.policy_quality.signals --data DIR`. Prints Markdown.
 
-Cost: CPU time of this thread, of each prompt the best of 15 times, of 60 prompts of 1.4 to 1.6 kB the median. Tasks: questions of
+Cost: CPU time of this thread, of each prompt the best of 15 times, of 60 prompts of 1.4 to 1.6 kB the median; that of Presidio with
+its recognisers for English, if the extra `presidio` is installed. Tasks: questions of
 benchmarks whose task is known. Languages: the messages of Django's catalogues (`--locale DIR`, `django/conf/locale` or `contrib`),
 those with at least 25 letters that the trigrams of `policies.signals.profiles` were not counted in (the CRC-32 of the English
 message is even); a catalogue is in one language.
@@ -22,6 +23,7 @@ from policies.signals.pii import pii_of
 from policies.signals.task import task_of
 from router.learned.files import BUILTIN, load_model
 from router.learned.labels import read_labels
+from router.presidio import NotThere, presidio
 
 TASKS = (("routellm_gsm8k", "", "math"), ("zeroeval_crux", "", "code"), ("uiuc_train", "mbpp", "code"), ("uiuc_train", "human", "code"))
 LETTERS = 25
@@ -53,6 +55,11 @@ def main() -> None:
     print(f"| for comparison: `sum(range(10_000))` | {cost(lambda _: sum(range(10_000)), sample):.0f} |")
     for name, detect in (("language", language_of), ("task", task_of), ("pii", pii_of), ("difficulty", model.difficulty)):
         print(f"| {name} | {cost(detect, sample):.0f} |")
+    try:
+        engine = presidio((), 0.5, "en", "")
+        print(f"| pii, what Presidio adds | {cost(lambda text: list(engine(text)), sample):.0f} |")
+    except NotThere as missing:
+        print(f"\n{missing}")
     print("\n| questions | are | found |\n|---|---|---:|")
     for file, category, task in TASKS:
         labels = [label for label in read_labels(given.data / f"{file}.jsonl.gz") if category in label.category]

@@ -59,6 +59,7 @@ def _budget_left_usd(facts: RequestFacts) -> float | None:
 NAMES: Final[Mapping[str, Fact]] = MappingProxyType(
     {
         "route": Fact("string", attrgetter("route")),
+        "org": Fact("string", attrgetter("org")),
         "team": Fact("string", attrgetter("team")),
         "key": Fact("string", attrgetter("key_id")),
         "user": Fact("string", attrgetter("user")),
@@ -66,6 +67,7 @@ NAMES: Final[Mapping[str, Fact]] = MappingProxyType(
         "operation": Fact("string", attrgetter("operation")),
         "tokens.input": Fact("int", attrgetter("input_tokens")),
         "tokens.output_cap": Fact("int", attrgetter("output_cap"), sure=False),
+        "deadline_ms": Fact("double", attrgetter("deadline_ms"), sure=False),
         "tools": Fact("bool", attrgetter("tools")),
         "stream": Fact("bool", attrgetter("stream")),
         "json_schema": Fact("bool", attrgetter("json_schema")),

@@ -123,4 +123,5 @@ _ROOT_2: Final = math.sqrt(2.0)
 
 def live(options: BanditOptions) -> tuple[Live, ...]:
     """What is known of the candidates. The number: how many answers count."""
-    return (Live(what="bandit", name=options.name, number=float(options.memory)),)
+    # What an answer is worth is what was learned: at another price of it nothing is known.
+    return (Live(what="bandit", name=options.name, number=float(options.memory), version=f"{options.worth_usd}"),)

@@ -191,5 +191,5 @@ def problems(options: CascadeOptions, offered: Sequence[Traits]) -> Sequence[Pro
 
 
 def live(options: CascadeOptions) -> tuple[Live, ...]:
-    """Whether it pays."""
-    return () if options.always else (Live(what="cascade", name=options.name),)
+    """Whether it pays. One with other steps or checks has to show it anew."""
+    return () if options.always else (Live(what="cascade", name=options.name, version=options.model_dump_json(exclude={"by"})),)

@@ -15,6 +15,16 @@ PII_CLASSES: Final = (
     "kr_foreigner",
     "kr_business",
     "passport",
+    "person",
+    "address",
+    "national_id",
+    "account",
+    "device",
+    "other",
     "unknown",
 )
-"""What `pii_of` finds. `unknown`: the text could not be read through."""
+"""Classes of personal data. `pii_of` finds those up to `passport`, and `unknown`: the text could not be read through. The others are
+for plug-ins: names of people; places; papers, licences and numbers that a state gives; accounts but IBANs; addresses of machines; and
+whatever has no class here."""
+PLUGIN_CLASSES: Final = frozenset({"person", "address", "national_id", "account", "device", "other"})
+"""Those that only a plug-in finds."""

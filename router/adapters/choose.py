@@ -19,6 +19,8 @@ from router.snapshot import Snapshot
 VISIT_SECONDS: Final = 20.0
 """Lease of a command: it holds nothing, so the length does not matter."""
 VISIT_TIMEOUT_SECONDS: Final = 5.0
+REGISTER_PREFIX: Final = "fg-shared"
+"""Of the keys in Redis where ledgers agree on their shares."""
 
 
 def default_store() -> str:
@@ -117,6 +119,19 @@ def open_ledger(store: str, *, timeout_seconds: float | None = None) -> Ledger:
     return SqliteLedger(path) if timeout_seconds is None else SqliteLedger(path, timeout_seconds=timeout_seconds)
 
 
+def open_register(store: str) -> Ledger:
+    """Where ledgers agree on their shares, not connected yet: under keys of its own, so that it can be the Redis of one of them.
+
+    Raises:
+        ConfigError: the address cannot be read.
+    """
+    if file_of(store) is None:
+        from router.adapters.redis.ledger import RedisLedger
+
+        return RedisLedger(store, timeout_seconds=VISIT_TIMEOUT_SECONDS, prefix=REGISTER_PREFIX)
+    return open_ledger(store)
+
+
 def outbox_path(store: str, worker: int) -> str:
     """Where settlements wait: beside the ledger's file, or in the state folder if the ledger is on a server, one for each
     server, so that no settlement is delivered to another one's books. A changed password does not change the name.
@@ -142,13 +157,13 @@ def must_exist(store: str) -> str:
 
 
 @asynccontextmanager
-async def visiting(store: str, *, timeout_seconds: float = VISIT_TIMEOUT_SECONDS) -> AsyncIterator[Ledger]:
-    """The open ledger, for a command that looks in and leaves. `timeout_seconds` bounds every call.
+async def visiting(store: str, *, timeout_seconds: float = VISIT_TIMEOUT_SECONDS, register: bool = False) -> AsyncIterator[Ledger]:
+    """The open ledger, for a command that looks in and leaves. `timeout_seconds` bounds every call; `register`: see `open_register`.
 
     Raises:
         ConfigError: it cannot be used, or does not answer.
     """
-    ledger = open_ledger(store, timeout_seconds=timeout_seconds)
+    ledger = open_register(store) if register else open_ledger(store, timeout_seconds=timeout_seconds)
     try:
         await ledger.open(replica_id=f"command-{secrets.token_hex(6)}", lease_seconds=VISIT_SECONDS)
         try:

@@ -57,10 +57,9 @@ class View:
         """The buckets that all of the key's requests fall under, in their current windows."""
         dims = {"team": principal.team or NO_TEAM, "key": principal.key_id or NO_KEY}
         wanted = bucket_set(self.snapshot.budgets, dims=dims, tags=principal.tags, now_ms=self._clock_ms()).buckets
+        known = {(state.budget, state.scope): state for state in await self._books.states_of(wanted)}
         found: list[BucketState] = []
         for bucket in wanted:
-            states = await self._books.bucket_states(budget=bucket.budget)
-            own = [state for state in states if state.scope == bucket.scope and state.window == bucket.window]
             empty = BucketState(
                 budget=bucket.budget,
                 scope=bucket.scope,
@@ -71,7 +70,7 @@ class View:
                 debt_nusd=0,
                 ends_ms=bucket.ends_ms,
             )
-            found.append(own[0] if own else empty)
+            found.append(known.get((bucket.budget, bucket.scope), empty))
         return found
 
     @staticmethod

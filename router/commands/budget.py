@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from router.commands.changes import AsJson, Reason, Until, change, ending, moment_text, print_rows, until_ms
-from router.commands.options import Books, Store
+from router.commands.options import Books, Config, Store
 from router.controls import Desk, How, LimitChange, find_budget
 from router.domain.controls import Control, ControlState, amount_text, change_text, limit_in_force
 from router.inputs import parse_amount
@@ -87,6 +87,19 @@ def set_(
 def reset_override(budget: Name, reason: Reason, scope: Scope = "", store: Store = None, config: Books = None) -> None:
     """Take changes of a limit back: all of the budget, or with --scope those of one instance."""
     _print(change(store, config, lambda desk: desk.reset_limit(budget, scope=scope or None, reason=reason)))
+
+
+@app.command()
+def shares(
+    config: Config = None,
+    gone: Annotated[str | None, typer.Option("--forget", help="Free what this ledger has: it is gone for ever.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, with --forget; goes into the audit log of the shared store.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each ledger has of the budgets that span several, at `server.shared_store` of the configuration."""
+    from router.commands.budget_shares import print_shares
+
+    print_shares(config, gone=gone, reason=reason, as_json=as_json)
 
 
 # One parameter for each of the command's own.

@@ -62,6 +62,8 @@ class Budget:
     """Shares of the limit whose crossing people are told of, in rising order."""
     steps: tuple[tuple[float, StepAction], ...] = ()
     """Shares of the limit from which on less is let through."""
+    shared: bool = False
+    """The limit spans several ledgers; each refuses by its share of it, see `router/domain/shares.py`."""
     watched: bool = False
     """Whether rules read how full it is."""
 

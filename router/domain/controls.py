@@ -9,6 +9,7 @@ import msgspec
 
 from router.domain.budgets import NEVER_MS, Budget
 from router.domain.money import MAX_NUSD, format_usd
+from router.domain.shares import OwnShare
 
 ControlKind = Literal["limit", "freeze", "drain", "stop"]
 """A `stop` is made by the service itself: an experiment turned out to be worse."""
@@ -47,6 +48,8 @@ class BaseLimit(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str = "usd"
     each: tuple[str, ...] = ()
     """Dimensions that the budget is split by; empty: it is not."""
+    shared: bool = False
+    """It spans several ledgers: this one refuses by its share."""
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,6 +92,8 @@ class ControlState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Grows whenever minted keys changed: what is remembered of them is then to be forgotten."""
     reload_epoch: int = 0
     """Grows whenever all are to read their configuration anew."""
+    shares: dict[str, OwnShare] = {}
+    """What this ledger has of budgets that span several, by budget."""
     pin: Pin | None = None
     """The configuration that was rolled back to; None: that of the file is served."""
 
@@ -143,15 +148,19 @@ def without_ended(controls: Iterable[Control], now_ms: int) -> tuple[Control, ..
 
 def base_limits(budgets: Iterable[Budget]) -> dict[str, BaseLimit]:
     """What a configuration says of its budgets."""
-    return {budget.name: BaseLimit(budget.limit_nusd, budget.unit, budget.dimensions) for budget in budgets}
+    return {budget.name: BaseLimit(budget.limit_nusd, budget.unit, budget.dimensions, budget.shared) for budget in budgets}
 
 
 def limit_in_force(state: ControlState, budget: str, scope: str = "") -> int:
     """The limit of a budget or of one of its instances: changes are applied in the order in which they were made.
 
+    Of a budget that spans several ledgers: the share of this one.
+
     Raises:
         KeyError: there is no such budget.
     """
+    if state.base[budget].shared:
+        return state.shares[budget].limit if budget in state.shares else 0
     limit = state.base[budget].limit
     for control in state.controls:
         if control.kind == "limit" and control.target == budget and control.scope in ("", scope):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.domain.prices import Price
+from router.domain.prices import Price, Rates
 
 PAID_EXTRAS: Final = frozenset({"service_tier", "web_search_options", "search_parameters", "enable_search"})
 """What providers bill on top of tokens, or at other rates: OpenAI's tiers and web search, xAI's live search, DashScope's
@@ -19,6 +19,13 @@ CHEAP_TIERS: Final = frozenset({"flex"})
 """Tiers that cost the price or less: a request for one is held, and charged if the answer does not name its tier, in full."""
 SIZES: Final = ("low", "medium", "high")
 """OpenAI's `search_context_size`; the order of `Price.web_search_nusd`."""
+LONG_CACHE: Final = "cache_1h"
+"""Stands for a service tier where a request writes to a prompt cache that lives longer than the usual five minutes."""
+LONG_CACHE_TIMES_INPUT: Final = 2
+"""What such a write costs, by the rate of input: so Anthropic, at each model that has a rate for writes (by what several clients of its API
+charge, read 2026-11). Answers on this wire do not tell the written tokens apart: all are charged so."""
+USUAL_CACHE: Final = (None, "5m")
+"""What `ttl` says of a cache that costs the usual rate."""
 UNKNOWN: Final = "?"
 """A tier that is no text."""
 
@@ -60,6 +67,37 @@ def hosted_tool(extras: Extras | None) -> Extras:
     return Extras(service_tier=UNKNOWN, search=search, member="tools")
 
 
+def lives_long(cache_control: object) -> bool:
+    """Whether a `cache_control` asks for more than the usual five minutes."""
+    return isinstance(cache_control, dict) and cache_control.get("ttl") not in USUAL_CACHE
+
+
+def long_cached(extras: Extras | None) -> Extras:
+    """With writes to a cache that lives longer. Beside another tier their price is not known."""
+    if extras is None:
+        return Extras(service_tier=LONG_CACHE, member="cache_control")
+    return (
+        extras
+        if extras.service_tier == LONG_CACHE
+        else msgspec.structs.replace(extras, service_tier=UNKNOWN if extras.service_tier else LONG_CACHE)
+    )
+
+
+def price_at_tier(price: Price, tier: str) -> Price | None:
+    """The price of a service tier; None if it is not known, or none is meant."""
+    if tier != LONG_CACHE:
+        return price.services.get(tier)
+    tiers = tuple(msgspec.structs.replace(one, rates=_with_long_cache(one.rates)) for one in price.tiers)
+    return msgspec.structs.replace(price, rates=_with_long_cache(price.rates), tiers=tiers)
+
+
+def _with_long_cache(rates: Rates) -> Rates:
+    # Who has no rate for writes has no such cache.
+    if rates.cache_write is None:
+        return rates
+    return msgspec.structs.replace(rates, cache_write=max(rates.cache_write, LONG_CACHE_TIMES_INPUT * rates.input))
+
+
 def _size(options: object) -> str:
     size = options.get("search_context_size", "medium") if isinstance(options, dict) else None
     return size if size in SIZES else "any"
@@ -69,7 +107,7 @@ def covers(price: Price | None, extras: Extras) -> bool:
     """Whether the price says what these extras cost."""
     if price is None:
         return False
-    tier_known = not extras.service_tier or extras.service_tier in price.services
+    tier_known = not extras.service_tier or price_at_tier(price, extras.service_tier) is not None
     return price.free or (tier_known and (not extras.search or price.web_search_nusd is not None))
 
 
@@ -83,7 +121,7 @@ def search_fee(price: Price, size: str) -> int:
 
 def dearest_prices(price: Price, extras: Extras) -> tuple[Price, ...]:
     """The prices of which any may be charged: that of the tier asked for, and the usual one, since a provider may serve it so."""
-    asked = price.services.get(extras.service_tier)
+    asked = price_at_tier(price, extras.service_tier)
     return tuple(with_search(one, price, extras.search) for one in (price, asked) if one is not None)
 
 
@@ -116,9 +154,11 @@ class Billed(msgspec.Struct, frozen=True):
 
 def billed(price: Price, extras: Extras | None, answered: str) -> Billed | None:
     """At what to charge: the tier that the answer names, else the one asked for. None: at the usual price alone."""
-    tier = answered or (extras.service_tier if extras is not None else "")
+    asked = extras.service_tier if extras is not None else ""
+    # Answers name tiers, not caches.
+    tier = asked if asked == LONG_CACHE and answered not in price.services else answered or asked
     search = extras.search if extras is not None else ""
-    special = price.services.get(tier)
+    special = price_at_tier(price, tier)
     if special is None and not search:
         return None
     shown = tier if special is not None else ""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from policies.types import NOTHING, TEXT_ONLY
-from router.domain.extras import PAID_EXTRAS, Extras, hosted_tool, read_extras
+from router.domain.extras import PAID_EXTRAS, Extras, hosted_tool, lives_long, long_cached, read_extras
 from router.domain.labels import MAX_LABEL_LENGTH, check_tags, invalid, joined_tags, read_deadline, read_max_cost
 from router.domain.shape import InputShape, depth_exceeds, opens_few, shape_of_input, shape_of_messages
 from router.errors import INVALID_JSON, RouterError
@@ -29,7 +29,9 @@ INPUTS: Final[Mapping[str, str]] = {"chat": "messages", "completions": "prompt",
 _OTHER_CAPS: Final = frozenset({"max_completion_tokens", "n_predict"})
 """Names of the cap on output beside `max_tokens`. llama.cpp lets `n_predict` win over the others (tried with a server of 2026-10)."""
 _OTHER_CAP: Final = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-_FEATURES: Final = frozenset({"n", "best_of", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking"})
+_FEATURES: Final = frozenset(
+    {"n", "best_of", "tools", "functions", "response_format", "reasoning_effort", "reasoning", "thinking", "cache_control"}
+)
 _ABOUT_ITSELF: Final = frozenset({"user", "safety_identifier", "metadata", "faregate", "provider"})
 _OTHER_MODELS: Final = frozenset({"models", "plugins", "preset", "route"})
 """With these OpenRouter calls a model of the client's choice, or adds calls of its own (its API reference, read 2026-11)."""
@@ -62,9 +64,13 @@ _encode = msgspec.json.encode
 
 class _Tool(msgspec.Struct):
     type: str = ""
+    cache_control: msgspec.Raw = msgspec.Raw(b"null")
+    function: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_NULL: Final = msgspec.Raw(b"null")
 _decode_tools: Final = msgspec.json.Decoder(list[_Tool]).decode
+_decode_tool: Final = msgspec.json.Decoder(_Tool).decode
 
 
 class OwnOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +84,7 @@ class OwnOptions(msgspec.Struct, forbid_unknown_fields=True):
     tags: dict[str, str] = {}
     session: str | None = None
     explain: bool = False
+    """The answer says in a header why it went where it went."""
 
 
 class ParsedRequest(msgspec.Struct, gc=False):
@@ -152,6 +159,8 @@ def parse_request(body: bytes, operation: Operation) -> ParsedRequest:
         _read_rare(fields, parsed)
     elif operation == "chat":
         parsed.common = shape.modalities is TEXT_ONLY
+    if shape.long_cache:
+        parsed.extras = long_cached(parsed.extras)
     if not _USUAL.issuperset(fields):
         _refuse_look_alikes(fields)
     return parsed
@@ -264,7 +273,7 @@ def _read_other_caps(fields: Fields, parsed: ParsedRequest) -> None:
 
 
 def _read_features(fields: Fields, parsed: ParsedRequest) -> None:
-    choices, hosted = 1, False
+    choices, hosted, cached = 1, False, False
     for name in filter(_FEATURES.__contains__, fields):
         raw = fields[name]
         if name == "n":
@@ -275,12 +284,17 @@ def _read_features(fields: Fields, parsed: ParsedRequest) -> None:
             if bytes(raw) not in _NOTHING:
                 parsed.tools = True
                 hosted = hosted or (name == "tools" and not _are_own(raw))
+                cached = cached or _cached_long(raw)
+        elif name == "cache_control":
+            cached = cached or lives_long(_any(raw, name))
         elif name == "response_format":
             parsed.json_schema = b'"json_schema"' in bytes(raw)
         else:
             parsed.reasoning = True
     # A completion answers each of its prompts so often.
     parsed.choices *= choices
+    if cached:
+        parsed.extras = long_cached(parsed.extras)
     if hosted:
         parsed.extras = hosted_tool(parsed.extras)
 
@@ -291,6 +305,22 @@ def _are_own(tools: msgspec.Raw) -> bool:
         return _OWN_TOOLS.issuperset([tool.type for tool in _decode_tools(tools)])
     except msgspec.MsgspecError:
         return False
+
+
+def _cached_long(tools: msgspec.Raw) -> bool:
+    """Whether a tool asks for a prompt cache that lives longer than usual: in itself, or in its function as some clients write it."""
+    raw = bytes(tools)
+    if b'"cache_control"' not in raw:
+        return False
+    try:
+        found = [each for tool in _decode_tools(raw) for each in (tool.cache_control, _decode_tool_cache(tool.function))]
+        return any(lives_long(_decode_any(each)) for each in found)
+    except msgspec.MsgspecError:
+        return True
+
+
+def _decode_tool_cache(function: msgspec.Raw) -> msgspec.Raw:
+    return _decode_tool(function).cache_control if bytes(function)[:1] == b"{" else _NULL
 
 
 def _flag(raw: msgspec.Raw, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from router.domain.extras import with_search
+from router.domain.extras import price_at_tier, with_search
 from router.domain.money import MAX_NUSD
 from router.domain.prices import Price, Rates
 from router.domain.pricing import charge, rates_for
@@ -64,7 +64,7 @@ def charge_at(record: SpendRecord, price: Price) -> int | None:
 
 def price_for(record: SpendRecord, price: Price) -> Price:
     """Of a price, what holds for the service tier that served the attempt, with the fee of its web search."""
-    return with_search(price.services.get(record.service_tier, price), price, record.web_search)
+    return with_search(price_at_tier(price, record.service_tier) or price, price, record.web_search)
 
 
 def correction_of(record: SpendRecord, price: Price, *, by_nusd: int, at_ms: int) -> SpendRecord:

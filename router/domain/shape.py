@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from policies.types import TEXT_ONLY
+from router.domain.extras import lives_long
 
 TOKENS_PER_PROMPT: Final = 8
 TOKENS_PER_REQUEST: Final = 32
@@ -64,12 +65,16 @@ class InputShape(msgspec.Struct, frozen=True, gc=False):
     audio_tokens_bound: int = 0
     prompts: int = 1
     """Prompts in one completions or embeddings call."""
+    long_cache: bool = False
+    """Whether a message asks for a prompt cache that lives longer than usual."""
 
 
 class _Message(msgspec.Struct):
     content: msgspec.Raw = msgspec.Raw(b"null")
+    cache_control: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_NULL: Final = msgspec.Raw(b"null")
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
 _decode_any = msgspec.json.Decoder().decode
 
@@ -148,6 +153,8 @@ def _shape_with_parts(raw: msgspec.Raw, size: int) -> InputShape:
         raise ValueError("it is empty")
     tally = _Tally()
     for message in messages:
+        if message.cache_control != _NULL:
+            tally.look_at_cache(_decode_any(message.cache_control))
         content = bytes(message.content)
         if content[:1] == b"[":
             for part in _decode_any(content):
@@ -159,6 +166,7 @@ def _shape_with_parts(raw: msgspec.Raw, size: int) -> InputShape:
         frozenset(tally.modalities),
         tally.images,
         tally.audio_tokens,
+        long_cache=tally.long_cache,
     )
 
 
@@ -170,11 +178,17 @@ class _Tally:
         self.audio_tokens = 0
         self.file_tokens = 0
         self.media_bytes = 0
+        self.long_cache = False
         self.modalities = {"text"}
+
+    def look_at_cache(self, cache_control: object) -> None:
+        self.long_cache = self.long_cache or lives_long(cache_control)
 
     def add(self, part: object) -> None:
         if not isinstance(part, dict):
             return
+        if "cache_control" in part:
+            self.look_at_cache(part["cache_control"])
         # vLLM reads a part without a type by its address (chat_utils.py, read 2026-11).
         kind = part.get("type") or next((name for name in _ADDRESSES if name in part), None)
         if kind in _TEXTS:

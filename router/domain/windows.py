@@ -166,7 +166,8 @@ def bucket_at(budget: Budget, scope: str, now_ms: int) -> Bucket:
         window=label,
         starts_ms=starts_ms,
         ends_ms=ends_ms,
-        limit_nusd=budget.limit_nusd,
+        # Until the store knows this ledger's share, it has none.
+        limit_nusd=0 if budget.shared else budget.limit_nusd,
         hard=budget.hard,
         unit=budget.unit,
         shadow=budget.shadow,

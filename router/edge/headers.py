@@ -23,6 +23,7 @@ COST_USD: Final = b"x-faregate-cost-usd"
 BUDGET_REMAINING_USD: Final = b"x-faregate-budget-remaining-usd"
 OVERHEAD_MS: Final = b"x-faregate-overhead-ms"
 CLAMPED: Final = b"x-faregate-clamped"
+EXPLANATION: Final = b"x-faregate-explanation"
 SHOULD_RETRY: Final = b"x-should-retry"
 RETRY_AFTER: Final = b"retry-after"
 RATE_LIMIT: Final = b"x-ratelimit-"
@@ -40,6 +41,7 @@ SENT: Final[dict[bytes, str]] = {
     BUDGET_REMAINING_USD: "What was left in the tightest hard budget while this request was held, USD.",
     OVERHEAD_MS: "Milliseconds spent in the proxy itself, the provider's time taken out.",
     CLAMPED: "The cap on output that was forwarded because a budget had no room for a higher one. Only on such answers.",
+    EXPLANATION: "Where the body has `faregate: {explain: true}`: rule, kind, models in order with scores, others and why not. JSON.",
     SHOULD_RETRY: "`false` where sending the same request again cannot help, `true` where a service ends. OpenAI's SDKs obey it.",
     RATE_LIMIT + b"limit-requests": "Most requests in the window of the rate limit with the smallest share left; the same for `tokens`.",
     RATE_LIMIT + b"remaining-requests": "What this request leaves of it; the same for `tokens`.",

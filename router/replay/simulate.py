@@ -11,7 +11,7 @@ import msgspec
 from policies.engine import Branch, choose, decide
 from policies.expressions.vocabulary import WEEKDAYS
 from policies.types import Candidate, Decision, MissingSignal, Moment, RequestFacts
-from router.domain.extras import with_search
+from router.domain.extras import price_at_tier, with_search
 from router.domain.money import MAX_NUSD
 from router.domain.prices import Price, price_at
 from router.domain.pricing import charge, dearest_input, dearest_output, expected
@@ -383,7 +383,7 @@ def cost_on(asked: Asked | Part, deployment: Deployment, *, stretch: float = 1.0
             usage, output_tokens=int(usage.output_tokens * stretch), reasoning_tokens=int(usage.reasoning_tokens * stretch)
         )
     if asked.service_tier or asked.web_search:
-        price = with_search(price.services.get(asked.service_tier, price), price, asked.web_search)
+        price = with_search(price_at_tier(price, asked.service_tier) or price, price, asked.web_search)
     return min(charge(price, usage, images=asked.images, duration_ms=asked.duration_ms), MAX_NUSD)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from router.snapshot import Snapshot
 
 IN_RECORD: Final[Mapping[str, str]] = MappingProxyType(
-    {name: name for name in ("operation", "route", "team", "key_id", "user", "session", "tags", "stream")}
+    {name: name for name in ("operation", "route", "org", "team", "key_id", "user", "session", "tags", "stream")}
 )
 """Facts that the spend record names anyway."""
 SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key"})

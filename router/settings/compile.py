@@ -66,7 +66,8 @@ def compile_settings(
     teams = compile_teams(context, askable)
     keys = compile_keys(context, askable)
     budgets = compile_budgets(context, askable)
-    server = _server(context, deployments, _store(context, folder))
+    store = _store(context, folder)
+    server = _server(context, deployments, store, _shared_store(context, folder, store))
     admins = compile_admins(context, keys.values())
     receivers, alerts = compile_alerts(context)
     signals = compile_signals(context, deployments, folder)
@@ -132,7 +133,28 @@ def _store(context: Context, folder: Path | None) -> str:
     return given or path or ""
 
 
-def _server(context: Context, deployments: Mapping[str, Deployment], store: str) -> ServerSettings:
+def _shared_store(context: Context, folder: Path | None, store: str) -> str:
+    """The address where ledgers agree on their shares; empty: nowhere."""
+    given = context.settings.server
+    if bool(given.shared_store) != bool(given.ledger):
+        there, missing = ("ledger", "shared_store") if given.ledger else ("shared_store", "ledger")
+        context.wrong(("server", there), f"needs server.{missing}, too", at_key=True)
+    if not given.shared_store:
+        return ""
+    try:
+        file = read_store(given.shared_store)
+    except ValueError as exc:
+        context.wrong(("server", "shared_store"), str(exc))
+        return ""
+    if file is None:
+        return given.shared_store
+    path = os.path.abspath(file if folder is None else folder / file)
+    if path == store:
+        context.wrong(("server", "shared_store"), "is the file of server.store; shares need a file of their own")
+    return path
+
+
+def _server(context: Context, deployments: Mapping[str, Deployment], store: str, shared_store: str) -> ServerSettings:
     given = context.settings.server
     assumed: Price | None = None
     if given.assumed_price is not None:
@@ -148,6 +170,8 @@ def _server(context: Context, deployments: Mapping[str, Deployment], store: str)
         port=given.port,
         workers=given.workers,
         store=store,
+        shared_store=shared_store,
+        ledger=given.ledger or "",
         lease_seconds=given.lease,
         store_timeout_seconds=given.store_timeout,
         when_store_is_down=given.when_store_is_down,

@@ -100,6 +100,9 @@ def compile_budgets(context: Context, askable: Collection[str]) -> tuple[Budget,
     settings = context.settings
     server = settings.server
     budgets = [_budget(name, given, tuple(_scope(context, name, given, askable)), server) for name, given in settings.budgets.items()]
+    for name, given in settings.budgets.items():
+        if given.shared and not server.shared_store:
+            context.wrong(("budgets", name, "shared"), "needs server.shared_store, where ledgers agree on their shares")
     for name, team in settings.teams.items():
         if team.budget is not None:
             budgets.append(_budget(f"team/{name}", team.budget, (("team", frozenset({name})),), server))
@@ -135,7 +138,9 @@ def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]]
         strict=given.strict,
         on_short=given.on_short or server.on_short,
         when_down=given.when_store_is_down or server.when_store_is_down,
-        alert_at=given.at,
+        # Of its share: that it is nearly used up says nothing, more is fetched.
+        alert_at=() if getattr(given, "shared", False) else given.at,
+        shared=getattr(given, "shared", False),
         steps=getattr(given.at, "steps", ()),
     )
 

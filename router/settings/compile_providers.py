@@ -65,6 +65,10 @@ def _provider(context: Context, name: str, given: ProviderSettings) -> Provider 
     return Provider(name=name, kind=kind, lane="wire", endpoint=endpoint, quirks=preset.quirks)
 
 
+_OF_OUR_CLIENT: Final = ("proxy", "http2", "max_connections", "ca_file", "verify")
+"""What is said of connections that litellm does not make."""
+
+
 def _adapted(context: Context, name: str, given: ProviderSettings, kind: str, adapter: str, preset: Preset | None) -> Provider | None:
     path: Path = ("providers", name)
     if not adapter:
@@ -80,6 +84,12 @@ def _adapted(context: Context, name: str, given: ProviderSettings, kind: str, ad
         options["api_base"] = given.base_url
     if given.headers:
         context.wrong((*path, "headers"), "the adapter lane sends its own headers; use options", at_key=True)
+    for field in _OF_OUR_CLIENT:
+        if getattr(given, field) != type(given).model_fields[field].default:
+            # It would be a call past the proxy, or to whoever shows any certificate, that nobody asked for.
+            context.wrong(
+                (*path, field), "is not for providers that are called through litellm, which has connections of its own", at_key=True
+            )
     endpoint = _endpoint(context, name, given, given.base_url or "https://litellm.invalid", ())
     quirks = {} if preset is None else {"quirks": preset.quirks}
     return Provider(name=name, kind=kind, lane="litellm", endpoint=endpoint, litellm_provider=adapter, litellm_options=options, **quirks)

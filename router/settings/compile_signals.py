@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
+from policies.types import SignalName
 from router.errors import ConfigError
 from router.settings.compile_context import Context
 from router.settings.findings import one_of
-from router.settings.model_signals import DifficultySettings, TargetSettings
+from router.settings.model_signals import DifficultySettings, PiiSettings, TargetSettings
+from router.signal_port import Plugin
 from router.snapshot import Deployment, DifficultyRules, SignalRules
 
 if TYPE_CHECKING:
     from policies.learned.model import Model
     from policies.learned.thresholds import Target
 
+_NAMES: Final[tuple[SignalName, ...]] = get_args(SignalName)
 _NUSD: Final = 1_000_000_000
 _BUILTIN: Final = DifficultySettings.model_fields["model"].default
 
@@ -30,7 +33,39 @@ def compile_signals(context: Context, deployments: Mapping[str, Deployment], fol
         small=_deployment(context, given.difficulty, "small", deployments),
         large=_deployment(context, given.difficulty, "large", deployments),
     )
-    return SignalRules(timeout_seconds=given.timeout, unread_is_private=given.unread == "private", difficulty=difficulty)
+    return SignalRules(
+        timeout_seconds=given.timeout, unread_is_private=given.unread == "private", difficulty=difficulty, plugins=_plugins(context)
+    )
+
+
+def _plugins(context: Context) -> Mapping[SignalName, tuple[Plugin, ...]]:
+    """Detectors of the operator's own, imported, so that their errors are found now."""
+    given = context.settings.signals
+    named = {name: plugin for name in _NAMES if (plugin := getattr(given, name).plugin) is not None}
+    if not named and given.pii.engine == "builtin":
+        return {}
+    # Only who has a plug-in waits for what finds it.
+    from router.signal_plugins import load_plugin
+
+    plugins: dict[SignalName, tuple[Plugin, ...]] = {}
+    for name, plugin in named.items():
+        try:
+            plugins[name] = (load_plugin(plugin),)
+        except ConfigError as error:
+            context.wrong(("signals", name, "plugin"), str(error))
+    if given.pii.engine == "presidio" and (presidio := _presidio(context, given.pii)) is not None:
+        plugins["pii"] = (presidio, *plugins.get("pii", ()))
+    return plugins
+
+
+def _presidio(context: Context, given: PiiSettings) -> Plugin | None:
+    from router.presidio import NotThere, presidio
+
+    try:
+        return presidio(given.entities, given.score, given.language, given.model or "")
+    except NotThere as error:
+        context.wrong(("signals", "pii", error.field), str(error))
+        return None
 
 
 def _model(context: Context, given: DifficultySettings, folder: Path | None) -> Model | None:

@@ -14,7 +14,7 @@ from router.domain.prices import Price
 from router.domain.pricing import worst_case
 from router.settings.compile_models import LOCAL_SOURCE
 from router.settings.findings import Finding, Path
-from router.settings.lint_demands import overshared, stranded, unhedged, without_target
+from router.settings.lint_demands import never_found, overshared, stranded, too_short, unhedged, without_target
 from router.settings.lint_rules import rules
 from router.settings.model import Settings
 from router.snapshot import Deployment, Snapshot
@@ -34,6 +34,8 @@ def lint(settings: Settings, snapshot: Snapshot) -> list[Finding]:
         *_server(settings, snapshot),
         *_prices(settings, snapshot),
         *rules(settings),
+        *never_found(settings),
+        *too_short(settings),
         *_unused(settings, snapshot),
         *_budgets(snapshot),
         *_keys(settings),

@@ -11,19 +11,26 @@ from pydantic import BaseModel
 from policies.kinds.hedge import HedgeOptions
 from policies.kinds.vendors import VendorsOptions
 from policies.registry import all_inside
+from policies.signals.names import PLUGIN_CLASSES
 from router.domain.pricing import expected
 from router.settings.findings import Finding, Path
 from router.settings.lint_rules import asked, spec_covers
 from router.settings.model import Settings
+from router.settings.model_conditions import WhenSettings
 from router.settings.model_privacy import PrivacySettings
 from router.settings.model_routing import RouteSettings
+from router.settings.types import format_duration
 from router.snapshot import Deployment, Route, Snapshot
 
-PLAIN: Final = frozenset({"operation", "language", "task", "tools", "stream", "json_schema", "team", "key", "route"})
+PLAIN: Final = frozenset({"operation", "language", "task", "tools", "stream", "json_schema", "org", "team", "key", "route"})
 """Conditions of which one value excludes the others."""
 USUAL_INPUT: Final = 1000
 USUAL_OUTPUT: Final = 300
 """Tokens of the call whose charges are compared."""
+
+PRESIDIO_SECONDS: Final = 0.1
+USUAL_PRESIDIO_SECONDS: Final = 0.25
+"""Time for a signal below which Presidio is late often, and what to write."""
 
 TINY: Final = 1e-9
 _OVERSHARED: Final = (
@@ -92,7 +99,7 @@ def _apart(mine: object, yours: object) -> bool:
 
 def without_target(settings: Settings) -> Iterator[Finding]:
     """Rules on the difficulty, where nothing says how many requests are to be difficult."""
-    if settings.signals.difficulty.target is not None:
+    if settings.signals.difficulty.target is not None or settings.signals.difficulty.plugin is not None:
         return
     for name, given in settings.routes.items():
         for index, rule in enumerate(given.rules):
@@ -105,6 +112,29 @@ def without_target(settings: Settings) -> Iterator[Finding]:
                 )
                 # Once is enough: it is the same everywhere.
                 return
+
+
+def never_found(settings: Settings) -> Iterator[Finding]:
+    """Conditions on classes of personal data that only a plug-in finds, where there is none."""
+    if settings.signals.pii.plugin is not None or settings.signals.pii.engine != "builtin":
+        return
+    whens: list[tuple[Path, WhenSettings]] = [(("privacy", name), private.when) for name, private in settings.privacy.items()]
+    for name, given in settings.routes.items():
+        whens += [(("routes", name, "rules", index), rule.when) for index, rule in enumerate(given.rules)]
+    for path, when in whens:
+        named = sorted(PLUGIN_CLASSES.intersection(map(str, when.pii or ())))
+        if named:
+            what = f"{', '.join(named)}: only a plug-in finds it, and there is none"
+            yield Finding((*path, "when", "pii"), f"{what}; see signals.pii.engine and signals.pii.plugin")
+
+
+def too_short(settings: Settings) -> Iterator[Finding]:
+    """A time budget in which Presidio does not come to its end."""
+    given = settings.signals
+    if given.pii.engine == "presidio" and given.timeout < PRESIDIO_SECONDS:
+        short = f"{format_duration(given.timeout)} is short for Presidio, which takes some ms for 2,000 characters"
+        way_out = f"what is not read in time counts as signals.unread says; write {format_duration(USUAL_PRESIDIO_SECONDS)}"
+        yield Finding(("signals", "timeout"), f"{short}: {way_out}")
 
 
 def _kinds(settings: Settings, snapshot: Snapshot) -> Iterator[tuple[Path, BaseModel, tuple[str, ...]]]:

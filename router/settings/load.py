@@ -18,6 +18,7 @@ from router.settings.compile_context import PriceLookup
 from router.settings.findings import Finding, InvalidSettings, Path, field_name
 from router.settings.messages import explain, is_second_hand, written
 from router.settings.model import Settings
+from router.settings.named_policies import with_policies
 from router.settings.references import hidden_texts, resolve
 from router.snapshot import Snapshot
 
@@ -84,6 +85,7 @@ def load_text(
     data = resolve(document.data, environ, folder=folder or FilePath(), findings=findings)
     document.hidden = dict(hidden_texts(data))
     unresolved = {finding.path for finding in findings}
+    data, unused = with_policies(data, findings)
     checked = _validate(data)
     settings = checked.settings
     findings += [f for f in checked.findings if not any(f.path[: len(path)] == path for path in unresolved)]
@@ -98,6 +100,8 @@ def load_text(
             findings += [_as_written(f, document) for f in exc.findings if _is_said(f, checked, unresolved)]
     if findings or document.findings or settings is None or snapshot is None:
         raise ConfigError(document.report(findings))
+    if unused:
+        snapshot = replace(snapshot, warnings=(*snapshot.warnings, *map(shower(document), unused)))
     return Loaded(settings, snapshot, document)
 
 

@@ -20,7 +20,7 @@ from router.settings.model_alerts import AlertSettings, Receivers
 from router.settings.model_budgets import BudgetEntry
 from router.settings.model_limits import GuardsSection, LimitsSection
 from router.settings.model_privacy import Privacy
-from router.settings.model_routing import ModelEntry, PriceEntry, RouteEntry
+from router.settings.model_routing import ByEntry, ModelEntry, PriceEntry, RouteEntry
 from router.settings.model_signals import SignalsSection
 from router.settings.types import (
     Address,
@@ -126,6 +126,11 @@ class ServerSection(Section):
     store: Address | None = Field(default=None, repr=False)
     """Where budgets are kept: `redis://...`, `rediss://...`, `redis+sentinel://...`, `unix://...` or the path of an SQLite file.
     Default: `REDIS_URL`, else `FAREGATE_STORE`, else a file in the user's state folder."""
+    shared_store: Address | None = Field(default=None, repr=False)
+    """Where several ledgers agree on their shares of budgets that are `shared`: an address like that of `store`, the same for all.
+    Default: none."""
+    ledger: Text | None = None
+    """Name of this ledger among those that share budgets: the same for all processes that use `store`, and no other's. Default: none."""
     lease: Annotated[Duration, Field(ge=2, le=3600)] = 20.0
     """How long the holds of a process that died stay open before they are charged."""
     store_timeout: Annotated[Duration, Field(ge=0.01, le=10)] = 0.25
@@ -249,6 +254,8 @@ class Settings(Section):
     """Who serves models: a list of well-known names, or a mapping from names to options."""
     models: dict[ModelName, ModelEntry] = Field(default_factory=dict)
     """Names for models, and where each is served: `provider/id`, a list of them, or an object."""
+    policies: dict[Name, ByEntry] = Field(default_factory=dict)
+    """Policy kinds with their options under names of your own, for `by` of routes, rules and other policies."""
     routes: dict[ModelName, RouteEntry] = Field(default_factory=dict)
     """Names that clients may ask for, beside those of models: a model, a list of models, or an object with rules."""
     privacy: Privacy = Field(default_factory=dict)

@@ -179,6 +179,25 @@ class BudgetSettings(SpendLimit):
 
     when: BudgetScope = all_defaults()
     """To which requests it applies. Default: all."""
+    shared: Flag = False
+    """One limit for all ledgers that name the same `server.shared_store`: each refuses by its share, the shares follow what is
+    used where, and their sum is never above the limit. Not with `each`, `carry_over`, `soft`, or steps in `at`."""
+
+    @model_validator(mode="after")
+    def _can_be_shared(self) -> BudgetSettings:
+        if not self.shared:
+            return self
+        unfit = {
+            "each": self.each is not None or self.resolved_window == "session",
+            "carry_over": bool(self.carry_over),
+            "mode: soft": self.mode == "soft",
+            "steps in at": bool(getattr(self.at, "steps", ())),
+            "concurrent calls": self.limit.unit == "concurrent",
+        }
+        wrong = [what for what, is_so in unfit.items() if is_so]
+        if wrong:
+            raise ValueError(f"a limit that is shared by several ledgers cannot have {' or '.join(wrong)}")
+        return self
 
 
 BudgetEntry = Annotated[BudgetSettings, as_mapping("limit", str | BudgetSettings)]

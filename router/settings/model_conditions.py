@@ -26,6 +26,8 @@ class WhenSettings(Section):
     """Name that the client asked for."""
     operation: OneOrMore | None = None
     """`chat`, `completions` or `embeddings`."""
+    org: OneOrMore | None = None
+    """Organisation of the key's team."""
     team: OneOrMore | None = None
     """Team of the key."""
     key: OneOrMore | None = None

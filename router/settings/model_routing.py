@@ -234,7 +234,8 @@ if TYPE_CHECKING:
     ByInput = object
 else:
     # UP007: as above.
-    ByInput = Union[Literal[tuple(KINDS)], KindOptions]  # noqa: UP007
+    # A string may be the name of a policy of one's own.
+    ByInput = Union[Literal[tuple(KINDS)], str, KindOptions]  # noqa: UP007
 
 ByEntry = Annotated[KindOptions, Field(discriminator="kind"), BeforeValidator(_by, json_schema_input_type=ByInput)]
 
@@ -245,7 +246,7 @@ class BranchSettings(Section):
     use: UseEntry | None = None
     """Models to choose from: a name, a list of names, or classes such as `{size: small, weights: open}`."""
     by: ByEntry = Field(default_factory=lambda: KINDS[DEFAULT_KIND].options())
-    """How they are ordered: a policy kind, or an object with `kind` and its options. Default: `cost`."""
+    """How they are ordered: a policy kind, an object with `kind` and its options, or a name in `policies`. Default: `cost`."""
     otherwise: Literal["refuse", "fail"] = "fail"
     """If none of them can serve the request: `refuse` it (403: policy), or `fail` (503: none available). Others are never tried."""
     at_least: AtLeastSettings | None = None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from router.settings.types import Count, Duration, ModelName, Section, Share, Text, Usd, all_defaults
+from router.settings.types import Count, Duration, ModelName, Section, Share, Text, Usd, Words, all_defaults
 
 Part = Annotated[Share, Field(ge=0, le=1)]
+
+
+def _changed(section: Section, names: Iterable[str]) -> list[str]:
+    """Those that are not what they are by default."""
+    return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
 
 
 class TargetSettings(Section):
@@ -38,9 +44,46 @@ class BetweenSettings(Section):
     """Model or deployment for the difficult ones."""
 
 
+class PluginSettings(Section):
+    """A signal that a detector of your own may work out."""
+
+    plugin: Text | None = None
+    """Detector of your own in place of the built-in one: a callable as `module:attribute`, or the name of an entry point of the group
+    `faregate.signals`. It is imported when the configuration is loaded. Default: none."""
+
+
+class PiiSettings(Section):
+    """Personal data: the built-in patterns with check digits always look for it."""
+
+    plugin: Text | None = None
+    """Detector of your own that joins them: a callable as `module:attribute`, or the name of an entry point of the group
+    `faregate.signals`. It is imported when the configuration is loaded. Default: none."""
+    engine: Literal["builtin", "presidio"] = "builtin"
+    """`presidio` has Presidio's recognisers look beside them; needs the extra: `pip install 'faregate[presidio]'`. Raise `timeout`."""
+    entities: Words = ()
+    """Presidio's names of what it is to look for: `[US_SSN, IP_ADDRESS]`. Default: what its recognisers look for by default in
+    `language`, but for dates, addresses of pages and UUIDs; with a `model` also `PERSON` and `LOCATION`."""
+    score: Part = 0.5
+    """Least certainty of what Presidio finds, from 0 to 1."""
+    language: Text = "en"
+    """Language that Presidio reads texts in, as a code of ISO 639-1."""
+    model: Text | None = None
+    """spaCy pipeline that is installed, such as `en_core_web_sm`: it finds names of people and places, too. Nothing is downloaded.
+    Default: none, patterns only."""
+
+    @model_validator(mode="after")
+    def _of_presidio(self) -> Self:
+        idle = _changed(self, ("entities", "score", "language", "model"))
+        if idle and self.engine != "presidio":
+            raise ValueError(f"{', '.join(idle)}: used with engine: presidio only")
+        return self
+
+
 class DifficultySettings(Section):
     """How difficult a prompt is: what the learned router says."""
 
+    plugin: Text | None = None
+    """Detector of your own in place of the learned router, which says it from 0 to 1: as of `language`. Default: none."""
     model: Text = "builtin:v1"
     """Learned router: `builtin:v1`, or a file that `faregate router train` wrote; a relative path begins where this file is."""
     target: TargetSettings | None = None
@@ -58,6 +101,13 @@ class DifficultySettings(Section):
             raise ValueError("price_per_1000 needs between: {small: ..., large: ...}, the models whose prices count")
         return self
 
+    @model_validator(mode="after")
+    def _one_that_says_it(self) -> Self:
+        idle = _changed(self, ("model", "target", "window", "between"))
+        if idle and self.plugin is not None:
+            raise ValueError(f"{', '.join(idle)}: of the learned router, which plugin takes the place of; leave out one of them")
+        return self
+
 
 class SignalsSection(Section):
     """Signals: what is found out by reading a prompt. Each is worked out only where a rule reads it."""
@@ -67,5 +117,11 @@ class SignalsSection(Section):
     unread: Literal["private", "ignore"] = "private"
     """What is thought of a text that could not be read through in search of personal data (too long, out of time, tokens, files,
     images): `private` takes it for personal data, of class `unknown`; `ignore` goes by what was read."""
+    language: PluginSettings = all_defaults()
+    """Which language a prompt is in."""
+    task: PluginSettings = all_defaults()
+    """What a prompt asks for."""
+    pii: PiiSettings = all_defaults()
+    """Personal data in what is sent."""
     difficulty: DifficultySettings = all_defaults()
     """How difficult a prompt is."""

@@ -53,6 +53,7 @@ async def everything(ledger: RedisLedger) -> None:
     await ledger.heartbeat({first.attempt_id: 1})
     await ledger.sweep()
     await ledger.bucket_states()
+    assert await ledger.bucket_count() == 1
     assert [record async for record in ledger.records()]
     assert await ledger.verify() == []
     assert await ledger.audit() == []

@@ -140,7 +140,7 @@ async def test_me_says_so_when_the_store_is_away(app: Running, monkeypatch: pyte
     async def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("for the test")
 
-    monkeypatch.setattr(app.app.service.ledger, "bucket_states", away)
+    monkeypatch.setattr(app.app.service.ledger, "states_of", away)
     answer = await app.client.get("/me")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "budget_store_unavailable")
 

@@ -125,7 +125,7 @@ async def traffic(base_url: str, sim: Simulator) -> AsyncIterator[None]:
             for _ in range(3):
                 await ask("auto", stream=True)
                 await ask("auto")
-                await ask("auto", metadata={"task": "hard"})
+                await ask("auto", metadata={"tags": {"task": "hard"}})
             await ask("shaky")
             await ask("auto", key="POOR_KEY")
             await ask("no-such-model")
@@ -205,6 +205,7 @@ async def test_no_panel_is_empty_and_every_alert_is_evaluated(tmp_path: Path) ->
                     await until("panels with data", empty_panels, log=prometheus_log)
                     await until("alerts that are evaluated", lambda: unhealthy_alerts(prometheus), log=prometheus_log)
                     assert await query(prometheus, "faregate_workers") == [2.0]
+                    assert await query(prometheus, 'sum(faregate_cost_usd_total{rule="best"})') != [], "each rule is reached"
                 _, scraped = await fetch(f"{base_url}/metrics")
     done = subprocess.run(["promtool", "check", "metrics"], input=scraped, capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -124,6 +124,16 @@ async def test_two_small_models_must_agree_and_a_judge_must_be_content(tmp_path:
         assert "42" in asked["messages"][1]["content"]
 
 
+async def test_a_cascade_shows_what_it_has_where_the_large_model_usually_comes_too_late(tmp_path: Path) -> None:
+    """The large one would be paid, and cut off by the deadline."""
+    async with running(tmp_path, config("{kind: cascade, steps: [small, large]}")) as app:
+        app.up.on("small", Json(text=SAYS_NO, usage=usage(10, 10)))
+        app.app.service.fleet.succeeded("up/large", first_token_ms=None, total_ms=60_000.0, output_tokens=5)
+        answer = await app.ask("auto", headers={"x-faregate-deadline-ms": "30000"})
+        assert text_of(answer) == SAYS_NO
+        assert await books(app) == [("up/small", "cascade:small", "ok")]
+
+
 async def test_a_cascade_that_costs_more_than_the_large_model_alone_switches_itself_off(tmp_path: Path) -> None:
     """Small answers that never do are money lost: after twenty of them the large model is asked at once, but for a few."""
     async with running(tmp_path, config("{kind: cascade, steps: [small, large], explore: 0}")) as app:

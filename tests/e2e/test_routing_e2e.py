@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -412,3 +413,16 @@ async def test_calls_at_the_same_time_do_not_mix(app: Running) -> None:
 
     await asyncio.gather(*(one(number) for number in range(30)))
     assert sorted(seen.body["seed"] for seen in app.up.requests) == list(range(30))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_says_why_it_went_there_if_it_was_asked_to(app: Running, stream: bool) -> None:
+    """In a header, so that bodies stay as the provider sent them; and only then."""
+    app.up.on("a", Stream(tokens=2) if stream else Json())
+    answer = await app.ask("cheap", stream=stream, faregate={"explain": True, "use": ["a", "b"]})
+    told = json.loads(answer.headers["x-faregate-explanation"])
+    assert (told["rule"], told["kind"], told["measure"]) == ("default", "cost", "expected_nusd")
+    assert [each["deployment"] for each in told["order"]] == ["up/a", "up/b"]
+    assert told["order"][0]["score"] < told["order"][1]["score"]
+    assert [(each["deployment"], each["reason"]) for each in told["left_out"]] == [("up/c", "excluded_by_request")]
+    assert "x-faregate-explanation" not in (await app.ask("cheap", stream=stream)).headers

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.house.source import ROOT
 
 PIN_OR_HASH: Final = r"[a-z0-9-]+==\S+( ; .*)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?"
-LOCKS: Final = ("build.txt", "dev.txt", "litellm.txt", "runtime.txt")
+LOCKS: Final = ("build.txt", "dev.txt", "litellm.txt", "presidio.txt", "runtime.txt")
 
 
 def read(name: str) -> str:
@@ -29,10 +29,11 @@ def declared() -> dict[str, list[str]]:
     """What `pyproject.toml` asks for, by lock file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     runtime = project["project"]["dependencies"]
-    litellm = runtime + project["project"]["optional-dependencies"]["litellm"]
+    extras = project["project"]["optional-dependencies"]
+    litellm, presidio = runtime + extras["litellm"], runtime + extras["presidio"]
     groups = project["dependency-groups"]
     dev = litellm + groups["build"] + [each for each in groups["dev"] if isinstance(each, str)]
-    return {"runtime.txt": runtime, "litellm.txt": litellm, "build.txt": groups["build"], "dev.txt": dev}
+    return {"runtime.txt": runtime, "litellm.txt": litellm, "presidio.txt": presidio, "build.txt": groups["build"], "dev.txt": dev}
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -67,6 +68,12 @@ def test_what_is_tested_is_what_is_run(name: str) -> None:
     """A smaller lock file holds nothing, and no version, that the one for development lacks."""
     dev = pins("dev.txt")
     assert {package: version for package, version in pins(name).items() if dev.get(package) != version} == {}
+
+
+def test_an_extra_of_its_own_runs_the_same_service() -> None:
+    """What the service itself needs is what is tested, whatever Presidio needs beside it."""
+    beside = pins("presidio.txt")
+    assert {package: version for package, version in pins("runtime.txt").items() if beside.get(package) != version} == {}
 
 
 def test_run_time_does_not_need_litellm() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from router.adapters.choose import outbox_path
 from router.adapters.sqlite.ledger import SqliteLedger
-from router.app import Service
+from router.app import Service, wall_clock_ms
 from router.domain.budgets import NEVER_MS, Bucket, BucketSet, Reservation
 from router.errors import ConfigError, StoreUnavailable
+from router.trimming import trim
 from tests.conftest import RedisServer
 from tests.running import chat, compiled, running
 from tests.scripted_behaviours import Json, Stream
@@ -135,7 +136,7 @@ async def test_records_stay_until_they_are_kept_elsewhere(tmp_path: Path) -> Non
             connection.execute("UPDATE log SET at_ms=seq")
 
         async def left() -> int:
-            await service._trim()
+            await trim(service.ledger, service.ledger.control_store(), service.snapshot.server, now_ms=wall_clock_ms())
             return len([line async for line in service.ledger.records()])
 
         assert await left() == 3
@@ -150,7 +151,7 @@ async def test_budgets_are_read_for_metrics_only_if_there_are_any(tmp_path: Path
     without = config(tmp_path / "l.sqlite", **{"budgets:\n  everyone: {limit: $1}\n": ""})
     async with Service(compiled(without)) as service:
         await service._read_budgets()
-        assert service._budget_states == ()
+        assert service.budget_watch.states == ()
 
 
 async def test_drift_of_the_ledger_is_a_metric(tmp_path: Path) -> None:

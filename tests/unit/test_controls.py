@@ -299,3 +299,10 @@ async def test_two_workers_that_start_at_once_load_a_configuration_once() -> Non
     second.faster = [first.stored]
     await late.publish(config)
     assert (late.state, second.audit) == (worker.state, [])
+
+
+async def test_a_limit_that_spans_ledgers_is_not_changed_in_one() -> None:
+    """It has a share of it only, and more would come from nowhere."""
+    desk = Desk(MemoryControls(all=BaseLimit(100, shared=True)), who="me", via="test")
+    with pytest.raises(ControlError, match="spans several ledgers: change it in the configuration"):
+        await desk.change_limit("all", "raise", 5, reason="why")

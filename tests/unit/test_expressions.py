@@ -17,7 +17,9 @@ from policies.types import MissingSignal, Moment, RequestFacts, Signals
 REQUEST = RequestFacts(
     operation="chat",
     route="auto",
+    org="acme",
     team="search",
+    deadline_ms=800.0,
     key_id="ci-bot",
     user="ann",
     tags={"data": "restricted"},
@@ -52,6 +54,7 @@ def holds(text: str, facts: RequestFacts = REQUEST) -> bool | None:
         ("budget.used > 0.9", True),
         ("budget.left_usd <= 2.5", True),
         ('team == "search" && !stream', False),
+        ('org == "acme" && deadline_ms < 1000.0', True),
         ('team != "ads" && key == "ci-bot" && user == "ann" && session == ""', True),
         ('route in ["auto", "fast"]', True),
         ('"image" in modality', True),

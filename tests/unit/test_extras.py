@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.domain.estimate import estimate, worst_case_nusd
-from router.domain.extras import Billed, answered_tier, billed, covers, read_extras
+from router.domain.extras import LONG_CACHE, Billed, Extras, answered_tier, billed, covers, read_extras
 from router.domain.prices import Price, Rates
 from router.domain.request import ParsedRequest, parse_request, upstream_body
 from router.domain.rerate import charge_at, price_of
@@ -184,3 +184,61 @@ def test_a_price_of_an_extra_is_whole(price: str) -> None:
     """Half a price would be a guess."""
     with pytest.raises(ConfigError, match=r"priority|free price|web_search|money"):
         load_text(CONFIG.replace("{input: 1, output: 2}", price), source="test.yaml", environ={}, price_book=price_book())
+
+
+CACHED = """
+version: 1
+server: {log_requests: false}
+providers: {one: {kind: openai, base_url: "http://127.0.0.1:1/v1", api_key: k}}
+models:
+  m: {at: one/m, price: {input: 10, output: 10, cache_write: 12.5, cached_input: 1, priority: 2}}
+  none: {at: one/none, price: {input: 10, output: 10}}
+routes: {auto: {use: [m], by: fixed}}
+budgets: {everyone: {limit: $10}}
+"""
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+SHORT = {"type": "ephemeral", "ttl": "5m"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+def said_in(place: str, control: dict[str, str]) -> dict[str, Any]:
+    """A request that asks for a cache there."""
+    text = {"type": "text", "text": "hi"}
+    return {
+        "part": {"messages": [{"role": "user", "content": [{**text, "cache_control": control}]}]},
+        "message": {"messages": [{"role": "user", "content": [text], "cache_control": control}]},
+        "tool": {"tools": [{**TOOL, "cache_control": control}]},
+        "function": {"tools": [{**TOOL, "function": {"name": "f", "cache_control": control}}]},
+        "body": {"cache_control": control},
+    }[place]
+
+
+@pytest.mark.parametrize("place", ["part", "message", "tool", "function", "body"])
+async def test_a_cache_that_lives_for_an_hour_is_held_and_charged_at_its_rate(place: str) -> None:
+    """Twice the rate of input, not the rate of the short one; and the record can be priced again."""
+    config = load_text(CACHED, source="test.yaml", environ={}, price_book=price_book()).snapshot
+    long, short = (request(max_tokens=50, **said_in(place, control)) for control in (HOUR, SHORT))
+    assert (long.extras, short.extras) == (Extras(service_tier=LONG_CACHE, member="cache_control"), None)
+    deployment = config.deployments["one/m"]
+    assert worst_case_nusd(long, deployment) == long.shape.tokens_bound * 20_000 + 50 * TOKEN
+    assert worst_case_nusd(short, deployment) == short.shape.tokens_bound * 12_500 + 50 * TOKEN
+    usage = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105, "prompt_tokens_details": {"cache_write_tokens": 40}}
+    world = World(config, json_answer(usage=usage, service_tier="standard"))
+    await world.ask(ask(**said_in(place, HOUR)))
+    (record,) = world.ledger.records
+    assert (record.service_tier, record.price_cache_write) == (LONG_CACHE, 20 * 10**9)
+    assert record.charge_nusd == 60 * TOKEN + 40 * 20_000 + 5 * TOKEN
+    assert deployment.price is not None
+    assert charge_at(record, deployment.price) == record.charge_nusd
+
+
+def test_who_has_no_rate_for_writes_has_no_dearer_one_either() -> None:
+    """And a tier with rates of its own beside such a cache has a price that nobody knows."""
+    config = load_text(CACHED, source="test.yaml", environ={}, price_book=price_book()).snapshot
+    asked = request(max_tokens=50, **said_in("part", HOUR))
+    assert worst_case_nusd(asked, config.deployments["one/none"]) == (asked.shape.tokens_bound + 50) * TOKEN
+    both = request(service_tier="priority", **said_in("tool", HOUR))
+    assert both.extras is not None
+    assert not covers(config.deployments["one/m"].price, both.extras)
+    unreadable = request(tools=[{**TOOL, "cache_control": HOUR}, 5])
+    assert unreadable.extras is not None

@@ -93,6 +93,19 @@ def test_the_fullest_budget_and_the_least_that_is_left_count() -> None:
     assert moment(made, snapshot).budget_used == 1.0
 
 
+def test_what_was_not_read_again_is_known_until_its_window_is_over() -> None:
+    """Where instances are many, not all of them are read each time."""
+    snapshot = load(CONFIG).snapshot
+    clock = [SATURDAY]
+    made = Moments(snapshot, lambda: clock[0])
+    made.read([state("mine", "user=ann", spent_nusd=1_500_000_000, ends_ms=SATURDAY + 10)])
+    made.read([], whole=False)
+    assert moment(made, snapshot).budget_used == 0.75
+    clock[0] += 10
+    made.read([], whole=False)
+    assert moment(made, snapshot).budget_used == 0.0
+
+
 def test_what_a_hold_leaves_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is asked every few seconds only, and a burst is over by then."""
     snapshot = load(CONFIG).snapshot

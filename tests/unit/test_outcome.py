@@ -57,3 +57,27 @@ def test_it_names_a_way_out_that_is_one() -> None:
     assert "max_tokens" not in error_of(ends_ms=1_800_000_000_000, limit_nusd=0).message
     assert "max_tokens" not in error_of(ends_ms=NEVER_MS, operation="embeddings").message
     assert "A smaller max_tokens needs less." in error_of(ends_ms=NEVER_MS).message
+
+
+SHARED = """
+server: {store: a.sqlite, shared_store: b.sqlite, ledger: eu}
+budgets: {team: {limit: $10, shared: true}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit_nusd", "needed_nusd", "said"),
+    [
+        (2_000_000_000, 600_000_000, "More comes to this ledger in a second or two if other ones have not used it. It does not reset"),
+        (100_000_000, 600_000_000, "More comes to this ledger in a second or two if other ones have not used it. "),
+        (2_000_000_000, 11_000_000_000, "That is more than the whole limit"),
+    ],
+)
+def test_a_budget_over_several_ledgers_says_that_this_is_a_share(limit_nusd: int, needed_nusd: int, said: str) -> None:
+    """Neither does the configuration say so little, nor need anybody raise it."""
+    call = Call(request_id="fg-1", operation="chat", headers={}, snapshot=compiled(CONFIG + SHARED), began=0.0)
+    bucket = Bucket(budget="team", scope="", window="all", limit_nusd=0, hard=True, starts_ms=0, ends_ms=NEVER_MS)
+    refusal = Refusal(bucket=bucket, limit_nusd=limit_nusd, spent_nusd=0, held_nusd=0, needed_nusd=needed_nusd)
+    message = budget_error(call, refusal).message
+    assert f"limit {limit_nusd / 1e9:.2f} USD in this ledger, as its share of 10.00 USD" in message
+    assert said in message

@@ -15,6 +15,7 @@ from policies.types import RequestFacts
 REQUEST = RequestFacts(
     operation="chat",
     route="auto",
+    org="acme",
     team="search",
     key_id="ci-bot",
     user="ann@example.com",
@@ -41,6 +42,8 @@ def holds(spec: dict[str, object]) -> bool:
         ({"route": "auto"}, True),
         ({"route": ("auto", "fast")}, True),
         ({"route": "fast"}, False),
+        ({"org": "acme"}, True),
+        ({"org": ["other", "ac"]}, False),
         ({"team": "search"}, True),
         ({"team": "sea*"}, True),
         ({"team": "*arch"}, True),

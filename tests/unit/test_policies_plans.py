@@ -441,3 +441,23 @@ def test_a_plan_without_checks_says_so() -> None:
     plan = rank("cascade", [SMALL, LARGE], steps=["small", "large"], verify={**verify, "logprob": -1, "agree": True}).plan
     assert plan is not None
     assert described(plan, {})[0].endswith("checks: logprob of at least -1, agree with p/small")
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "other", "alike"),
+    [
+        ("cascade", {"steps": ["a", "b"]}, {"steps": ["a", "c"]}, {"steps": ["a", "b"], "by": "latency"}),
+        ("cascade", {"steps": ["a", "b"]}, {"steps": ["a", "b"], "verify": {"logprob": -0.5}}, {"steps": ["a", "b"]}),
+        ("bandit", {"name": "b", "worth_usd": 0.01}, {"name": "b", "worth_usd": 0.1}, {"name": "b", "worth_usd": 0.01, "explore": 0.5}),
+    ],
+)
+def test_what_was_learned_of_another_definition_does_not_count(
+    kind: str, before: dict[str, Any], other: dict[str, Any], alike: dict[str, Any]
+) -> None:
+    """Whether other steps pay has to be seen first; the order within a step changes nothing of that."""
+
+    def version(options: dict[str, Any]) -> str:
+        (live,) = KINDS[kind].live(KINDS[kind].options(**options))
+        return str(live.version)
+
+    assert version(before) == version(alike) != version(other)

@@ -90,6 +90,7 @@ routes:
   watched:
     rules:
       - {name: full, when: {budget_used: ">99%"}, use: small}
+      - {name: hurried, when: "deadline_ms <= 60000.0", use: small}
       - {name: korean, when: {language: ko}, use: big, by: latency}
       - {name: day, when: {hour: "0..23", task: code}, use: small}
     default: {use: [big, small], by: {kind: quality, target: 0.8}}
@@ -115,13 +116,15 @@ async def test_what_kinds_and_rules_read_of_the_moment_is_in_the_trace(tmp_path:
             for route in ("watched", "drawn", "careful"):
                 body = {"messages": [{"role": "user", "content": text}]}
                 assert (await run.ask(route, **body)).status_code == 200
-        late = await run.ask("careful", headers={"x-faregate-deadline-ms": "60000"})
-        assert late.status_code == 200
+        for route in ("careful", "watched"):
+            late = await run.ask(route, headers={"x-faregate-deadline-ms": "60000"})
+            assert late.status_code == 200
         await run.settled()
         records = typed(await run.records())
         snapshot = run.app.service.snapshot
     assert {"korean", "default"} <= {record.rule for record in records}
-    assert len(records) == 13
+    assert len(records) == 14
+    assert [record.rule for record in records if record.route == "watched"][-1] == "hurried"
     for record in records:
         trace = read_trace(record)
         assert trace is not None

@@ -27,8 +27,8 @@ ONE_MISTAKE = [
     ("version: 1\nrutes: {}", '2:1: rutes: unknown field; did you mean "routes"?'),
     (
         "version: 1\nexperiments: {}",
-        "2:1: experiments: unknown field; known: version, server, providers, models, routes, privacy, budgets, teams, keys, admins, "
-        "signals, limits, guards, notify, alerts",
+        "2:1: experiments: unknown field; known: version, server, providers, models, policies, routes, privacy, budgets, teams, keys, "
+        "admins, signals, limits, guards, notify, alerts",
     ),
     # The server.
     ("version: 1\nserver: 5", "2:9: server: 5 is not a mapping"),
@@ -323,7 +323,7 @@ BUDGET_MISTAKES = [
         "{limit: $5, upto: {80%: notify}}",
         "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, "
         "over_max_scopes, "
-        "on_short, when_store_is_down, strict, at, when",
+        "on_short, when_store_is_down, strict, at, when, shared",
     ),
     ("{limit: $5, when: {model: bgi}}", '8:32: budgets.b.when.model: there is no model "bgi"; did you mean "big"?'),
     ("{limit: $5, when: {provider: [openai, x]}}", '8:44: budgets.b.when.provider[1]: there is no provider "x"; known: openai, ollama'),

@@ -10,6 +10,7 @@ import pytest
 from router.domain.learning import LEAST_ANSWERS, LEAST_INPUTS
 from router.domain.shortage import DEFAULT, OnShort, plan_of
 from router.shortage import KEPT_AT_FIRST, KEPT_AT_LAST, PATIENCE, kept_after
+from router.snapshot import Snapshot
 from tests.pipeline_fakes import PRICE, FakeExchange, Script, World, ask, json_answer, piece, snapshot, stream_answer, with_ways
 
 SHORT_WAIT = 0.05
@@ -132,6 +133,34 @@ async def test_a_stream_near_the_end_is_extended_by_what_is_left() -> None:
     await world.pipeline.serve(exchange, "chat")
     (record,) = world.ledger.records
     assert record.charge_nusd <= record.hold_nusd <= 300 * PRICE
+
+
+async def test_a_stream_that_waits_is_cut_when_the_provider_has_written_all_that_is_held() -> None:
+    """It writes on while nobody reads, and bills it: to wait on would be to overspend."""
+    world = World(
+        waiting_for_ever(), replace(stream_answer(*[piece() for _ in range(150)], told=150), ahead=50_000), limit_nusd=300 * PRICE
+    )
+    await world.pipeline.serve(FakeExchange(ask(stream=True, max_tokens=200)), "chat")
+    (record,) = world.ledger.records
+    assert record.outcome == "cut"
+    assert world.pipeline.shortages.lines == {}
+
+
+async def test_a_stream_that_waits_goes_on_when_there_is_room() -> None:
+    """What the provider has written meanwhile is covered by what is held."""
+    world = World(waiting_for_ever(), replace(stream_answer(*[piece() for _ in range(150)], told=150), ahead=1), limit_nusd=300 * PRICE)
+    answer = asyncio.ensure_future(world.pipeline.serve(FakeExchange(ask(stream=True, max_tokens=200)), "chat"))
+    while not world.pipeline.shortages.lines:
+        await asyncio.sleep(0)
+    world.ledger.limit_nusd = 1_000 * PRICE
+    await answer
+    (record,) = world.ledger.records
+    assert (record.outcome, record.output_tokens) == ("ok", 150)
+
+
+def waiting_for_ever() -> Snapshot:
+    config = with_ways("wait", "refuse", wait=3600)
+    return replace(config, server=replace(config.server, slice_tokens=32))
 
 
 def learned_world(*scripts: Script, **more: bool) -> World:

@@ -77,6 +77,12 @@ def test_an_address_is_a_server_or_a_file(address: str, path: str | None) -> Non
     assert isinstance(open_ledger(address), RedisLedger if path is None else SqliteLedger)
 
 
+def test_what_follows_the_database_is_no_address() -> None:
+    """Two ledgers that were meant to be two would be one."""
+    with pytest.raises(ConfigError, match="expected redis://host:port/db"):
+        open_ledger("redis://h:6379/0/1")
+
+
 def test_redis_url_names_a_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name without a scheme would be a file of that name."""
     assert redis_problem("redis://localhost") == ""

@@ -71,7 +71,9 @@ def parse_url(url: str) -> Address:
         path = unquote(split.path) if split.scheme == "unix" else None
         parts = [] if path else [unquote(part) for part in split.path.split("/") if part]
         master = parts.pop(0) if sentinel and parts else ""
-        db = int(query.get("db") or (parts[0] if parts else 0))
+        db = int(query.get("db") or (parts.pop(0) if parts else 0))
+        if parts:
+            raise ValueError("more than the number of a database")
         user, hosts = _netloc(split.netloc, _SENTINEL_PORT if sentinel else _PORT)
     except ValueError as error:
         raise ConfigError("store: this is not the address of a Redis: expected redis://host:port/db") from error

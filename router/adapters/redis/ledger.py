@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 import hiredis
@@ -41,7 +40,7 @@ from router.adapters.redis.feedback import RedisFeedback
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
 from router.adapters.redis.readers import RedisReaders
-from router.adapters.redis.scripts import NAMES, attempt_call, command, script, script_call
+from router.adapters.redis.scripts import NAMES, attempt_call, bucket_letters, bucket_line, command, script, script_call
 from router.adapters.redis.shelf import RedisShelf
 from router.adapters.redis.wire import NO_WIRE, NotSent, NoWire, Wire
 from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
@@ -69,11 +68,11 @@ class _Calls:
         self.buckets = made.buckets
         self.plain = made.plain == len(made.buckets)
         # What is seldom needed goes in one argument: the server pays for every one.
-        told = [f"{ledger.replica}\n{ledger.lease_ms}", *map(_told, made.buckets)]
+        told = [f"{ledger.replica}\n{ledger.lease_ms}", *map(bucket_line, made.buckets)]
         begun = f"\n0\n0\n{made.joined}\n\n{ledger.replica}\n"
         # A limit that does not refuse is not looked up.
         limits = [limit_field(name) if b.hard or is_special(b) else "" for name, b in zip(made.ids, made.buckets, strict=True)]
-        letters = "".join(map(_letters, made.buckets[made.plain :]))
+        letters = "".join(map(bucket_letters, made.buckets[made.plain :]))
         windows: list[str | int] = ["\n".join(told), begun, made.starts_ms, made.ends_ms]
         shared = [*windows, lease_field(ledger.replica), *limits, *made.ids]
         into = [keys.books, keys.open_holds, keys.index, keys.leases]
@@ -84,17 +83,6 @@ class _Calls:
         into = [keys.books, keys.open_holds, keys.index, keys.log]
         self.settle = attempt_call("settle", into, keys.attempts, ["0" if self.plain else f"0u{made.plain}", *booked])
         self.void = attempt_call("settle", into, keys.attempts, ["1" if self.plain else f"1u{made.plain}", *booked])
-
-
-def _told(bucket: Bucket) -> str:
-    """The line of a bucket, see `reserve.lua`."""
-    line = f"{bucket.limit_nusd} {bucket.ends_ms} {bucket.max_scopes}"
-    return f"{line} {bucket.carry_ppm} {bucket_id(replace(bucket, window=bucket.before))}" if bucket.carry_ppm else line
-
-
-def _letters(bucket: Bucket) -> str:
-    """What `reserve.lua` must know of a bucket that is not a plain one."""
-    return bucket.unit[0] + ("o" if not bucket.hard else "s" if bucket.shadow else "h") + ("c" if bucket.carry_ppm else "-")
 
 
 class RedisLedger:
@@ -397,6 +385,18 @@ class RedisLedger:
     async def bucket_states(self, *, budget: str | None = None, current_only: bool = True) -> Sequence[BucketState]:
         """See `Books.bucket_states`."""
         return await reads.bucket_states(self._read, self.keys, budget=budget, current_only=current_only)
+
+    async def states_of(self, buckets: Sequence[Bucket]) -> Sequence[BucketState]:
+        """See `Books.states_of`."""
+        return await reads.states_named(self._read, self.keys, [(bucket_id(bucket), bucket.ends_ms) for bucket in buckets])
+
+    def bucket_pages(self) -> AsyncIterator[Sequence[BucketState]]:
+        """See `Books.bucket_pages`."""
+        return reads.bucket_pages(self._read, self.keys)
+
+    async def bucket_count(self) -> int:
+        """See `Books.bucket_count`."""
+        return await reads.bucket_count(self._read, self.keys)
 
     async def records(self, *, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[bytes]:
         """See `Books.records`."""

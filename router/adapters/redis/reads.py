@@ -23,14 +23,20 @@ async def now_ms(read: Read) -> int:
 async def bucket_index(read: Read, keys: Keys, since: str) -> AsyncIterator[tuple[str, int]]:
     """(bucket id, end of its window) of all buckets whose window ends after `since`."""
     for index in (keys.index, keys.scopes):
-        at = 0
+        # By rank: to skip what was read already by score takes as long as to read it.
+        at = await read("ZCOUNT", index, "-inf", since[1:]) if since.startswith("(") else 0
         while True:
-            page = await read("ZRANGE", index, since, "+inf", "BYSCORE", "LIMIT", at, PAGE, "WITHSCORES")
+            page = await read("ZRANGE", index, at, at + PAGE - 1, "WITHSCORES")
             for i in range(0, len(page), 2):
                 yield page[i].decode(), int(float(page[i + 1]))
             if len(page) < 2 * PAGE:
                 break
             at += PAGE
+
+
+async def bucket_count(read: Read, keys: Keys) -> int:
+    """See `Books.bucket_count`."""
+    return int(await read("ZCARD", keys.index)) + int(await read("ZCARD", keys.scopes))
 
 
 async def bucket_states(read: Read, keys: Keys, *, budget: str | None, current_only: bool) -> list[BucketState]:
@@ -39,14 +45,34 @@ async def bucket_states(read: Read, keys: Keys, *, budget: str | None, current_o
     wanted = [(name, ends_ms) async for name, ends_ms in bucket_index(read, keys, since) if budget in (None, budget_of(name))]
     states: list[BucketState] = []
     for at in range(0, len(wanted), PAGE):
-        page = wanted[at : at + PAGE]
-        fields = (field for name, _ in page for field in (*counter_fields(name), limit_field(name), more_field(name)))
-        values = await read("HMGET", keys.books, *fields)
-        for i, (name, ends_ms) in enumerate(page):
-            rolled = await _rolled(read, keys, name) if rolling_of(name) else None
-            state = _state(name, ends_ms, values[5 * i : 5 * i + 5], rolled)
-            states += [state] if state else []
+        states += await states_named(read, keys, wanted[at : at + PAGE])
     return sorted(states, key=lambda s: (s.budget, s.scope, s.window))
+
+
+async def bucket_pages(read: Read, keys: Keys) -> AsyncIterator[list[BucketState]]:
+    """See `Books.bucket_pages`."""
+    page: list[tuple[str, int]] = []
+    async for found in bucket_index(read, keys, f"({await now_ms(read)}"):
+        page.append(found)
+        if len(page) == PAGE:
+            yield await states_named(read, keys, page)
+            page = []
+    if page:
+        yield await states_named(read, keys, page)
+
+
+async def states_named(read: Read, keys: Keys, names: Sequence[tuple[str, int]]) -> list[BucketState]:
+    """The buckets of these ids, each with the end of its window."""
+    if not names:
+        return []
+    fields = (field for name, _ in names for field in (*counter_fields(name), limit_field(name), more_field(name)))
+    values = await read("HMGET", keys.books, *fields)
+    states: list[BucketState] = []
+    for i, (name, ends_ms) in enumerate(names):
+        rolled = await _rolled(read, keys, name) if rolling_of(name) else None
+        state = _state(name, ends_ms, values[5 * i : 5 * i + 5], rolled)
+        states += [state] if state else []
+    return states
 
 
 async def _rolled(read: Read, keys: Keys, name: str) -> int:

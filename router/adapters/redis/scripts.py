@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Final
+
+from router.domain.budgets import Bucket
+from router.domain.windows import bucket_id
 
 NAMES: Final = ("reserve", "settle", "sweep", "heartbeat", "limits", "trim", "audit", "lend")
 
@@ -79,3 +83,14 @@ def attempt_call(name: str, keys: Iterable[str], attempts: str, args: Iterable[s
 
 def _escaped(text: bytes) -> bytes:
     return text.replace(b"%", b"%%")
+
+
+def bucket_line(bucket: Bucket) -> str:
+    """The line of a bucket, see `reserve.lua`."""
+    line = f"{bucket.limit_nusd} {bucket.ends_ms} {bucket.max_scopes}"
+    return f"{line} {bucket.carry_ppm} {bucket_id(replace(bucket, window=bucket.before))}" if bucket.carry_ppm else line
+
+
+def bucket_letters(bucket: Bucket) -> str:
+    """What `reserve.lua` must know of a bucket that is not a plain one."""
+    return bucket.unit[0] + ("o" if not bucket.hard else "s" if bucket.shadow else "h") + ("c" if bucket.carry_ppm else "-")

@@ -21,15 +21,17 @@ from router.adapters.sqlite.corrections import SqliteCorrections
 from router.adapters.sqlite.feedback import SqliteFeedback
 from router.adapters.sqlite.markers import SqliteMarkers
 from router.adapters.sqlite.readers import SqliteReaders
-from router.adapters.sqlite.reads import Audit, bucket_states
+from router.adapters.sqlite.reads import Audit, bucket_page, bucket_states, states_named
 from router.adapters.sqlite.shelf import SqliteShelf
 from router.adapters.sqlite.writer import Writer
-from router.domain.budgets import BucketSet, BucketState, Refusal, Reservation, WindowMoved
+from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reservation, WindowMoved
+from router.domain.windows import bucket_id
 from router.errors import ConfigError, StoreUnavailable
 from router.ports import Drift, StoredKey
 
 T = TypeVar("T")
 PAGE = 500
+BUCKET_PAGE = 1000
 
 
 class SqliteLedger:
@@ -201,6 +203,25 @@ class SqliteLedger:
         """See `Books.bucket_states`."""
         now_ms = self._clock_ms()
         return await self._read(lambda db: bucket_states(db, budget=budget, clock_ms=now_ms, current_only=current_only))
+
+    async def states_of(self, buckets: Sequence[Bucket]) -> Sequence[BucketState]:
+        """See `Books.states_of`."""
+        names, now_ms = [bucket_id(bucket) for bucket in buckets], self._clock_ms()
+        return await self._read(lambda db: states_named(db, names, clock_ms=now_ms)) if names else ()
+
+    async def bucket_pages(self) -> AsyncIterator[Sequence[BucketState]]:
+        """See `Books.bucket_pages`."""
+        last, now_ms = "", self._clock_ms()
+        while True:
+            last, page = await self._read(partial(bucket_page, after=last, most=BUCKET_PAGE, clock_ms=now_ms))
+            if not last:
+                return
+            yield page
+
+    async def bucket_count(self) -> int:
+        """See `Books.bucket_count`."""
+        (count,) = await self._read(lambda db: db.execute("SELECT count(*) FROM bucket").fetchone())
+        return int(count)
 
     async def records(self, *, since_ms: int = 0, until_ms: int | None = None) -> AsyncIterator[bytes]:
         """See `Books.records`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,16 +15,33 @@ from router.domain.budgets import BucketState
 from router.domain.windows import rolling_of, unit_of
 from router.ports import Drift
 
+_STATES: Final = (
+    "SELECT b.budget, b.scope, b.label, coalesce(s.limit_nusd, l.limit_nusd), b.spent, b.held, b.debt, b.ends_ms, b.id, b.more,"
+    " b.rolling FROM bucket b LEFT JOIN budget l ON l.name=b.budget LEFT JOIN budget s ON s.name=b.budget || char(9) || b.scope "
+)
+
 
 def bucket_states(db: sqlite3.Connection, *, budget: str | None, clock_ms: int, current_only: bool) -> list[BucketState]:
     """Buckets by id; only those whose window has not ended at `clock_ms`, unless told otherwise."""
     rows = db.execute(
-        "SELECT b.budget, b.scope, b.label, coalesce(s.limit_nusd, l.limit_nusd), b.spent, b.held, b.debt, b.ends_ms, b.id, b.more,"
-        " b.rolling FROM bucket b LEFT JOIN budget l ON l.name=b.budget LEFT JOIN budget s ON s.name=b.budget || char(9) || b.scope"
-        " WHERE (:budget IS NULL OR b.budget=:budget) AND (:now_ms IS NULL OR b.ends_ms > :now_ms) ORDER BY b.id",
+        _STATES + "WHERE (:budget IS NULL OR b.budget=:budget) AND (:now_ms IS NULL OR b.ends_ms > :now_ms) ORDER BY b.id",
         {"budget": budget, "now_ms": clock_ms if current_only else None},
     )
     return [_state(row, clock_ms) for row in rows]
+
+
+def bucket_page(db: sqlite3.Connection, *, after: str, most: int, clock_ms: int) -> tuple[str, list[BucketState]]:
+    """The next buckets of current windows by id, and the last of these ids; empty: there are no more."""
+    rows = db.execute(_STATES + "WHERE b.id > ? AND b.ends_ms > ? ORDER BY b.id LIMIT ?", (after, clock_ms, most)).fetchall()
+    return (rows[-1][8] if rows else ""), [_state(row, clock_ms) for row in rows]
+
+
+def states_named(db: sqlite3.Connection, names: Sequence[str], *, clock_ms: int) -> list[BucketState]:
+    """The buckets of these ids."""
+    found: list[BucketState] = []
+    for name in names:
+        found += [_state(row, clock_ms) for row in db.execute(_STATES + "WHERE b.id = ?", (name,))]
+    return found
 
 
 def _state(row: Sequence[Any], now_ms: int) -> BucketState:

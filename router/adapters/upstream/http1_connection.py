@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import re
+import sys
 import termios
 from collections.abc import Sequence
 from functools import cached_property
@@ -156,6 +157,10 @@ class Http1Response:
         self.size = 0
         return data
 
+    def ahead(self) -> int:
+        """About how many bytes of it nobody has asked for. See `router.ports.UpstreamResponse.ahead`."""
+        return self.size + (0 if self.ended else self.connection.unread())
+
     def abort(self) -> None:
         """Close the connection now; harmless after the end."""
         if not self.ended:
@@ -245,6 +250,12 @@ class Connection(asyncio.Protocol):
             if self._head_done and self.paused:
                 self._take_unread(response)
             self._fail("reset", "the call was given up")
+
+    def unread(self) -> int:
+        """Bytes that wait in the socket because nobody wanted more; through TLS as they are encrypted."""
+        if not self.paused or self.transport.is_closing():
+            return 0
+        return self._bytes_in_socket(termios.FIONREAD) or 0
 
     def _take_unread(self, response: Http1Response) -> None:
         """Read what waits in the socket because nobody wanted more: the provider wrote it and bills it. Not through TLS."""
@@ -451,12 +462,16 @@ class Connection(asyncio.Protocol):
             return False
         if self.transport.get_write_buffer_size():
             return True
+        # Not every system tells: then it may have been read.
+        return bool(self._bytes_in_socket(termios.TIOCOUTQ))
+
+    def _bytes_in_socket(self, which: int) -> int | None:
+        """Bytes on their way in or out, in the machine's buffer; None where the system does not tell."""
         try:
-            count = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+            count = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), which, bytes(4))
         except OSError:
-            # Not every system tells: then it may have been read.
-            return False
-        return any(count)
+            return None
+        return int.from_bytes(count, sys.byteorder)
 
     def _fail(self, fault: UpstreamFault, message: str) -> None:
         """End the call with an error and close at once."""

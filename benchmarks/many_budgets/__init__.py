@@ -1,0 +1,1 @@
+"""What many budgets and many keys cost."""
