@@ -35,9 +35,7 @@ class Moments:
         """`clock_ms` gives Unix milliseconds, `limits` those in force; for budgets not among them, the configuration's are."""
         self._clock_ms = clock_ms
         self._limits = limits
-        self._budgets: Final[Mapping[str, Budget]] = {
-            one.name: one for one in snapshot.budgets if _OF_CANDIDATES.isdisjoint(_looked_at(one))
-        }
+        self._budgets: Final[Mapping[str, Budget]] = {one.name: one for one in snapshot.budgets if _OF_CANDIDATES.isdisjoint(one.looks_at)}
         self._used: dict[tuple[str, str], tuple[int, int]] = {}
         """What is spent and held, and the limit, by budget and scope."""
         self._ends: dict[tuple[str, str], int] = {}
@@ -104,8 +102,3 @@ class Moments:
             if budget.unit == "usd" and (least is None or limit - used < least):
                 least = max(0, limit - used)
         return largest, least
-
-
-def _looked_at(budget: Budget) -> frozenset[str]:
-    """What a budget looks at of a call."""
-    return frozenset((*budget.dimensions, *(name for name, _ in budget.when)))

@@ -33,7 +33,7 @@ class Reservations:
         self._metered = store
         self._clock_ms = clock_ms
         self._sets: OrderedDict[tuple[str, ...], BucketSet] = OrderedDict()
-        named = {name for budget in budgets for name in (*budget.dimensions, *(name for name, _ in budget.when))}
+        named = {name for budget in budgets for name in budget.looks_at}
         self._dimensions = tuple(sorted(name for name in named if not name.startswith("tag:")))
         self._tags = tuple(sorted(name[4:] for name in named if name.startswith("tag:")))
         self._strict = frozenset(budget.name for budget in snapshot.budgets if budget.strict)

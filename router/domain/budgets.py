@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -26,6 +27,16 @@ NEVER_MS: Final = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What must hold of a call for a budget to apply, where lists of values cannot say it."""
+
+    text: str
+    looks_at: frozenset[Dimension]
+    holds: Callable[[Mapping[str, str], Mapping[str, str]], bool] = field(compare=False, repr=False)
+    """Takes the dimensions and the tags of a call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """A limit on spending: whose, how much, in which window."""
 
@@ -46,6 +57,8 @@ class Budget:
     """A hard budget that is only tried out: evaluated like any other, but it never refuses."""
     when: tuple[tuple[str, frozenset[str]], ...] = ()
     """(dimension or `tag:<name>`, accepted values) pairs, all of which must hold for the budget to apply."""
+    condition: Condition | None = None
+    """What must hold beside that."""
     carry_ppm: int = 0
     """Most that is carried over from the window before, in millionths of the limit: what was left then is added now."""
     max_scopes: int = 100_000
@@ -71,6 +84,12 @@ class Budget:
     def dimensions(self) -> tuple[Dimension, ...]:
         """What it is split by."""
         return self.each if isinstance(self.each, tuple) else () if self.each is None else (self.each,)
+
+    @property
+    def looks_at(self) -> frozenset[Dimension]:
+        """All that decides whether and where a call is counted."""
+        asked = frozenset() if self.condition is None else self.condition.looks_at
+        return asked.union(self.dimensions, [name for name, _ in self.when])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,7 @@ def applies(budget: Budget, *, dims: Mapping[str, str], tags: Mapping[str, str])
         value = _value(name, dims, tags)
         if value is None or value not in accepted:
             return False
-    return True
+    return budget.condition is None or budget.condition.holds(dims, tags)
 
 
 def scope_of(budget: Budget, *, dims: Mapping[str, str], tags: Mapping[str, str]) -> str | None:

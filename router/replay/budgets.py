@@ -56,13 +56,13 @@ class LedgerModel:
 
     def __init__(self, budgets: Sequence[Budget]) -> None:
         self._budgets = budgets
-        self._of_callers = [one for one in budgets if ":" not in one.name and OF_CANDIDATES.isdisjoint((*one.dimensions, *dict(one.when)))]
+        self._of_callers = [one for one in budgets if ":" not in one.name and OF_CANDIDATES.isdisjoint(one.looks_at)]
         self._steering = [budget for budget in budgets if budget.steps]
         self._counters: dict[str, Counter] = {}
         self._sets: dict[tuple[object, ...], tuple[BucketSet, list[tuple[str, Counter]]]] = {}
         self._ends: list[tuple[int, int, Held]] = []
         self._number = 0
-        named = {name for budget in budgets for name in (*budget.dimensions, *(name for name, _ in budget.when))}
+        named = {name for budget in budgets for name in budget.looks_at}
         self._dimensions = tuple(sorted(name for name in named if not name.startswith("tag:")))
         self._tags = tuple(sorted(name[4:] for name in named if name.startswith("tag:")))
 

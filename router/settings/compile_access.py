@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, Final
 
-from router.domain.budgets import Budget
+from router.domain.budgets import Budget, Condition
 from router.settings.compile_context import Context
 from router.settings.compile_limits import guards_of
-from router.settings.findings import Path, did_you_mean, one_of
+from router.settings.compile_scopes import Pairs, scope_of
+from router.settings.findings import Path, one_of
 from router.settings.model import ServerSection
-from router.settings.model_access import KeySettings, is_minted_id
-from router.settings.model_budgets import DIMENSIONS, BudgetScope, BudgetSettings, SpendLimit
+from router.settings.model_access import KeySettings
+from router.settings.model_budgets import SpendLimit
 from router.settings.units import ROLLING
 from router.snapshot import KeyEntry, Team
 
@@ -49,10 +50,11 @@ def compile_keys(context: Context, askable: Collection[str]) -> dict[str, KeyEnt
         if key_id in keys:
             context.wrong((*path, "id"), f'"{key_id}" is also the id of key "{keys[key_id].name}"')
         digest = _digest(context, path, given)
-        if digest is not None and digest in digests:
-            context.wrong((*path, "secret"), f'is the same secret as that of key "{digests[digest]}"')
-        elif digest is not None:
-            digests[digest] = name
+        hashed = None if given.secret_hash is None else given.secret_hash.reveal().lower()
+        told = digest if hashed is None else bytes.fromhex(hashed)
+        if told is not None and digests.setdefault(told, name) != name:
+            field = "secret" if hashed is None else "secret_hash"
+            context.wrong((*path, field), f'is the same secret as that of key "{digests[told]}"')
         models = _allowed(context, (*path, "models"), given.models, askable)
         keys[key_id] = _entry(name, key_id, given, digest, models)
     return keys
@@ -99,7 +101,10 @@ def compile_budgets(context: Context, askable: Collection[str]) -> tuple[Budget,
     """All budgets: those of their own, then those of teams and keys."""
     settings = context.settings
     server = settings.server
-    budgets = [_budget(name, given, tuple(_scope(context, name, given, askable)), server) for name, given in settings.budgets.items()]
+    budgets = []
+    for name, given in settings.budgets.items():
+        when, condition = scope_of(context, name, given, askable)
+        budgets.append(_budget(name, given, when, server, condition))
     for name, given in settings.budgets.items():
         if given.shared and not server.shared_store:
             context.wrong(("budgets", name, "shared"), "needs server.shared_store, where ledgers agree on their shares")
@@ -112,7 +117,7 @@ def compile_budgets(context: Context, askable: Collection[str]) -> tuple[Budget,
     return tuple(budgets)
 
 
-def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]], ...], server: ServerSection) -> Budget:
+def _budget(name: str, given: SpendLimit, when: Pairs, server: ServerSection, condition: Condition | None = None) -> Budget:
     window: Any = given.resolved_window
     per_session = window == "session"
     rolling_ms = 0
@@ -135,6 +140,7 @@ def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]]
         max_scopes=given.max_scopes,
         beyond=given.over_max_scopes,
         when=when,
+        condition=condition,
         strict=given.strict,
         on_short=given.on_short or server.on_short,
         when_down=given.when_store_is_down or server.when_store_is_down,
@@ -143,30 +149,3 @@ def _budget(name: str, given: SpendLimit, when: tuple[tuple[str, frozenset[str]]
         shared=getattr(given, "shared", False),
         steps=getattr(given.at, "steps", ()),
     )
-
-
-def _unknown_key(value: str, known: Collection[str]) -> bool:
-    """Whether a key can be nobody's: not one of the file, and neither an id that `faregate keys new` could have made."""
-    return bool(known) and value not in known and (not is_minted_id(value) or bool(did_you_mean(value, known)))
-
-
-def _scope(context: Context, name: str, given: BudgetSettings, askable: Collection[str]) -> Iterable[tuple[str, frozenset[str]]]:
-    settings = context.settings
-    when: BudgetScope = given.when
-    ids = {key_name: key.id or key_name for key_name, key in settings.keys.items()}
-    known: dict[str, Collection[str]] = {"route": askable, "model": settings.models, "provider": settings.providers}
-    for dimension in DIMENSIONS:
-        values: tuple[str, ...] = getattr(when, dimension)
-        if not values:
-            continue
-        path: Path = ("budgets", name, "when", dimension)
-        for index, value in enumerate(values):
-            if dimension in known and value not in known[dimension] and not context.is_broken(f"{dimension}s", value):
-                context.wrong((*path, index), f'there is no {dimension} "{value}"{one_of(value, known[dimension])}')
-            if dimension == "team" and settings.teams and value not in settings.teams:
-                context.doubtful((*path, index), f'there is no team "{value}" in this file{one_of(value, settings.teams)}')
-            if dimension == "key" and _unknown_key(value, {*ids, *ids.values()}):
-                context.doubtful((*path, index), f'there is no key "{value}" in this file{one_of(value, ids)}')
-        yield dimension, frozenset(ids.get(value, value) if dimension == "key" else value for value in values)
-    for tag, values in when.tags.items():
-        yield f"tag:{tag}", frozenset(values)

@@ -158,12 +158,17 @@ def _budgets(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _makes_useless(other: Budget, budget: Budget) -> bool:
     """Whether a longer window of the same scope has no larger limit, so that it is always reached first."""
-    if other is budget or (other.each, other.when, other.unit) != (budget.each, budget.when, budget.unit) or not other.hard or other.shadow:
+    if other is budget or _whose(other) != _whose(budget) or not other.hard or other.shadow:
         return False
     if other.rolling_ms or budget.rolling_ms or other.carry_ppm:
         return False
     longer = _WINDOW_ORDER.index(other.window) > _WINDOW_ORDER.index(budget.window)
     return longer and other.limit_nusd <= budget.limit_nusd
+
+
+def _whose(budget: Budget) -> tuple[object, ...]:
+    """What it counts, and of which calls."""
+    return budget.unit, budget.each, budget.when, budget.condition
 
 
 def _worst_call(deployment: Deployment) -> int:

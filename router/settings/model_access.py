@@ -57,9 +57,10 @@ class KeySettings(OwnLimits, GuardFields):
     secret: ReferencedSecret | None = None
     """The key that clients send, as `$NAME` or `file:/path`; never literally. Unit: none."""
     secret_hash: Annotated[ReferencedSecret, AfterValidator(_hash), BeforeValidator(_as_secret)] | None = None
-    """Instead of `secret`: its hash, as `faregate keys hash` prints it. Needs `id`."""
+    """Instead of `secret`: its hash, as `faregate keys hash` prints it. It fits only the ledger that it was made with."""
     id: Name | None = None
-    """Public id inside the key (`sk-fg-<id>-...`). Needed with `secret_hash`. Default: the name of this entry."""
+    """What budgets, records and commands call it; with `secret_hash`, if it is given, the public id inside the key (`sk-fg-<id>-...`).
+    Default: the name of this entry."""
     expires: Instant | None = None
     """From when it is no longer accepted: a date (0:00 UTC) or a date with time. Default: never."""
     models: Words | None = None
@@ -73,6 +74,6 @@ class KeySettings(OwnLimits, GuardFields):
     def _one_secret(self) -> KeySettings:
         if (self.secret is None) == (self.secret_hash is None):
             raise ValueError("give either secret or secret_hash")
-        if self.secret_hash is not None and (self.id is None or not is_minted_id(self.id)):
-            raise ValueError(f"secret_hash needs id: the {ID_LENGTH} characters after {PREFIX} in the key")
+        if self.secret_hash is not None and self.id is not None and not is_minted_id(self.id):
+            raise ValueError(f"id with secret_hash is the {ID_LENGTH} characters after {PREFIX} in the key; or leave it out")
         return self

@@ -11,17 +11,32 @@ from router.domain.advances import WhenDown
 from router.domain.budgets import TOLD_AT
 from router.settings.findings import one_of, shown
 from router.settings.model_alerts import Thresholds
-from router.settings.types import Count, Flag, OnShortWays, Section, Timezone, Words, all_defaults, as_mapping, format_money
+from router.settings.types import Count, Flag, OnShortWays, Section, Text, Timezone, Words, all_defaults, as_mapping, format_money
 from router.settings.units import ROLLING, MoneyPer, parse_money_per, parse_share, parse_window, write_window
 
 DIMENSIONS: Final = ("key", "team", "org", "user", "session", "route", "model", "provider")
 _TAG: Final = re.compile(r"tag:[^\s|=&]{1,64}")
+_MEMBER: Final = "metadata."
+_SESSION_MEMBER: Final = "metadata.session_id"
+_TAGS_MEMBER: Final = "metadata.tags."
 
 
 def _dimension(value: object) -> str:
+    if isinstance(value, str) and value.startswith(_MEMBER):
+        value = _of_member(value)
     if isinstance(value, str) and (value in DIMENSIONS or _TAG.fullmatch(value)):
         return value
     raise ValueError(f"{shown(value)} is not known here{one_of(str(value), (*DIMENSIONS, 'tag:<name>'))}")
+
+
+def _of_member(value: str) -> str:
+    """What a member of a request's `metadata` is read as."""
+    if value == _SESSION_MEMBER:
+        return "session"
+    if value.startswith(_TAGS_MEMBER):
+        return f"tag:{value.removeprefix(_TAGS_MEMBER)}"
+    name = value.removeprefix(_MEMBER)
+    raise ValueError(f"{shown(value)} is not read; requests name a session in {_SESSION_MEMBER}, and tags in {_TAGS_MEMBER}{name}")
 
 
 def _each(value: object) -> tuple[str, ...]:
@@ -38,8 +53,12 @@ Each = Annotated[
     PlainSerializer(lambda names: names[0] if len(names) == 1 else list(names), when_used="json"),
     WithJsonSchema(
         {
-            "anyOf": [{"enum": list(DIMENSIONS)}, {"type": "string", "pattern": "^tag:"}, {"type": "array", "items": {"type": "string"}}],
-            "examples": ["user", "tag:project", ["team", "model"]],
+            "anyOf": [
+                {"enum": [*DIMENSIONS, _SESSION_MEMBER]},
+                {"type": "string", "pattern": r"^(tag:|metadata\.tags\.)"},
+                {"type": "array", "items": {"type": "string"}},
+            ],
+            "examples": ["user", "tag:project", _SESSION_MEMBER, ["team", "model"]],
         }
     ),
 ]
@@ -114,6 +133,12 @@ class BudgetScope(Section):
     """Providers that requests are sent to."""
     tags: dict[str, Words] = Field(default_factory=dict)
     """Tags of the key or the request: `{kind: agent}`."""
+    cel: Text | None = None
+    """An expression in CEL over the same names, such as `tag("kind") == "agent" && model != "pocket"`. A text in place of the whole is
+    short for it. What is read in the prompt is not known to budgets."""
+
+
+ScopeEntry = Annotated[BudgetScope, as_mapping("cel", str | BudgetScope)]
 
 
 class SpendLimit(Section):
@@ -127,7 +152,8 @@ class SpendLimit(Section):
     `lifetime`, or `session` (for ever, each by itself). Default: `lifetime`."""
     each: Each | None = None
     """Split: every `org`, `team`, `key`, `user`, `session`, `route`, `model`, `provider` or `tag:<name>` has the whole limit for
-    itself; of several (`[team, model]`), every combination. Default: one limit for all together."""
+    itself; of several (`[team, model]`), every combination. `metadata.session_id` is the session, `metadata.tags.<name>` a tag.
+    Default: one limit for all together."""
     timezone: Timezone = "UTC"
     """IANA time zone in which windows begin."""
     mode: Literal["hard", "soft", "shadow"] = "hard"
@@ -177,8 +203,8 @@ class SpendLimit(Section):
 class BudgetSettings(SpendLimit):
     """A limit on what may be spent: whose, how much, in which window."""
 
-    when: BudgetScope = all_defaults()
-    """To which requests it applies. Default: all."""
+    when: ScopeEntry = all_defaults()
+    """To which requests it applies: conditions, or an expression in CEL. Default: all."""
     shared: Flag = False
     """One limit for all ledgers that name the same `server.shared_store`: each refuses by its share, the shares follow what is
     used where, and their sum is never above the limit. Not with `each`, `carry_over`, `soft`, or steps in `at`."""
