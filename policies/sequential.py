@@ -11,7 +11,7 @@ the law of the iterated logarithm", 1970), which hold for samples of any size. E
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -79,6 +79,17 @@ class ArmState(msgspec.Struct):
             self.first_token.add(math.log(first_token_ms))
         if charge_nusd > 0:
             self.cost.add(math.log(charge_nusd))
+
+
+def arms_together(parts: Sequence[ArmState]) -> ArmState:
+    """As if the calls of all had been of one."""
+    return ArmState(
+        calls=sum(part.calls for part in parts),
+        failures=sum(part.failures for part in parts),
+        first_token=_together([part.first_token for part in parts]),
+        cost=_together([part.cost for part in parts]),
+        rated=_together([part.rated for part in parts]),
+    )
 
 
 def reason_to_stop(stop: Stop, arms: Mapping[str, ArmState]) -> str:
@@ -169,7 +180,7 @@ def _spread_of_ratings(rated: Moments) -> float:
     return with_both.variance
 
 
-def _together(parts: list[Moments]) -> Moments:
+def _together(parts: Sequence[Moments]) -> Moments:
     made = Moments()
     for part in parts:
         count = made.count + part.count

@@ -32,13 +32,14 @@ from router.domain.budgets import Bucket
 from router.edge.gate import Gate
 from router.edge.headers import Headers
 from router.errors import ConfigError, RouterError, StoreUnavailable
+from router.experience import EXPERIENCE_SECONDS, Exchange
 from router.fleet import Fleet
 from router.kept_prompts import open_logs
 from router.limit_changes import changed_limits
 from router.live import new_ids
 from router.live_controls import POLL_SECONDS, LiveControls
 from router.metrics import Metrics
-from router.metrics_gauges import DeploymentState, process_gauges, set_budgets, set_configuration, set_deployments, set_drift, set_learned
+from router.metrics_gauges import process_gauges, set_budgets, set_configuration, set_deployments, set_drift, set_learned
 from router.metrics_ledger import MeteredStore
 from router.metrics_store import Scrape
 from router.outbox import Outbox
@@ -130,6 +131,9 @@ class Service:
         self._stack.push_async_callback(self.ledger.close)
         snapshot = await self._take_control()
         await self.shares.look()
+        self.exchange = Exchange(self.ledger.experience_store(), self.fleet.memory)
+        await self.exchange.look()
+        self._stack.push_async_callback(self.exchange.close)
         self.escrow = self._make_escrow(snapshot)
         self.metered = MeteredStore(self.escrow or self.ledger, self.metrics, clock=time.monotonic)
         self.outbox = Outbox(outbox_path(store, self.worker), self.metered)
@@ -353,7 +357,8 @@ class Service:
             last_reload_ok = self.reloader is None or not self.reloader.findings
             set_configuration(scrape, version=snapshot.version, loaded_at_seconds=self.loaded_at, last_reload_ok=last_reload_ok)
             set_budgets(scrape, snapshot.budgets, self.budget_watch.states, self.controls.state, self.budget_watch.many)
-            set_deployments(scrape, self._deployment_states())
+            views = ((name, self.fleet.view(name, each.max_in_flight)) for name, each in snapshot.deployments.items())
+            set_deployments(scrape, {name: (view.health, view.in_flight) for name, view in views})
             set_learned(scrape, self.fleet.memory)
             for budget, share in self.pipeline.shortages.usable():
                 scrape.set("faregate_budget_usable_ratio", share, budget=budget)
@@ -370,10 +375,6 @@ class Service:
 
         self.metrics.on_scrape(set_gauges)
 
-    def _deployment_states(self) -> dict[str, tuple[DeploymentState, int]]:
-        views = ((name, self.fleet.view(name, deployment.max_in_flight)) for name, deployment in self.snapshot.deployments.items())
-        return {name: (view.health, view.in_flight) for name, view in views}
-
     # Background
 
     def _run_background(self, lease_seconds: float) -> None:
@@ -389,6 +390,7 @@ class Service:
             every(0.0, self.reloader.look, name="reload")
         every(POLL_SECONDS, self.controls.poll, name="controls", at_once=True)
         every(RATINGS_SECONDS, self.ratings.read, name="ratings", at_once=True)
+        every(EXPERIENCE_SECONDS, self.exchange.look, name="experience")
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
         every(BUDGETS_SECONDS, self.budget_watch.go_through, name="all budgets")
         every(intervals.ALERTS, self._look_after_alerts, name="alerts", at_once=True)
@@ -397,9 +399,7 @@ class Service:
         every(intervals.TRIM, lambda: trim(self.ledger, self._control_store, self.snapshot.server, now_ms=wall_clock_ms()), name="trim")
         if self.worker == 0:
             every(SHARES_SECONDS, self.shares.look, name="shares")
-        # A configuration that is loaded later may have such prices, too.
-        if self.reloader is not None or any(deployment.prices for deployment in self.snapshot.deployments.values()):
-            every(intervals.PRICES, self._reprice, name="prices")
+        every(intervals.PRICES, self._reprice, name="prices")
 
     async def _beat(self) -> None:
         await self.ledger.heartbeat({attempt_id: burnt_nusd(attempt) for attempt_id, attempt in self.live.items()})

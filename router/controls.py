@@ -198,8 +198,10 @@ class Desk:
             if len(found) != 1:
                 what = "is the name of several" if found else "was not taken back"
                 raise ControlError(f"experiment '{given}' {what}; taken back: {', '.join(found or stopped) or 'none'}")
-            reasons = ", ".join(each.reason for each in state.of_kind("stop") if each.target == found[0])
-            return _without(state, "stop", found[0]), self._entry("experiment.resume", found[0], before=f"stop: {reasons}", reason=reason)
+            stops = [each for each in state.of_kind("stop") if each.target == found[0]]
+            runs = state.runs | {each.scope: state.runs.get(each.scope, 0) + 1 for each in stops}
+            entry = self._entry("experiment.resume", found[0], before=f"stop: {', '.join(each.reason for each in stops)}", reason=reason)
+            return msgspec.structs.replace(_without(state, "stop", found[0]), runs=runs), entry
 
         await self._change(edit, reason=None)
         return found[0]

@@ -1,7 +1,8 @@
 """What came of the arms of canaries and splits; what was taken back stays so, in every process and after a restart.
 
-Calls and ratings are counted per process. That an arm is taken back is written into the ledger's store as a control, which every worker
-of every replica reads (`router/live_controls.py`): the first one that is certain decides for all.
+Each process counts the calls and ratings of its own, and knows those of the others (`router/experience.py`). That an arm is taken back
+is written into the ledger's store as a control, which every worker of every replica reads (`router/live_controls.py`): the first one
+that is certain decides for all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -17,6 +19,7 @@ import msgspec
 from policies.plans import Stop
 from policies.sequential import ArmState, reason_to_stop
 from router.domain.controls import Control
+from router.domain.experience import Trial, trials_together
 from router.metrics import Metrics
 
 log = logging.getLogger("faregate.experiments")
@@ -31,19 +34,25 @@ MOST_RATED: Final = 20_000
 class Experiment:
     """What came of an experiment's arms."""
 
-    __slots__ = ("arms", "since", "stopped", "stops")
+    __slots__ = ("own", "stopped", "stops")
 
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.arms: dict[str, ArmState] = {}
+    def __init__(self, since: float, run: int = 0) -> None:
+        self.own = Trial(since, run, {})
+        """What this process saw."""
         self.stops: tuple[Stop, ...] = ()
         """What would end it."""
         self.stopped = ""
         """Why it was taken back; empty while it runs."""
 
-    def reason(self) -> str:
-        """Why it is to be taken back now; empty: it goes on."""
-        return next((why for stop in self.stops if (why := reason_to_stop(stop, self.arms))), "")
+    @property
+    def arms(self) -> dict[str, ArmState]:
+        """What this process saw of each arm."""
+        return self.own.arms
+
+    def reason(self, others: Trial | None = None) -> str:
+        """Why it is to be taken back now, by what all processes saw; empty: it goes on."""
+        arms = self.own.arms if others is None else trials_together((self.own, others)).arms
+        return next((why for stop in self.stops if (why := reason_to_stop(stop, arms))), "")
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -60,8 +69,9 @@ def target_of(key: Key) -> str:
     return "/".join(key[:3])
 
 
+@lru_cache(maxsize=4096)
 def mark_of(key: Key) -> str:
-    """Tells an experiment from all others, and from an earlier one of its name."""
+    """Tells an experiment, or another kind that learns, from all others, and from an earlier one of its name."""
     return hashlib.blake2b("\0".join(key).encode(), digest_size=6).hexdigest()
 
 
@@ -74,8 +84,12 @@ class Experiments:
         self.known: dict[Key, Experiment] = {}
         self.unsaid: dict[Key, str] = {}
         """Why some were taken back here, as long as the store has not been told."""
+        self.others: Mapping[str, Trial] = {}
+        """What other processes saw, by mark."""
         self._taken_back: Mapping[str, str] = {}
         """Why some were, by their mark, as the store says."""
+        self._runs: Mapping[str, int] = {}
+        """How often some were let begin anew, by their mark."""
         self._answers: OrderedDict[str, list[_Answer]] = OrderedDict()
 
     @property
@@ -87,9 +101,15 @@ class Experiments:
         """An experiment; one that is met for the first time begins now, unless `since` says when."""
         found = self.known.get(key)
         if found is None:
-            found = self.known[key] = Experiment(self._clock() if since is None else since)
-            found.stopped = self._taken_back.get(mark_of(key), "") if self._taken_back else ""
+            mark = mark_of(key)
+            found = self.known[key] = Experiment(self._clock() if since is None else since, self._runs.get(mark, 0))
+            found.stopped = self._taken_back.get(mark, "")
         return found
+
+    def since(self, key: Key, given: float | None) -> float:
+        """When an experiment began, Unix seconds: as is `given`, or when the first process met it."""
+        own, others = self.of(key, given).own, self.others.get(mark_of(key))
+        return own.since if given is not None or others is None or others.run != own.run else min(own.since, others.since)
 
     def count(
         self,
@@ -133,23 +153,27 @@ class Experiments:
         return bool(answers)
 
     def _look(self, key: Key, experiment: Experiment, metrics: Metrics) -> None:
-        if experiment.stopped or not (reason := experiment.reason()):
+        if experiment.stopped or not (reason := experiment.reason(self.others.get(mark_of(key)))):
             return
         experiment.stopped = self.unsaid[key] = reason
         metrics.experiment_stopped(experiment=key[2], reason=reason)
         log.warning(f"route {key[0]}, experiment {key[2]}: {experiment.stops[0].arm} is taken back ({reason})")
 
-    def take(self, controls: Iterable[Control]) -> None:
-        """Go by what the store says: others may have taken an experiment back, and people may let it begin anew."""
-        before, self._taken_back = self._taken_back, {each.scope: each.reason for each in controls if each.kind == "stop"}
-        if before == self._taken_back:
+    def take(self, controls: Iterable[Control], runs: Mapping[str, int]) -> None:
+        """Go by what the store says: others may have taken an experiment back, and people may let it begin anew.
+
+        `runs`: how often they did, by mark.
+        """
+        taken_back = {each.scope: each.reason for each in controls if each.kind == "stop"}
+        if taken_back == self._taken_back and runs == self._runs:
             return
+        self._taken_back, self._runs = taken_back, runs
         for key, experiment in list(self.known.items()):
             mark = mark_of(key)
-            reason = self._taken_back.get(mark)
-            if reason is not None and not experiment.stopped:
-                experiment.stopped = reason
-                log.warning(f"route {key[0]}, experiment {key[2]}: taken back ({reason}), as another process found")
-            elif reason is None and mark in before:
+            reason = taken_back.get(mark)
+            if experiment.own.run != runs.get(mark, 0):
                 del self.known[key]
                 log.warning(f"route {key[0]}, experiment {key[2]}: it begins anew")
+            elif reason is not None and not experiment.stopped:
+                experiment.stopped = reason
+                log.warning(f"route {key[0]}, experiment {key[2]}: taken back ({reason}), as another process found")

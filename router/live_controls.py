@@ -95,9 +95,12 @@ class LiveControls:
     async def _say_stopped(self, key: Key, reason: str) -> None:
         """Have all others, and this process when it starts again, know that an experiment was taken back."""
         target, mark = target_of(key), mark_of(key)
+        known = self._experiments.known.get(key)
+        run = 0 if known is None else known.own.run
 
         def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry] | None:
-            if any(each.scope == mark for each in state.of_kind("stop")):
+            # Let begin anew meanwhile: what was found is of the run before.
+            if any(each.scope == mark for each in state.of_kind("stop")) or state.runs.get(mark, 0) != run:
                 return None
             control = Control(kind="stop", target=target, scope=mark, reason=reason, by="faregate", at_ms=now_ms)
             entry = AuditEntry(who="faregate", via="test", action="experiment.stop", target=target, after="stop", reason=reason)
@@ -142,7 +145,7 @@ class LiveControls:
         freezes = Freezes(state.controls)
         self.freezes = freezes if freezes else None
         self._fleet.close_deployments(closed_deployments(state.controls, self._deployments))
-        self._experiments.take(state.controls)
+        self._experiments.take(state.controls, state.runs)
         if keys_changed:
             self._keys_changed()
         if reload:

@@ -1,7 +1,7 @@
-"""What this process has learned that policy kinds go by: experiments, bandits, cascades, caches of sessions, the pace of budgets.
+"""What is known that policy kinds go by: experiments, bandits, cascades, caches of sessions, the pace of budgets.
 
-In memory and per process: every worker learns for itself, and begins anew with a restart. What was taken back is the exception: see
-`router.experiments`.
+What calls taught is kept beside what other processes learned, see `router.experience`. Caches of sessions and second calls that were
+saved up are in the memory of this process alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from policies.engine import Branch
 from policies.plans import Arm, Live, Plan, Stop
 from policies.types import RequestFacts
 from router.domain.budgets import NEVER_MS, BucketState, Budget
+from router.domain.experience import Belief, CascadeState, Experience, VendorSpend, vendors_together
 from router.domain.windows import bucket_set
-from router.experiments import Experiment, Experiments, Key
+from router.experiments import Experiments, Key, mark_of
 from router.metrics import Metrics
 from router.scopes import dims_of
 
@@ -32,92 +33,11 @@ CACHE_SECONDS: Final = 300.0
 """How long providers keep a prompt, at the least: five minutes at OpenAI and Anthropic (their pages on prompt caching, 2026-11)."""
 LEAST_CACHED_TOKENS: Final = 1024
 """Shorter prompts are not kept (same source)."""
-LEAST_CASCADES: Final = 20
-"""Requests before a cascade may be switched off."""
-CASCADE_WEIGHT: Final = 0.02
-"""Of the newest request in the moving averages of a cascade: about the last hundred count."""
-LEAST_VENDOR_CALLS: Final = 20
-"""Calls before shares of providers say anything."""
 FEWEST_TIMES: Final = 8
 MOST_RATED: Final = 10_000
 BURST_OF_HEDGES: Final = 3.0
 BLAMELESS: Final = frozenset({"client", "context_length_exceeded", "too_large"})
 """Failures that say nothing of the model: the request was wrong."""
-
-
-class Belief:
-    """What is known of one candidate of a bandit."""
-
-    __slots__ = ("mean", "seen")
-
-    def __init__(self) -> None:
-        self.seen = 0.0
-        self.mean = 0.5
-
-    def add(self, reward: float, memory: float) -> None:
-        self.seen = min(self.seen + 1.0, memory)
-        # The prior counts as one answer.
-        self.mean += (reward - self.mean) / (self.seen + 1.0)
-
-
-class CascadeState:
-    """What a cascade costs beside what the last step alone would."""
-
-    __slots__ = ("alone", "asked", "escalated", "requests", "spent")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.asked = 0
-        """Requests whose first answers did not do."""
-        self.spent = 0.0
-        """Moving average of what a request cost, nano-USD."""
-        self.alone = 0.0
-        """Moving average of what the last step alone costs, nano-USD."""
-        self.escalated = 0.0
-        """Moving share of requests that went to the last step."""
-
-    def add(self, *, spent_nusd: int, alone_nusd: int, escalated: bool) -> None:
-        """One more request."""
-        self.requests += 1
-        self.asked += escalated
-        weight = max(CASCADE_WEIGHT, 1.0 / self.requests)
-        self.spent += (spent_nusd - self.spent) * weight
-        self.alone += (alone_nusd - self.alone) * weight
-        self.escalated += (float(escalated) - self.escalated) * weight
-
-    @property
-    def pays(self) -> float | None:
-        """What is saved, as a share of the price of the last step alone; below 0: it costs more. None: too little is known."""
-        if self.requests < LEAST_CASCADES or self.alone <= 0:
-            return None
-        return 1.0 - self.spent / self.alone
-
-
-class VendorSpend:
-    """What providers have had of late; money counts less and less as time passes."""
-
-    __slots__ = ("at", "calls", "half_seconds", "nusd")
-
-    def __init__(self, half_seconds: float) -> None:
-        self.half_seconds = half_seconds
-        self.nusd: dict[str, float] = {}
-        self.calls = 0
-        self.at = 0.0
-
-    def add(self, provider: str, nusd: int, now: float) -> None:
-        """One more call."""
-        fade = 0.5 ** (max(0.0, now - self.at) / self.half_seconds)
-        self.nusd = {name: value * fade for name, value in self.nusd.items()}
-        self.nusd[provider] = self.nusd.get(provider, 0.0) + nusd
-        self.at = max(self.at, now)
-        self.calls += 1
-
-    def shares(self) -> Mapping[str, float]:
-        """Of each provider that has had any, 0 to 1; empty while too little is known."""
-        total = sum(self.nusd.values())
-        if self.calls < LEAST_VENDOR_CALLS or total <= 0:
-            return {}
-        return {name: value / total for name, value in self.nusd.items()}
 
 
 class _Cached(msgspec.Struct, gc=False):
@@ -146,6 +66,10 @@ class Memory:
         self.beliefs: dict[Key, dict[str, Belief]] = {}
         self.cascades: dict[Key, CascadeState] = {}
         self.vendors: dict[Key, VendorSpend] = {}
+        self.others = Experience()
+        """What other processes have learned, and those before."""
+        self._used: dict[Key, float] = {}
+        """When something was learned last, Unix seconds."""
         self._hedges: dict[Key, float] = {}
         """Second calls that are allowed."""
         self._sessions: OrderedDict[tuple[str, str, str], _Cached] = OrderedDict()
@@ -165,16 +89,54 @@ class Memory:
 
     def savings(self) -> Iterator[tuple[str, float]]:
         """What each cascade saves that has been used often enough: its name, and the share of the price of its last step alone."""
-        for (_, _, name, _), state in self.cascades.items():
-            pays = state.pays
+        for key in self.cascades:
+            pays = self._cascade(key).pays
             if pays is not None:
-                yield name, pays
+                yield key[2], pays
 
     def vendor_shares(self) -> Iterator[tuple[str, str, float]]:
         """What providers have had: name of the cap, provider, and share of the money."""
-        for (_, _, name, _), spend in self.vendors.items():
-            for provider, share in spend.shares().items():
-                yield name, provider, share
+        for key in self.vendors:
+            for provider, share in self._vendors(key).shares().items():
+                yield key[2], provider, share
+
+    # -- what is shared
+
+    def own(self) -> Experience:
+        """What this process has learned; it goes on learning in the same objects."""
+        trials = {mark_of(key): found.own for key, found in self.experiments.known.items()}
+        return Experience(
+            used_ms={mark: int(trial.since * 1000) for mark, trial in trials.items()}
+            | {mark_of(key): int(at * 1000) for key, at in self._used.items()},
+            trials=trials,
+            bandits={mark_of(key): beliefs for key, beliefs in self.beliefs.items()},
+            cascades={mark_of(key): state for key, state in self.cascades.items()},
+            vendors={mark_of(key): spend for key, spend in self.vendors.items()},
+        )
+
+    def go_by(self, others: Experience) -> None:
+        """Know from now on what others have learned, and nothing else of them."""
+        self.others, self.experiments.others = others, others.trials
+
+    def forget_own(self) -> None:
+        """Others have it by now: it would count twice."""
+        self.experiments.known.clear()
+        for each in (self.beliefs, self.cascades, self.vendors, self._used, self._given):
+            each.clear()
+
+    def _belief(self, key: Key, deployment: str) -> Belief | None:
+        own = self.beliefs.get(key, {}).get(deployment)
+        others = self.others.bandits.get(mark_of(key), {}).get(deployment)
+        return own if others is None else (own or Belief()).beside(others)
+
+    def _cascade(self, key: Key) -> CascadeState:
+        own = self.cascades.get(key) or CascadeState()
+        others = self.others.cascades.get(mark_of(key))
+        return own if others is None else own.beside(others)
+
+    def _vendors(self, key: Key) -> VendorSpend:
+        others = self.others.vendors.get(mark_of(key))
+        return self.vendors[key] if others is None else vendors_together((self.vendors[key], others))
 
     # -- reading
 
@@ -189,27 +151,25 @@ class Memory:
         told = next((live for live in call.branch.live if live.name == name and live.what in ("experiment", "bandit", "cascade")), None)
         return call.route.name, call.branch.rule, name, "" if told is None else told.version
 
-    def _experiment(self, call: Call, name: str, since: float | None = None) -> Experiment:
-        return self.experiments.of(self._key(call, name), since)
-
     def _read_experiment(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
-        found = self._experiment(call, live.name, live.since)
-        numbers[f"age/{live.name}"] = max(0.0, self._clock() - found.since)
+        key = self._key(call, live.name)
+        found = self.experiments.of(key, live.since)
+        numbers[f"age/{live.name}"] = max(0.0, self._clock() - self.experiments.since(key, live.since))
         if found.stopped:
             numbers[f"stopped/{live.name}"] = 1.0
 
     def _read_bandit(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
-        beliefs = self.beliefs.get(self._key(call, live.name), {})
+        key = self._key(call, live.name)
         for view in views:
-            belief = beliefs.get(view.traits.deployment)
+            belief = self._belief(key, view.traits.deployment)
             if belief is not None:
                 numbers[f"n/{live.name}/{view.traits.deployment}"] = min(belief.seen, live.number)
                 numbers[f"mean/{live.name}/{view.traits.deployment}"] = belief.mean
 
     def _read_cascade(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
-        state = self.cascades.get(self._key(call, live.name))
-        pays = None if state is None else state.pays
-        if state is not None and pays is not None:
+        state = self._cascade(self._key(call, live.name))
+        pays = state.pays
+        if pays is not None:
             numbers[f"pays/{live.name}"] = pays
             numbers[f"escalated/{live.name}"] = state.escalated
 
@@ -237,9 +197,9 @@ class Memory:
             numbers[f"saves/{cached.deployment}"] = float(tokens * (price.rates.input - price.rates.cache_read) // 1_000_000)
 
     def _read_vendors(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
-        spend = self.vendors.setdefault(self._key(call, live.name), VendorSpend(live.number))
-        spend.half_seconds = live.number
-        for provider, share in spend.shares().items():
+        key = self._key(call, live.name)
+        self.vendors.setdefault(key, VendorSpend(live.number)).half_seconds = live.number
+        for provider, share in self._vendors(key).shares().items():
             numbers[f"share/{live.name}/{provider}"] = share
 
     def _read_pace(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
@@ -274,9 +234,10 @@ class Memory:
 
     def cascaded(self, call: Call, name: str, *, alone_nusd: int, escalated: bool) -> float | None:
         """A cascade has come to its end; what it saves by now."""
-        state = self.cascades.setdefault(self._key(call, name), CascadeState())
-        state.add(spent_nusd=call.charge_nusd, alone_nusd=alone_nusd, escalated=escalated)
-        return state.pays
+        key = self._key(call, name)
+        self._used[key] = self._clock()
+        self.cascades.setdefault(key, CascadeState()).add(spent_nusd=call.charge_nusd, alone_nusd=alone_nusd, escalated=escalated)
+        return self._cascade(key).pays
 
     def learn(self, call: Call, plan: Plan, results: Sequence[tuple[Attempt, str]], metrics: Metrics) -> None:
         """Learn from a call that is over. `results`: its attempts, and why each failed."""
@@ -286,8 +247,12 @@ class Memory:
             if len(self._sessions) > MOST_SESSIONS:
                 self._sessions.popitem(last=False)
         for name in plan.spends:
+            key = self._key(call, name)
+            self._used[key] = self._clock()
             for attempt, _ in results:
-                self.vendors[self._key(call, name)].add(attempt.deployment.provider.name, attempt.charge_nusd, self._clock())
+                self.vendors.setdefault(key, VendorSpend(_live(call, "vendors", name).number)).add(
+                    attempt.deployment.provider.name, attempt.charge_nusd, self._clock()
+                )
         if not plan.arms or not results or all(cause in BLAMELESS for _, cause in results):
             return
         failed = any(cause and cause not in BLAMELESS for _, cause in results) or call.outcome in ("upstream_lost", "upstream_error")
@@ -303,6 +268,7 @@ class Memory:
 
     def _count(self, call: Call, arm: Arm, stops: tuple[Stop, ...], metrics: Metrics, *, failed: bool) -> None:
         key = self._key(call, arm.experiment)
+        self._used[key] = self._clock()
         winner = call.winner
         first = None
         if winner is not None and call.stream and winner.first_byte_at is not None:
@@ -312,8 +278,10 @@ class Memory:
             self.experiments.expect_rating(call.request_id, call.principal.key_id, key, arm.arm)
 
     def _reward(self, call: Call, arm: Arm, worth_nusd: int, *, failed: bool) -> None:
-        memory = next((live.number for live in call.branch.live if live.what == "bandit" and live.name == arm.experiment), 1000.0)
-        belief = self.beliefs.setdefault(self._key(call, arm.experiment), {}).setdefault(arm.arm, Belief())
+        memory = _live(call, "bandit", arm.experiment).number
+        key = self._key(call, arm.experiment)
+        self._used[key] = self._clock()
+        belief = self.beliefs.setdefault(key, {}).setdefault(arm.arm, Belief())
         cost = call.charge_nusd / worth_nusd
         reward = max(-1.0, (0.0 if failed else 1.0) - cost)
         belief.add(reward, memory)
@@ -339,6 +307,11 @@ class Memory:
             each.belief.mean += (better - each.reward) / (each.belief.seen + 1.0)
             each.reward = better
         return bool(given) or tried
+
+
+def _live(call: Call, what: str, name: str) -> Live:
+    """What a kind of the call's branch reads; a plan names only kinds that do."""
+    return next(live for live in call.branch.live if live.what == what and live.name == name)
 
 
 def _session(call: Call) -> tuple[str, str, str]:

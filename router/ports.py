@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from router.alerts.ports import AlertStore
     from router.domain.controls import Limit
     from router.domain.feedback import Feedback
+    from router.experience_port import ExperienceStore
 
 
 class BudgetStore(Protocol):
@@ -341,6 +342,10 @@ class Ledger(BudgetStore, Lending, Lease, Books, KeyStore, Protocol):
 
     def shelf(self) -> Shelf:
         """Texts of the configuration, in the same store. Usable while this is open."""
+        ...
+
+    def experience_store(self) -> ExperienceStore:
+        """What processes have learned, in the same store. Usable while this is open."""
         ...
 
     async def open(self, *, replica_id: str, lease_seconds: float) -> None:

@@ -21,8 +21,10 @@ from router.commands.in_force import told as told_of
 from router.commands.options import Config, Store
 from router.controls import Desk
 from router.domain.controls import ControlState, Freezes, closed_deployments, limits_in_force
+from router.domain.experience import Experience
 from router.edge.headers import TAGS
 from router.errors import ConfigError, RouterError
+from router.experience import read_all
 from router.explain import as_text, explain
 from router.explain_budgets import Spent
 from router.fleet import Fleet
@@ -77,7 +79,7 @@ def command(
             snapshot = _rolled_back(snapshot, store, now[0])
         else:
             typer.echo(f"note: {elsewhere}; --in-force explains by that one", err=True)
-    fleet, freezes = _as_controlled(snapshot, ControlState() if now is None else now[0])
+    fleet, freezes = _as_it_is(snapshot, (ControlState(), None, Experience()) if now is None else now)
     body = sys.stdin.buffer.read() if file == "-" else _read(file)
     try:
         told = explain(
@@ -114,8 +116,8 @@ def _loaded(config: str | None, store: str | None, *, in_force: bool) -> Snapsho
         return rolled_back(config, exc, store=store)
 
 
-def _now(snapshot: Snapshot, store: str | None) -> tuple[ControlState, Spent] | None:
-    """What people changed and what is spent; None without a ledger."""
+def _now(snapshot: Snapshot, store: str | None) -> tuple[ControlState, Spent, Experience] | None:
+    """What people changed, what is spent, and what was learned; None without a ledger."""
     # What steers is told with the candidates.
     logging.getLogger("faregate.steering").setLevel(logging.ERROR)
     try:
@@ -128,10 +130,11 @@ def _now(snapshot: Snapshot, store: str | None) -> tuple[ControlState, Spent] | 
         return None
 
 
-async def _look(store: str) -> tuple[ControlState, Spent]:
+async def _look(store: str) -> tuple[ControlState, Spent, Experience]:
     async with visiting(store) as ledger:
         state = await Desk(ledger.control_store(), who="", via="").state()
-        return state, Spent(states=await ledger.bucket_states(), now_ms=time.time_ns() // 1_000_000, limits=limits_in_force(state))
+        spent = Spent(states=await ledger.bucket_states(), now_ms=time.time_ns() // 1_000_000, limits=limits_in_force(state))
+        return state, spent, await read_all(ledger.experience_store())
 
 
 def _rolled_back(snapshot: Snapshot, store: str | None, state: ControlState) -> Snapshot:
@@ -144,12 +147,14 @@ def _rolled_back(snapshot: Snapshot, store: str | None, state: ControlState) -> 
     return snapshot if state.pin is None else asyncio.run(load(state.pin.version))
 
 
-def _as_controlled(snapshot: Snapshot, state: ControlState) -> tuple[Fleet, Freezes]:
-    """The deployments and who is refused, as people want it now."""
+def _as_it_is(snapshot: Snapshot, now: tuple[ControlState, Spent | None, Experience]) -> tuple[Fleet, Freezes]:
+    """The deployments and who is refused, as people want it now, and with what all processes have learned."""
+    state, _, learned = now
     fleet = Fleet(time.monotonic)
     deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}
     fleet.close_deployments(closed_deployments(state.controls, deployments))
-    fleet.memory.experiments.take(state.controls)
+    fleet.memory.experiments.take(state.controls, state.runs)
+    fleet.memory.go_by(learned)
     return fleet, Freezes(state.controls)
 
 

@@ -92,6 +92,8 @@ class ControlState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Grows whenever minted keys changed: what is remembered of them is then to be forgotten."""
     reload_epoch: int = 0
     """Grows whenever all are to read their configuration anew."""
+    runs: dict[str, int] = {}
+    """How often experiments were let begin anew, by their mark."""
     shares: dict[str, OwnShare] = {}
     """What this ledger has of budgets that span several, by budget."""
     pin: Pin | None = None

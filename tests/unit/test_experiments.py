@@ -7,7 +7,8 @@ import pytest
 from policies.plans import Stop
 from router.controls import ControlError, Desk
 from router.domain.controls import decode_state
-from router.experiments import MOST_RATED, Experiments, target_of
+from router.domain.experience import Trial
+from router.experiments import MOST_RATED, Experiments, mark_of, target_of
 from router.fleet import Fleet
 from router.live_controls import LiveControls
 from router.metrics import Metrics
@@ -120,3 +121,43 @@ def test_ratings_count_once_each_for_the_arm_that_answered() -> None:
     del experiments.known[KEY]
     assert experiments.rated("fg-2", "k", 0.0, metrics)
     assert target_of(KEY) == "auto/default/new"
+
+
+async def test_workers_decide_by_what_all_of_them_saw() -> None:
+    """Neither has seen enough alone; calls of a run that has ended do not count in the next one."""
+    store = MemoryControls()
+    (one, found), (two, other) = worker(store), worker(store)
+    for experiments in (found, other):
+        count(experiments, "control", calls=30)
+        count(experiments, "canary", failed=True, calls=2)
+    assert [found.of(KEY).stopped, other.of(KEY).stopped] == ["", ""]
+    before = other.of(KEY).own
+    found.others = {mark_of(KEY): before}
+    count(found, "canary", failed=True)
+    assert found.of(KEY).stopped == "errors"
+    for each in (one, two):
+        await each.poll()
+    await Desk(store, who="alice", via="command").resume("new")
+    # What one still has to say is of the run before.
+    other.unsaid[KEY] = "errors"
+    await two.poll()
+    await one.poll()
+    assert [found.of(KEY).stopped, other.of(KEY).stopped] == ["", ""]
+    assert (found.of(KEY).own.run, mark_of(KEY) in found.others) == (1, True)
+    count(found, "control", calls=30)
+    count(found, "canary", failed=True, calls=2)
+    assert found.of(KEY).stopped == ""
+    # A worker that starts now is in the new run.
+    three, fresh = worker(store)
+    await three.poll()
+    assert fresh.of(KEY).own.run == 1
+
+
+def test_an_experiment_began_when_the_first_process_met_it() -> None:
+    """A ramp must not begin anew with each restart; a beginning that the configuration gives holds for all."""
+    experiments = Experiments(lambda: 500.0)
+    assert experiments.since(KEY, None) == 500.0
+    experiments.others = {mark_of(KEY): Trial(100.0)}
+    assert (experiments.since(KEY, None), experiments.since(KEY, 500.0)) == (100.0, 500.0)
+    experiments.others = {mark_of(KEY): Trial(100.0, 1)}
+    assert experiments.since(KEY, None) == 500.0

@@ -170,6 +170,11 @@ class Keys:
         return f"{{{self.prefix}}}:feedback"
 
     @property
+    def experience(self) -> str:
+        """Hash: process -> what it has learned, JSON of `Experience`. See `experience.lua`."""
+        return f"{{{self.prefix}}}:experience"
+
+    @property
     def alerts_marks(self) -> str:
         """Hash: what was told -> until when it is not told again, ms. See `mark.lua`."""
         return f"{{{self.prefix}}}:alerts:marks"

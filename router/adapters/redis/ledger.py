@@ -36,6 +36,7 @@ from router.adapters.redis.audit import Audit
 from router.adapters.redis.checks import check_server
 from router.adapters.redis.controls import RedisControls
 from router.adapters.redis.corrections import RedisCorrections
+from router.adapters.redis.experience import RedisExperience
 from router.adapters.redis.feedback import RedisFeedback
 from router.adapters.redis.keys import Keys, counter_fields, lease_field, limit_field
 from router.adapters.redis.markers import RedisMarkers
@@ -173,6 +174,10 @@ class RedisLedger:
     def shelf(self) -> RedisShelf:
         """Texts of the configuration."""
         return RedisShelf(self._read, self.keys)
+
+    def experience_store(self) -> RedisExperience:
+        """What processes have learned."""
+        return RedisExperience(self._read, self.keys)
 
     def feedback_store(self) -> RedisFeedback:
         """What clients say of answers."""

@@ -18,6 +18,7 @@ from router.adapters.sqlite import schema
 from router.adapters.sqlite.batch import Batch
 from router.adapters.sqlite.controls import SqliteControls
 from router.adapters.sqlite.corrections import SqliteCorrections
+from router.adapters.sqlite.experience import SqliteExperience
 from router.adapters.sqlite.feedback import SqliteFeedback
 from router.adapters.sqlite.markers import SqliteMarkers
 from router.adapters.sqlite.readers import SqliteReaders
@@ -111,6 +112,10 @@ class SqliteLedger:
     def shelf(self) -> SqliteShelf:
         """Texts of the configuration."""
         return SqliteShelf(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
+
+    def experience_store(self) -> SqliteExperience:
+        """What processes have learned."""
+        return SqliteExperience(self.path, clock_ms=self._clock_ms, timeout_seconds=self._timeout_seconds)
 
     def feedback_store(self) -> SqliteFeedback:
         """What clients say of answers."""
