@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from policies.engine import Order
 from policies.kinds.fields import (
     Excess,
     InnerEntry,
+    Pick,
     PickEntry,
     Problem,
     Seconds,
@@ -23,6 +24,7 @@ from policies.kinds.fields import (
     point_of,
     written_seconds,
 )
+from policies.kinds.swap import Swap, swap_problems
 from policies.plans import Arm, Live, Stop, added
 from policies.types import Candidate, Ranking, Rejection, RequestFacts, Traits
 
@@ -116,6 +118,23 @@ class StopIf(BaseModel):
     )
 
 
+def rising(ramp: tuple[RampStep, ...], info: ValidationInfo) -> tuple[RampStep, ...]:
+    """Shares that grow from `share` on.
+
+    Raises:
+        ValueError: one is less than the one before.
+    """
+    share, after = info.data.get("share", 0.0), -1.0
+    for step in sorted(ramp, key=lambda step: step.after):
+        if step.after == after:
+            raise ValueError(f"two shares after {written_seconds(after)}")
+        if step.share < share:
+            now = f"{_percent(step.share)} after {written_seconds(step.after)}"
+            raise ValueError(f"goes down: {now} is less than the {_percent(share)} before it")
+        share, after = step.share, step.after
+    return ramp
+
+
 class CanaryOptions(BaseModel):
     """A small, growing share of traffic to new models, until they turn out to be worse: then none."""
 
@@ -123,8 +142,18 @@ class CanaryOptions(BaseModel):
 
     kind: Literal["canary"] = "canary"
     name: Word = Field(default="canary", description="Name of the experiment in records and metrics. Default: `canary`.")
-    to: PickEntry = Field(
-        description="The new models: names or classes, of those that the rule's `use` leads to. The others are the control."
+    to: PickEntry | None = Field(
+        default=None,
+        description=(
+            "The new models: names or classes, of those that the rule's `use` leads to. The others are the control. Default: by `swap`."
+        ),
+    )
+    swap: dict[str, str] = Field(
+        default_factory=dict,
+        description=(
+            "In place of `to`: new models by those in whose place they come, where the order of the others has these first: "
+            "`{now: next}`. All other requests go as they would, and are in no arm. Default: none."
+        ),
     )
     share: Share = Field(default=0.05, description="Share of the requests. Unit: 0 to 1 or a percentage. Default: 5%.")
     ramp: tuple[RampStep, ...] = Field(default=(), description="Larger shares later on: `[{after: 1h, share: 10%}]`. Default: none.")
@@ -143,18 +172,13 @@ class CanaryOptions(BaseModel):
     )
     stop_if: StopIf | None = Field(default=None, description="When it is taken back. Default: never.")
 
-    @field_validator("ramp")
-    @classmethod
-    def _rises(cls, ramp: tuple[RampStep, ...], info: ValidationInfo) -> tuple[RampStep, ...]:
-        share, after = info.data.get("share", 0.0), -1.0
-        for step in sorted(ramp, key=lambda step: step.after):
-            if step.after == after:
-                raise ValueError(f"two shares after {written_seconds(after)}")
-            if step.share < share:
-                now = f"{_percent(step.share)} after {written_seconds(step.after)}"
-                raise ValueError(f"goes down: {now} is less than the {_percent(share)} before it")
-            share, after = step.share, step.after
-        return ramp
+    _rises = field_validator("ramp")(rising)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> CanaryOptions:
+        if (self.to is None) == (not self.swap):
+            raise ValueError("give either `to`, the new models, or `swap`, new ones by those that they replace")
+        return self
 
 
 def bind_split(options: SplitOptions) -> Order:
@@ -181,7 +205,8 @@ def bind_split(options: SplitOptions) -> Order:
 
 def bind_canary(options: CanaryOptions) -> Order:
     """The order function of these options."""
-    experiment, sticky, pick, by = options.name, options.sticky, options.to, bound(options.by)
+    experiment, sticky, pick, by = options.name, options.sticky, options.to or Pick(), bound(options.by)
+    swap = Swap(options.swap) if options.swap else None
     ramp = sorted(((step.after, step.share) for step in options.ramp), reverse=True)
     stop = options.stop_if
     stops = () if stop is None else (Stop(experiment=experiment, arm=CANARY, **stop.model_dump()),)
@@ -198,7 +223,10 @@ def bind_canary(options: CanaryOptions) -> Order:
         if point is None:
             draw = min(place / share if new else (place - share) / (1.0 - share), 1.0 - 2.0**-53)
         arm = Arm(experiment=experiment, arm=CANARY if new else CONTROL, propensity=share if new else 1.0 - share)
-        return _arm(by, facts, kept, draw, lambda traits: pick.fits(traits) == new, arm, stops=stops, fall_back=new or share > 0)
+        fall_back = new or share > 0
+        if swap is not None:
+            return swap.order(by, facts, kept, draw, arm, new=new, stops=stops, fall_back=fall_back)
+        return _arm(by, facts, kept, draw, lambda traits: pick.fits(traits) == new, arm, stops=stops, fall_back=fall_back)
 
     return order
 
@@ -236,6 +264,8 @@ def split_problems(options: SplitOptions, offered: Sequence[Traits]) -> Sequence
 
 def canary_problems(options: CanaryOptions, offered: Sequence[Traits]) -> Sequence[Problem]:
     """A canary without models, or without any to compare with."""
+    if options.to is None:
+        return swap_problems(options.swap, ("swap",), offered)
     found = list(options.to.problems(("to",), offered))
     if not found and all(options.to.fits(one) for one in offered):
         found.append((("to",), "are all models that `use` leads to: none is left to compare with"))
@@ -247,4 +277,5 @@ def canary_live(options: CanaryOptions) -> tuple[Live, ...]:
     begins = options.begins if options.begins is None or options.begins.tzinfo is not None else options.begins.replace(tzinfo=UTC)
     since = None if begins is None else begins.timestamp()
     # What was taken back stays so until there is something new to try.
-    return (Live(what="experiment", name=options.name, since=since, version=f"{options.to.model_dump_json()} {since}"),)
+    new = str(options.swap) if options.to is None else options.to.model_dump_json()
+    return (Live(what="experiment", name=options.name, since=since, version=f"{new} {since}"),)

@@ -19,6 +19,7 @@ from router.settings.compile_access import compile_budgets, compile_keys, compil
 from router.settings.compile_admin import compile_admins
 from router.settings.compile_alerts import compile_alerts
 from router.settings.compile_context import Context, PriceLookup
+from router.settings.compile_experiments import guests_of
 from router.settings.compile_limits import compile_limits, compile_runaway, with_guards
 from router.settings.compile_models import compile_models, price_of
 from router.settings.compile_privacy import with_privacy
@@ -57,7 +58,7 @@ def compile_settings(
     Raises:
         InvalidSettings: names that do not exist, keys that are missing, contradictions; all at once.
     """
-    context = Context(settings=settings, environ=environ, price_book=price_book, broken=broken or {})
+    context = Context(settings=settings, environ=environ, price_book=price_book, broken=broken or {}, guests=guests_of(settings))
     providers = compile_providers(context)
     deployments = compile_models(context, providers)
     routes = with_guards(context, with_privacy(context, compile_routes(context, deployments), deployments))

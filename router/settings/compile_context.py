@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from router.domain.prices import Price
 from router.settings.findings import Finding, Path
 from router.settings.model import Settings
+from router.settings.model_routing import ModelSettings
 
 
 class BookEntry(Protocol):
@@ -31,6 +32,14 @@ PriceLookup = Callable[[str, str], Any]
 """(provider kind, model id) -> `BookEntry` or None."""
 
 
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A model that stands in the file only where it is to replace another one."""
+
+    path: Path
+    settings: ModelSettings
+
+
 @dataclass(slots=True)
 class Context:
     """One compilation: its inputs, and what was found wrong or doubtful so far."""
@@ -40,6 +49,10 @@ class Context:
     price_book: PriceLookup
     broken: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Section -> names of entries that stand in the file but have errors of their own."""
+    guests: Mapping[str, Guest] = field(default_factory=dict)
+    """Models that only experiments name."""
+    met: set[tuple[str, str]] = field(default_factory=set)
+    """(experiment, what it replaces), as far as some branch leads to it."""
     findings: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
 

@@ -52,9 +52,10 @@ class Known:
 def compile_models(context: Context, providers: dict[str, Provider]) -> dict[str, Deployment]:
     """All deployments that have no error, in the order of the file."""
     made: dict[str, Deployment] = {}
-    for model, given in context.settings.models.items():
+    known = {**context.settings.models, **{name: guest.settings for name, guest in context.guests.items()}}
+    for model, given in known.items():
         for index, item in enumerate(given.at):
-            path: Path = ("models", model, "at", index)
+            path: Path = context.guests[model].path if model in context.guests else ("models", model, "at", index)
             first = made.get(item.deployment)
             if first is not None:
                 context.wrong(

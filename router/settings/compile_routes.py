@@ -13,6 +13,7 @@ from policies.types import SignalName
 from router.ports import Timeouts
 from router.settings.compile_conditions import condition, watch_of
 from router.settings.compile_context import Context
+from router.settings.compile_experiments import check_experiments, check_met, put_in
 from router.settings.compile_kinds import kind_fields
 from router.settings.findings import Path
 from router.settings.model_routing import BranchSettings, FallbackSettings, RouteSettings, RouteTimeouts, RuleSettings
@@ -27,7 +28,9 @@ _STATUS_CLASSES: Final = {"4xx": range(400, 500), "5xx": range(500, 600)}
 def compile_routes(context: Context, deployments: Mapping[str, Deployment]) -> dict[str, Route]:
     """Every name that a client may ask for: routes, models, deployments."""
     _refuse_shared_names(context, deployments)
+    check_experiments(context, deployments)
     routes = {name: _route(context, name, given, deployments) for name, given in context.settings.routes.items()}
+    check_met(context, deployments)
     for model in context.settings.models:
         own = tuple(d.name for d in deployments.values() if d.model == model)
         if own:
@@ -120,7 +123,8 @@ def _branch(
 ) -> Branch:
     refuse = given.otherwise == "refuse"
     selected = select(context, (*path, "use"), use, deployments, may_be_empty=refuse)
-    fields = kind_fields(context, path, given.by, [deployments[name].traits for name in selected])
+    selected, by = put_in(context, path, use, given.by, selected, deployments)
+    fields = kind_fields(context, path, by, [deployments[name].traits for name in selected])
     branch = Branch(rule=rule, deployments=selected, refuse=refuse, **fields)
     return branch if given.at_least is None else _of_quality(context, path, branch, given.at_least.quality, deployments)
 

@@ -38,7 +38,11 @@ class _Names:
         settings = context.settings
         self.context = context
         self.ids = {key_name: key.id or key_name for key_name, key in settings.keys.items()}
-        self._known: dict[str, Collection[str]] = {"route": askable, "model": settings.models, "provider": settings.providers}
+        self._known: dict[str, Collection[str]] = {
+            "route": askable,
+            "model": {*settings.models, *context.guests},
+            "provider": settings.providers,
+        }
 
     def look(self, dimension: str, value: str, path: Path, before: str = "") -> None:
         """Note a value that there is not, or hardly is. `before`: the text of an expression before it."""

@@ -12,6 +12,7 @@ from router.domain.budgets import Budget
 from router.domain.money import NUSD_PER_USD, format_amount, format_usd
 from router.domain.prices import Price
 from router.domain.pricing import worst_case
+from router.settings.compile_experiments import guests_of
 from router.settings.compile_models import LOCAL_SOURCE
 from router.settings.findings import Finding, Path
 from router.settings.lint_demands import never_found, overshared, stranded, too_short, unhedged, without_target
@@ -59,6 +60,8 @@ def notes(settings: Settings, snapshot: Snapshot) -> list[Finding]:
 
 
 def _place(settings: Settings, deployment: Deployment) -> Path:
+    if deployment.model not in settings.models:
+        return guests_of(settings)[deployment.model].path
     items = settings.models[deployment.model].at
     index = next(i for i, item in enumerate(items) if item.deployment == deployment.name)
     return ("models", deployment.model, "at", index)

@@ -22,8 +22,8 @@ from router.settings.named_policies import with_policies
 from router.settings.references import hidden_texts, resolve
 from router.snapshot import Snapshot
 
-SECTIONS: Final = ("providers", "models", "routes", "budgets", "teams", "keys", "admins", "notify")
-TRIMMED: Final = ("models", "routes", "budgets", "teams", "keys")
+SECTIONS: Final = ("providers", "models", "routes", "experiments", "budgets", "teams", "keys", "admins", "notify")
+TRIMMED: Final = ("models", "routes", "experiments", "budgets", "teams", "keys")
 """Sections whose entries are checked further without the field that is wrong. A provider's fields depend on each other."""
 _MAX_ROUNDS: Final = 4
 

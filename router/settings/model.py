@@ -18,6 +18,7 @@ from router.settings.model_access import KeySettings, TeamSettings
 from router.settings.model_admin import AdminListenSettings, AdminSettings
 from router.settings.model_alerts import AlertSettings, Receivers
 from router.settings.model_budgets import BudgetEntry
+from router.settings.model_experiments import ExperimentSettings
 from router.settings.model_limits import GuardsSection, LimitsSection
 from router.settings.model_privacy import Privacy
 from router.settings.model_routing import ByEntry, ModelEntry, PriceEntry, RouteEntry
@@ -258,6 +259,9 @@ class Settings(Section):
     """Policy kinds with their options under names of your own, for `by` of routes, rules and other policies."""
     routes: dict[ModelName, RouteEntry] = Field(default_factory=dict)
     """Names that clients may ask for, beside those of models: a model, a list of models, or an object with rules."""
+    experiments: dict[Name, ExperimentSettings] = Field(default_factory=dict)
+    """New models in the place of others, for a share of a route's requests, by name:
+    `{solar-5: {route: auto, swap: {solar: upstage/solar-pro5}, share: 5%}}`."""
     privacy: Privacy = Field(default_factory=dict)
     """Requests that only some models may see: `{when: {pii: true}, only: {locality: local}}`, or several such classes by name."""
     budgets: dict[Name, BudgetEntry] = Field(default_factory=dict)

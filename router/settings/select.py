@@ -18,7 +18,7 @@ def select(
     """Deployments that names or classes select, in the order written."""
     if use.names:
         return _named(context, path, use, deployments)
-    selected = tuple(name for name, deployment in deployments.items() if fits(use, deployment))
+    selected = tuple(name for name, each in deployments.items() if each.model not in context.guests and fits(use, each))
     if use.but is not None:
         selected = tuple(name for name in selected if not fits(use.but, deployments[name]))
     if not selected and not context.broken:

@@ -135,6 +135,11 @@ def is_model_name(value: str) -> bool:
     return _MODEL_NAME.fullmatch(value) is not None
 
 
+def is_deployment(value: str) -> bool:
+    """Whether a text can be `provider/id`."""
+    return _DEPLOYMENT.fullmatch(value) is not None
+
+
 def _header_name(value: str) -> str:
     if not _HEADER_NAME.fullmatch(value):
         raise ValueError(f"{shown(value)} is not a header name")

@@ -26,9 +26,9 @@ ONE_MISTAKE = [
     ("version: 2", "1:10: version: 2 is not 1"),
     ("version: 1\nrutes: {}", '2:1: rutes: unknown field; did you mean "routes"?'),
     (
-        "version: 1\nexperiments: {}",
-        "2:1: experiments: unknown field; known: version, server, providers, models, policies, routes, privacy, budgets, teams, keys, "
-        "admins, signals, limits, guards, notify, alerts",
+        "version: 1\nvoodoo: {}",
+        "2:1: voodoo: unknown field; known: version, server, providers, models, policies, routes, experiments, privacy, budgets, teams, "
+        "keys, admins, signals, limits, guards, notify, alerts",
     ),
     # The server.
     ("version: 1\nserver: 5", "2:9: server: 5 is not a mapping"),

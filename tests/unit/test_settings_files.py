@@ -21,7 +21,10 @@ KEYS = {
     "ANTHROPIC_API_KEY": "a-0123456789",
     "UPSTAGE_API_KEY": "u-0123456789",
     "CI_BOT_KEY": "ci-bot-0123456789abc",
+    "CI_BOT_KEY_HASH": "0" * 64,
     "FAREGATE_ADMIN_SECRET": "admin-0123456789-0123456789",
+    "REDIS_URL": "redis://127.0.0.1:1",
+    "SLACK_WEBHOOK": "https://chat.example.com/hook",
 }
 
 
@@ -35,7 +38,7 @@ def read(name: str) -> Any:
     return parse((CONFIG / name).read_bytes(), name).data
 
 
-@pytest.mark.parametrize("name", ["minimal.yaml", "router.yaml", "demo.yaml"])
+@pytest.mark.parametrize("name", ["minimal.yaml", "router.yaml", "demo.yaml", "tour.yaml"])
 def test_each_file_loads_without_a_warning(name: str) -> None:
     """What we show must be what we would write ourselves."""
     assert load_snapshot(str(CONFIG / name), environ=KEYS).warnings == ()
@@ -62,7 +65,7 @@ def test_the_schema_in_the_repository_is_that_of_the_code() -> None:
     assert (CONFIG / "router.schema.json").read_text(encoding="utf-8") == schema_text()
 
 
-@pytest.mark.parametrize("name", ["minimal.yaml", "router.yaml", "demo.yaml"])
+@pytest.mark.parametrize("name", ["minimal.yaml", "router.yaml", "demo.yaml", "tour.yaml"])
 def test_each_file_fits_the_schema(name: str) -> None:
     """An editor must not underline what the program accepts, shorthand included."""
     validator = jsonschema.Draft202012Validator(schema())
