@@ -54,6 +54,12 @@ def _seconds(value: object) -> object:
     return value
 
 
+def _milliseconds(value: object) -> object:
+    _no_switch(value, "a duration; write 800ms")
+    # The name of the field says the unit of a bare number.
+    return round(float(str(_seconds(value))) * 1000, 6) if isinstance(value, str) else value
+
+
 def written_seconds(value: float) -> str:
     """Seconds as they are written in YAML."""
     for unit in ("d", "h", "m", "s"):
@@ -74,6 +80,7 @@ Seconds = Annotated[
     PlainSerializer(written_seconds, return_type=str, when_used="json"),
     Field(ge=0, le=3_660 * 86400, allow_inf_nan=False),
 ]
+Milliseconds = Annotated[float, BeforeValidator(_milliseconds, json_schema_input_type=float | str), Field(gt=0, allow_inf_nan=False)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 

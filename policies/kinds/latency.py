@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.engine import Order
 from policies.kinds.cost import expected
-from policies.kinds.fields import Share
+from policies.kinds.fields import Milliseconds, Share
 from policies.types import Candidate, Ranked, Ranking, RequestFacts
 
 
@@ -25,12 +25,11 @@ class LatencyOptions(BaseModel):
             "Which time counts: until the first token (known for streamed calls only), or of the whole call. Default: `first_token`."
         ),
     )
-    target_ms: float | None = Field(
+    target_ms: Milliseconds | None = Field(
         default=None,
-        gt=0,
         description=(
             "Fast enough: deployments within it come first, ordered by expected cost; the slower ones follow. "
-            "Unit: milliseconds. Default: none, the fastest is first."
+            "Unit: a duration, `800ms`, or a number of milliseconds. Default: none, the fastest is first."
         ),
     )
     explore: Share = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -14,8 +14,7 @@ from router.settings.findings import Finding, Path, one_of, shown
 from router.settings.loader import step_into
 
 _QUOTED: Final = re.compile(r"'([^']*)'")
-_WITH_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*ms|\$\s*([0-9]+(?:\.[0-9]+)?)")
-_IN_SECONDS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*s")
+_WITH_UNIT: Final = re.compile(r"\$\s*([0-9]+(?:\.[0-9]+)?)")
 _TYPES: Final = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -68,7 +67,7 @@ def _message(kind: str, error: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     if kind in _TYPES:
-        return f"{shown(value)} is not {_TYPES[kind]}{_bare(value, _TYPES[kind], error['loc'])}"
+        return f"{shown(value)} is not {_TYPES[kind]}{_bare(value, _TYPES[kind])}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"{words} {_plain(context.get(name))}{_forgotten_percent(value, context.get(name), below=name == 'lt')}"
@@ -80,15 +79,12 @@ def _message(kind: str, error: Mapping[str, Any]) -> str:
     return str(error["msg"])
 
 
-def _bare(value: object, wanted: str, loc: Sequence[str | int]) -> str:
+def _bare(value: object, wanted: str) -> str:
     """The number alone, if the unit that the field's name has already stands beside it."""
     if wanted != "a number" or not isinstance(value, str):
         return ""
-    seconds = _IN_SECONDS.fullmatch(value.strip()) if loc and str(loc[-1]).endswith("_ms") else None
-    if seconds:
-        return f"; write {float(seconds[1]) * 1000:.10g}"
     found = _WITH_UNIT.fullmatch(value.strip())
-    return f"; write {found[1] or found[2]}" if found else ""
+    return f"; write {found[1]}" if found else ""
 
 
 def _plain(bound: object) -> object:

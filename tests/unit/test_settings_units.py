@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from policies.registry import KINDS
 from router.domain.money import GRAMMAR
 from router.settings.types import format_duration, format_money, format_size
 from router.settings.units import MoneyPer, parse_count, parse_duration, parse_money_per, parse_share, parse_size, parse_usd
+from tests.settings_help import BASE, wrong
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,18 @@ def test_sizes_written_are_read_back(size: int) -> None:
 def test_money_written_is_read_back(nusd: int) -> None:
     """As above."""
     assert parse_usd(format_money(nusd)) == nusd
+
+
+@pytest.mark.parametrize(
+    ("written", "milliseconds"), [("800", 800.0), ("800ms", 800.0), ("0.8s", 800.0), ("1.5 s", 1500.0), ("1m", 60_000.0)]
+)
+def test_a_time_in_milliseconds_takes_a_unit(written: str, milliseconds: float) -> None:
+    """Every other duration has one; a bare number is what the name of the field says."""
+    by = {"kind": "latency", "target_ms": float(written) if written.isdigit() else written}
+    assert KINDS["latency"].options(**by).model_dump()["target_ms"] == milliseconds
+
+
+def test_what_is_no_time_in_milliseconds_is_refused() -> None:
+    """With what to write instead."""
+    route = "routes: {r: {use: big, by: {kind: latency, target_ms: 8x}}}\n"
+    assert wrong(BASE + route) == ['7:55: routes.r.by.target_ms: "8x" is not a duration; write 800ms, 30s, 5m, 2h or 7d']
