@@ -145,6 +145,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     money counts half."""
     version: str = ""
     """Tells it from an earlier one of the same name."""
+    rule: str = ""
+    """What it is counted under in place of the rule's name, for all rules together; empty: each rule by itself."""
     quantile: float | None = None
     """Of a hedge: of the time to the first token, after which there is a second call."""
     cost_at_most: float = 0.0

@@ -149,7 +149,9 @@ class Memory:
 
     def _key(self, call: Call, name: str) -> Key:
         told = next((live for live in call.branch.live if live.name == name and live.what in ("experiment", "bandit", "cascade")), None)
-        return call.route.name, call.branch.rule, name, "" if told is None else told.version
+        if told is None:
+            return call.route.name, call.branch.rule, name, ""
+        return call.route.name, told.rule or call.branch.rule, name, told.version
 
     def _read_experiment(self, numbers: dict[str, float], call: Call, live: Live, views: Sequence[FleetView]) -> None:
         key = self._key(call, live.name)

@@ -30,6 +30,8 @@ from policies.types import Candidate, Ranking, Rejection, RequestFacts, Traits
 
 CONTROL: Final = "control"
 CANARY: Final = "canary"
+ALL_RULES: Final = "*"
+"""Stands for the rule of an experiment that spans several; no rule is called so."""
 ROUNDING: Final = 0.0015
 """Shares may add up to so much more or less than 1: three times 33.3 %."""
 
@@ -171,6 +173,10 @@ class CanaryOptions(BaseModel):
         default="cost", validate_default=True, description="How the models of either side are ordered: any policy kind. Default: `cost`."
     )
     stop_if: StopIf | None = Field(default=None, description="When it is taken back. Default: never.")
+    across_rules: bool = Field(
+        default=False,
+        description="Whether all rules of the route that have it under this name are counted, and taken back, as one. Default: false.",
+    )
 
     _rises = field_validator("ramp")(rising)
 
@@ -265,7 +271,7 @@ def split_problems(options: SplitOptions, offered: Sequence[Traits]) -> Sequence
 def canary_problems(options: CanaryOptions, offered: Sequence[Traits]) -> Sequence[Problem]:
     """A canary without models, or without any to compare with."""
     if options.to is None:
-        return swap_problems(options.swap, ("swap",), offered)
+        return swap_problems(options.swap, ("swap",), offered, all_of_it=not options.across_rules)
     found = list(options.to.problems(("to",), offered))
     if not found and all(options.to.fits(one) for one in offered):
         found.append((("to",), "are all models that `use` leads to: none is left to compare with"))
@@ -278,4 +284,5 @@ def canary_live(options: CanaryOptions) -> tuple[Live, ...]:
     since = None if begins is None else begins.timestamp()
     # What was taken back stays so until there is something new to try.
     new = str(options.swap) if options.to is None else options.to.model_dump_json()
-    return (Live(what="experiment", name=options.name, since=since, version=f"{new} {since}"),)
+    rule = ALL_RULES if options.across_rules else ""
+    return (Live(what="experiment", name=options.name, since=since, version=f"{new} {since}", rule=rule),)

@@ -40,7 +40,7 @@ class Swap:
     ) -> Ranking:
         """As `by` orders the others; where one that is replaced would be called first, the new ones are, if `new`.
 
-        A request that would not begin with one that is replaced is in no arm: it says nothing of either.
+        A request that would not begin with one that is replaced is in no arm, nor one that no new one can take: it says nothing of either.
         """
         others = [c for c in kept if not self.comes(c.traits)]
         comers = [c for c in kept if self.comes(c.traits)]
@@ -49,8 +49,8 @@ class Swap:
         trial = by(facts, comers, draw) if comers else Ranking(())
         places = self._places(_heads(ranking), kept, trial)
         plan = ranking.plan
-        put_in = places if new and any(places.values()) else _NOWHERE
-        if places and (put_in or not new):
+        put_in = places if new else _NOWHERE
+        if places:
             plan = added(_put_into(plan, put_in), arms=(arm,), stops=stops)
         order = _with(ranking.order, put_in)
         rejected = ranking.rejected + trial.rejected
@@ -66,8 +66,9 @@ class Swap:
         found: dict[str, tuple[Ranked, ...]] = {}
         for head in heads:
             for old, new in self._new:
-                if not old.isdisjoint(names[head]):
-                    found[head] = tuple([each for each in trial.order if not new.isdisjoint(names[each.deployment])])
+                comers = tuple([each for each in trial.order if not new.isdisjoint(names[each.deployment])])
+                if comers and not old.isdisjoint(names[head]):
+                    found[head] = comers
         return found
 
 
@@ -101,14 +102,11 @@ def _with_names(names: Sequence[str], put_in: Mapping[str, tuple[Ranked, ...]]) 
     return tuple([each for name in names for each in (*[ranked.deployment for ranked in put_in.get(name, ())], name)])
 
 
-def swap_problems(swap: Mapping[str, str], path: Path, offered: Sequence[Traits]) -> list[Problem]:
-    """Names that nothing in `use` has, and models that come in their own place."""
-    found: list[Problem] = []
-    for old, new in swap.items():
-        found += [((*path, old), message) for _, message in (*_named(old, offered), *_named(new, offered))]
-        if new in swap:
-            found.append(((*path, old), f'"{new}" cannot both come and be replaced'))
-    return found
+def swap_problems(swap: Mapping[str, str], path: Path, offered: Sequence[Traits], *, all_of_it: bool) -> list[Problem]:
+    """Names that nothing in `use` has, and models that come in their own place. Not `all_of_it`: one pair that is there will do."""
+    missing = [[((*path, old), message) for _, message in (*_named(old, offered), *_named(new, offered))] for old, new in swap.items()]
+    found = [problem for each in missing for problem in each] if all_of_it or all(missing) else []
+    return found + [((*path, old), f'"{new}" cannot both come and be replaced') for old, new in swap.items() if new in swap]
 
 
 def _named(name: str, offered: Sequence[Traits]) -> list[Problem]:

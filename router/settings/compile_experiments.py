@@ -108,7 +108,9 @@ def put_in(
         selected = tuple(dict.fromkeys((*selected, *(each for new in swap.values() for each in _in_order(new, deployments)))))
         by = CanaryOptions(
             name=name,
-            swap=swap,
+            # The same in all rules, or they would not be one experiment.
+            swap=given.swap,
+            across_rules=True,
             share=given.share,
             ramp=given.ramp,
             begins=given.begins,

@@ -83,7 +83,9 @@ def test_every_rule_that_leads_to_the_model_takes_part_and_no_other() -> None:
     """A rule by classes leads to nothing that lacks them; the new model is as large as the one it replaces, and where it is itself."""
     made = branches(snapshot(TRIAL))
     assert {rule for rule, branch in made.items() if "openai/other" in branch.deployments} == {"small", "step", "draws", "default"}
-    assert [(live.what, live.name) for live in made["default"].live] == [("experiment", "trial")]
+    # What comes of it is counted for the route as a whole.
+    assert [(live.what, live.name, live.rule) for live in made["default"].live] == [("experiment", "trial", "*")]
+    assert made["default"].live == made["small"].live == made["step"].live[:1]
     assert made["best"].kind == "cost"
     assert made["default"].kind == "canary"
 
@@ -120,8 +122,9 @@ def test_requests_that_would_go_elsewhere_are_in_no_arm() -> None:
     made = snapshot(TRIAL)
     elsewhere = ask(made, "default", 0.05, but=("openai/small",))
     assert (order(elsewhere), arms(elsewhere)) == (["openai/large", "openai/other"], [])
-    away = ask(made, "default", 0.05, but=("openai/other",))
-    assert (order(away), arms(away)) == (["openai/small", "openai/large"], [])
+    for draw in (0.05, 0.5):
+        away = ask(made, "default", draw, but=("openai/other",))
+        assert (order(away), arms(away)) == (["openai/small", "openai/large"], [])
     alone = ask(made, "default", 0.05, but=("openai/small", "openai/large"))
     assert (order(alone), arms(alone)) == (["openai/other"], [])
 
