@@ -32,7 +32,7 @@ class ScopeExpression:
     pairs: tuple[tuple[str, frozenset[str]], ...] | None
     """All that it says, as (name, accepted values) that must all hold; None: lists of values cannot say it."""
     holds: Holds
-    """Takes dimensions and tags."""
+    """Takes dimensions and tags. Where a dimension that it asks for is not given, as a model before one is chosen, it does not hold."""
     compared: tuple[tuple[str, str, int], ...]
     """(name, value that it is compared with, characters of the text before that value)."""
     constant: bool | None
@@ -54,7 +54,7 @@ def compile_scope(text: str, keys: Mapping[str, str]) -> ScopeExpression:
     return ScopeExpression(
         looks_at=looks_at,
         pairs=_pairs(node),
-        holds=_holds(_rebuilt(node, _as_tag), of_candidates=not looks_at.isdisjoint(OF_CANDIDATES)),
+        holds=_holds(_rebuilt(node, _as_tag), frozenset(name for name in looks_at if not name.startswith(TAG))),
         compared=compared,
         constant=constant_of(plain),
     )
@@ -152,10 +152,12 @@ def _accepted(node: Node) -> tuple[str | None, Sequence[object]]:
             return None, ()
 
 
-def _holds(node: Node, *, of_candidates: bool) -> Holds:
-    run = build(node)
+def _holds(node: Node, dimensions: frozenset[str]) -> Holds:
+    run, of_candidates = build(node), not dimensions.isdisjoint(OF_CANDIDATES)
 
     def holds(dims: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+        if not dimensions <= dims.keys():
+            return False
         if of_candidates:
             tags = {**tags} | {_HIDDEN + name: dims.get(name, "") for name in OF_CANDIDATES}
         org, team, key, user, session, route = [dims.get(name, "") for name in OF_CALLERS]

@@ -149,6 +149,14 @@ def test_all_that_is_said_must_hold(name: str, tags: dict[str, str], dims: dict[
     assert applies(budgets()[name], dims=CALL | dims, tags=tags) is expected
 
 
+def test_what_is_not_known_of_a_call_makes_no_budget_apply() -> None:
+    """`/v1/me` shows what all requests of a key fall under: not what depends on a model or user that none has named yet."""
+    known = {"team": "search", "key": "Ab3dE6gH"}
+    assert not applies(budgets()["both"], dims=known, tags={"project": "x"})
+    assert applies(budgets()["both"], dims=known | {"model": ""}, tags={"project": "x"})
+    assert applies(budgets()["others"], dims=known, tags={})
+
+
 def test_two_budgets_with_different_expressions_are_two() -> None:
     """`check` says of a budget that it never bites only beside one for the same requests."""
     base = BASE + "budgets:\n  month: {limit: $9/month, when: 'team != \"a\"'}\n  day: {limit: $9/day, when: 'team != \"%s\"'}\n"
