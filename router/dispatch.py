@@ -87,7 +87,7 @@ class Dispatcher:
         if provider.lane == "litellm":
             return self._adapted(provider).call(provider, deployment.upstream_id, operation, body, timeouts=timeouts)
         endpoint = provider.endpoint
-        wire = self._second_wire if self._second_wire is not None and (endpoint.http2 or endpoint.proxy) else self._wire
+        wire = self._second_wire if self._second_wire is not None and endpoint.by_second_wire else self._wire
         passed = [] if TO_UPSTREAM.isdisjoint(call.headers) else passed_to_upstream(call.headers)
         return wire.post(endpoint, PATHS[operation], body, headers=passed, timeouts=timeouts)
 

@@ -415,6 +415,11 @@ class Endpoint:
     ca_file: str | None = None
     verify: bool = True
 
+    @property
+    def by_second_wire(self) -> bool:
+        """Whether it takes more than our own client can do: HTTP/2, or a proxy that speaks TLS or SOCKS."""
+        return self.http2 or (self.proxy is not None and not self.proxy.lower().startswith("http://"))
+
 
 Sink = Callable[[bytes], bool]
 """Takes what has arrived. False: no more until asked again."""

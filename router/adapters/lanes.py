@@ -50,7 +50,7 @@ class Lanes:
             self._wire = Http1Upstream()
             self._stack.push_async_callback(self._wire.close)
         providers = snapshot.providers.values()
-        if self._second_wire is None and any(provider.endpoint.http2 or provider.endpoint.proxy for provider in providers):
+        if self._second_wire is None and any(provider.endpoint.by_second_wire for provider in providers):
             from router.adapters.upstream.http2 import PyreqwestUpstream
 
             self._second_wire = PyreqwestUpstream()

@@ -55,7 +55,7 @@ class View:
 
     async def states_of(self, principal: Principal) -> Sequence[BucketState]:
         """The buckets that all of the key's requests fall under, in their current windows."""
-        dims = {"team": principal.team or NO_TEAM, "key": principal.key_id or NO_KEY}
+        dims = {"org": principal.org, "team": principal.team or NO_TEAM, "key": principal.key_id or NO_KEY}
         wanted = bucket_set(self.snapshot.budgets, dims=dims, tags=principal.tags, now_ms=self._clock_ms()).buckets
         known = {(state.budget, state.scope): state for state in await self._books.states_of(wanted)}
         found: list[BucketState] = []

@@ -29,8 +29,9 @@ budgets:
   per-team: {limit: $20/day, each: team, timezone: Asia/Seoul}
   soft: {limit: $1, each: key, mode: soft}
   tagged: {limit: $2, when: {tags: {kind: agent}}}
+  per-org: {limit: $50, each: org}
 teams:
-  search: {models: [auto, m], tags: {cost-center: "1"}}
+  search: {org: acme, models: [auto, m], tags: {cost-center: "1"}}
 keys:
   tester: {secret: $TEST_KEY}
   limited: {secret: $LIMITED, team: search, models: [m, b], tags: {kind: agent}, expires: 2031-01-01}
@@ -112,9 +113,9 @@ async def test_me_shows_the_keys_own_limits_and_spending(app: Running) -> None:
     assert me["tags"] == {"kind": "agent", "cost-center": "1"}
     assert me["expires_at"] == "2031-01-01T00:00:00Z"
     own = budgets(me)
-    assert set(own) == {"all", "per-key", "per-team", "soft", "tagged"}
+    assert set(own) == {"all", "per-key", "per-org", "per-team", "soft", "tagged"}
     spent = (11 * 1 + 3 * 10) / 1e6
-    for name, limit in (("all", 100.0), ("per-key", 5.0), ("per-team", 20.0), ("tagged", 2.0)):
+    for name, limit in (("all", 100.0), ("per-key", 5.0), ("per-org", 50.0), ("per-team", 20.0), ("tagged", 2.0)):
         assert float(own[name]["spent_usd"]) == pytest.approx(spent)
         assert float(own[name]["limit_usd"]) == limit
         assert float(own[name]["left_usd"]) == pytest.approx(limit - spent)

@@ -80,12 +80,12 @@ models: {m: sim/small-edge}
 
 
 async def test_other_wires_are_loaded_only_where_they_are_needed(tmp_path: Path) -> None:
-    """The second client for proxies and HTTP/2."""
-    text = config(tmp_path / "l.sqlite", **{"api_key: $PROVIDER_KEY": "api_key: $PROVIDER_KEY, proxy: 'http://127.0.0.1:9'"})
-    async with Service(compiled(text)) as service:
-        dispatcher = service.pipeline._dispatcher
-        assert dispatcher._second_wire is not None
-        assert dispatcher._adapter is None
+    """The second client for HTTP/2, and proxies that take TLS or SOCKS."""
+    for proxy, second in (("http://127.0.0.1:9", False), ("socks5://127.0.0.1:9", True)):
+        text = config(tmp_path / "l.sqlite", **{"api_key: $PROVIDER_KEY": f"api_key: $PROVIDER_KEY, proxy: '{proxy}'"})
+        async with Service(compiled(text)) as service:
+            dispatcher = service.pipeline._dispatcher
+            assert (dispatcher._second_wire is not None, dispatcher._adapter) == (second, None)
 
 
 async def test_readiness_follows_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Final, cast
 
 import router
 from router.adapters.upstream.decode import decoded
+from router.adapters.upstream.dial import TlsContexts, connect, proxy_of
 from router.adapters.upstream.http1_connection import JOIN_BYTES, Connection, Http1Response
 from router.domain.addresses import in_url
 from router.ports import Endpoint, Timeouts, UpstreamError, UpstreamResponse
@@ -19,10 +19,9 @@ SWEEP_SECONDS: Final = 0.25
 """How often time limits are looked at."""
 MAX_AGE_SECONDS: Final = 600.0
 """A connection is not used again after this, so that a changed DNS answer takes effect."""
-ADDRESS_SECONDS: Final = 1.0
-"""Time for an address to answer when there are others to try."""
 MAX_HEADS: Final = 64
 """Request heads remembered per endpoint."""
+PROXY_WANTS_CREDENTIALS: Final = 407
 
 USER_AGENT: Final = f"faregate/{router.__version__}"
 
@@ -122,6 +121,9 @@ class Http1Upstream:
             if response.error is not None and not response.status:
                 response.error.sends = response.sends
                 raise response.error
+        if response.status == PROXY_WANTS_CREDENTIALS and pool.endpoint.proxy:
+            response.abort()
+            raise UpstreamError("connect", f"{pool.name}: the proxy answered 407: it wants other credentials", sent=False)
         # Its headers are a cached property: they can be set, which mypy does not know.
         answer = cast(UpstreamResponse, response)
         return decoded(answer) if response.encoded else answer
@@ -167,7 +169,9 @@ class Pool:
         self.endpoint = endpoint
         self.loop = loop
         self.name = endpoint.name
-        self.keepalive_seconds = endpoint.keepalive_seconds
+        # Plain proxies close when they like, and on the way there nobody could tell whether the provider had the request.
+        through_plain = endpoint.scheme == "http" and endpoint.proxy
+        self.keepalive_seconds = 0.0 if through_plain else endpoint.keepalive_seconds
         self.heads: dict[str, bytes] = {}
         self.idle: dict[Connection, None] = {}
         self.connections: set[Connection] = set()
@@ -241,7 +245,7 @@ class Pool:
             if self.closed:
                 raise UpstreamError("connect", f"{self.name}: the client is closed", sent=False)
             context = await self._tls.get(self.endpoint) if self.endpoint.scheme == "https" else None
-            connection = await dial(self, self.endpoint, self.loop, context)
+            connection = await connect(self.endpoint, self.loop, context, lambda: Connection(self, self.loop))
         except BaseException:
             self._leave()
             raise
@@ -286,94 +290,13 @@ class Pool:
             self._leave()
 
 
-async def dial(pool: Pool, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, context: ssl.SSLContext | None) -> Connection:
-    """Resolve, connect and shake hands. Every address gets its share of the time that the caller allows.
-
-    Raises `UpstreamError` (`dns`, `connect`, `tls`), never `sent`.
-    """
-    where = f"{endpoint.host}:{endpoint.port}"
-    try:
-        found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=1)
-    except (OSError, UnicodeError) as exc:
-        reason = _os_reason(exc) if isinstance(exc, OSError) else "not a host name"
-        raise UpstreamError("dns", f"{endpoint.name}: {endpoint.host} cannot be resolved: {reason}", sent=False) from exc
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    failure = UpstreamError("dns", f"{endpoint.name}: {endpoint.host} has no address", sent=False)
-    for position, address in enumerate(addresses):
-        last = position == len(addresses) - 1
-        try:
-            # A dead first address, often IPv6, must not use up the time of the others.
-            async with asyncio.timeout(None if last else ADDRESS_SECONDS):
-                return await _connect(pool, endpoint, loop, address, context)
-        except ssl.SSLError as exc:
-            raise UpstreamError("tls", f"{endpoint.name}: no TLS with {where}: {_tls_reason(exc)}", sent=False) from exc
-        except TimeoutError:
-            failure = UpstreamError("connect", f"{endpoint.name}: {where} did not answer", sent=False)
-        except OSError as exc:
-            failure = UpstreamError("connect", f"{endpoint.name}: no connection to {where}: {_os_reason(exc)}", sent=False)
-    raise failure
-
-
-async def _connect(
-    pool: Pool, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, address: str, context: ssl.SSLContext | None
-) -> Connection:
-    _, connection = await loop.create_connection(
-        lambda: Connection(pool, loop),
-        address,
-        endpoint.port,
-        ssl=context,
-        server_hostname=endpoint.host if context is not None else None,
-    )
-    return connection
-
-
-def _tls_reason(exc: ssl.SSLError) -> str:
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return exc.verify_message
-    return exc.reason or type(exc).__name__
-
-
-def _os_reason(exc: OSError) -> str:
-    return exc.strerror or str(exc) or type(exc).__name__
-
-
-class TlsContexts:
-    """TLS settings by (CA file, verification), shared by all endpoints: loading the system's CAs takes 20 ms."""
-
-    def __init__(self) -> None:
-        self._contexts: dict[tuple[str | None, bool], ssl.SSLContext] = {}
-
-    async def get(self, endpoint: Endpoint) -> ssl.SSLContext:
-        """The context of an endpoint; read from disk off the loop. Raises `UpstreamError` (`tls`)."""
-        key = (endpoint.ca_file, endpoint.verify)
-        context = self._contexts.get(key)
-        if context is None:
-            try:
-                context = await asyncio.to_thread(make_context, endpoint.ca_file, endpoint.verify)
-            except (OSError, ssl.SSLError) as exc:
-                message = f"{endpoint.name}: the CA file {endpoint.ca_file} cannot be used: {_os_reason(exc)}"
-                raise UpstreamError("tls", message, sent=False) from exc
-            self._contexts[key] = context
-        return context
-
-
-def make_context(ca_file: str | None, verify: bool) -> ssl.SSLContext:
-    """TLS 1.2 or later, HTTP/1.1 only, certificates and names verified unless `verify` is false."""
-    context = ssl.create_default_context(cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 def request_head(endpoint: Endpoint, method: str, path: str) -> bytes:
     """Request line and the fields that never change, each line ended. Raises `ValueError` for what would break the framing."""
     target = endpoint.base_path + path
     if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
         raise ValueError(f"{endpoint.name}: {target!r} is not a request target")
     host = in_url(endpoint.host)
+    proxy = proxy_of(endpoint) if endpoint.scheme == "http" else None
     if endpoint.port != (443 if endpoint.scheme == "https" else 80):
         host = f"{host}:{endpoint.port}"
     fields = {
@@ -384,6 +307,12 @@ def request_head(endpoint: Endpoint, method: str, path: str) -> bytes:
     }
     if method == "POST":
         fields["content-type"] = "application/json"
+    # Through TLS a proxy sees nothing; otherwise it is told whom to call.
+    if proxy is not None:
+        target = f"http://{host}{target}"
+        fields["connection"] = "close"
+        if proxy.credentials:
+            fields["proxy-authorization"] = proxy.credentials
     fields.update((name.lower(), value) for name, value in endpoint.headers)
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     return f"{method} {target} HTTP/1.1\r\n".encode() + extra_fields(encoded)

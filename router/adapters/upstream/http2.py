@@ -1,4 +1,4 @@
-"""HTTP/2 to providers, and calls through a proxy: pyreqwest behind the same port. Imported only if an endpoint needs it."""
+"""HTTP/2 to providers, and calls through proxies that speak TLS or SOCKS: pyreqwest behind the same port. Imported only if needed."""
 
 from __future__ import annotations
 
