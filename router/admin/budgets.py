@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import Query, Request
@@ -25,6 +26,7 @@ from router.admin.shapes import (
 )
 from router.admin.views import View, moment
 from router.admin.words import amount, moment_or_none, until_ms, wrong
+from router.budget_watch import MANY
 from router.controls import MAX_TARGET, How, LimitChange, find_budget
 from router.domain.budgets import BucketState
 from router.domain.controls import Control, ControlKind, ControlState, change_text, limit_in_force
@@ -49,33 +51,45 @@ def add(endpoint: Endpoint) -> None:
 
 
 def _add_reads(endpoint: Endpoint) -> None:
-    service = endpoint.office.service
-
     @endpoint.get("/budgets", VIEWER)
     async def budgets(request: Request, instances: Instances = 20) -> Budgets:
         """Every budget and rate limit: configured, in force, spent, held, left."""
         state = await endpoint.desk(request).state()
-        return Budgets(budgets=_cards(state, state.base, await service.ledger.bucket_states(), instances))
+        found = await _fullest(endpoint, instances)
+        return Budgets(budgets=[_card(state, name, *found.get(name, ([], 0))) for name in state.base])
 
     @endpoint.get("/budgets/{budget:path}", VIEWER)
     async def budget(request: Request, budget: str, instances: Instances = 100) -> BudgetCard:
         """One budget; `search` also finds that of team or key `search`."""
         state = await endpoint.desk(request).state()
         name, _ = find_budget(state, budget)
-        (card,) = _cards(state, (name,), await service.ledger.bucket_states(budget=name), instances)
-        return card
+        found = await _fullest(endpoint, instances, name)
+        return _card(state, name, *found.get(name, ([], 0)))
 
 
-def _cards(state: ControlState, names: Iterable[str], states: Sequence[BucketState], most: int) -> list[BudgetCard]:
+async def _fullest(endpoint: Endpoint, most: int, budget: str | None = None) -> dict[str, tuple[list[BucketState], int]]:
+    """The fullest instances of each budget, and how many it has. Many are read some at a time, for one request after the other."""
+    books = endpoint.office.service.ledger
     found: dict[str, list[BucketState]] = defaultdict(list)
-    for each in states:
-        found[each.budget].append(each)
-    return [_card(state, name, found[name], most) for name in names]
+    count: Counter[str] = Counter()
+
+    def add(states: Sequence[BucketState]) -> None:
+        for name in {each.budget for each in states if budget in (None, each.budget)}:
+            here = [each for each in states if each.budget == name]
+            count[name] += len(here)
+            found[name] = heapq.nlargest(most, found[name] + here, key=_fullness)
+
+    if await books.bucket_count() <= MANY:
+        add(await books.bucket_states(budget=budget))
+    else:
+        async with endpoint.office.reading:
+            async for page in books.bucket_pages():
+                add(page)
+    return {name: (states, count[name]) for name, states in found.items()}
 
 
-def _card(state: ControlState, name: str, states: list[BucketState], most: int) -> BudgetCard:
+def _card(state: ControlState, name: str, states: list[BucketState], total: int) -> BudgetCard:
     base = state.base[name]
-    states.sort(key=_fullness, reverse=True)
     return BudgetCard(
         name=name,
         kind="rate_limit" if ":" in name else "budget",
@@ -84,8 +98,8 @@ def _card(state: ControlState, name: str, states: list[BucketState], most: int) 
         configured_limit=amount(base.limit, base.unit),
         limit=amount(limit_in_force(state, name), base.unit),
         changes=[_change(state, control) for control in state.of_kind("limit") if control.target == name],
-        instances=[_bucket(each) for each in states[:most]],
-        instances_total=len(states),
+        instances=[_bucket(each) for each in states],
+        instances_total=total,
     )
 
 

@@ -201,6 +201,23 @@ async def test_changes_take_effect_and_are_audited(desk: Desk) -> None:
     assert (await desk.admin.post("budgets/nothing/raise", json={"amount": "1usd", "reason": "x"})).status_code == 400
 
 
+async def test_many_instances_are_read_some_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told is the same: the fullest first, and how many there are."""
+    keys = [(await desk.post("keys", 201, name=f"k{number}", team="search"))["key"] for number in range(3)]
+    for times, key in enumerate(keys, 1):
+        for _ in range(times):
+            assert (await desk.ask(key)).status_code == 200
+
+    async def spent() -> list[str]:
+        return [each["spent"] for each in (await desk.get("budgets/per-key"))["instances"]]
+
+    await until(spent, ["0.00042", "0.00028", "0.00014"])
+    before = [await desk.get("budgets", instances="2"), await desk.get("budgets/per-key", instances="1")]
+    assert [before[1]["instances"][0]["spent"], before[1]["instances_total"]] == ["0.00042", 3]
+    monkeypatch.setattr("router.admin.budgets.MANY", 0)
+    assert [await desk.get("budgets", instances="2"), await desk.get("budgets/per-key", instances="1")] == before
+
+
 async def test_the_books_are_read_by_page_by_request_and_as_csv(desk: Desk) -> None:
     """What a support case needs: from the id in an answer to what it cost and why it went there."""
     ids = [(await desk.ask()).headers["x-faregate-request-id"] for _ in range(5)]
