@@ -54,7 +54,7 @@ class Rule:
     branch: Branch
     reads_headers: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()
-    """What must be filled in in `RequestFacts.moment` before it is asked: `time`, `budget`, `provider:openai`, `model:large`."""
+    """What must be filled in in `RequestFacts.moment` before it is asked: `time`, `budget`, `provider:openai`, `in_flight@model:large`."""
     describe: str = ""
     """The condition in words."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from policies.figures import Figure, read_figure
 from policies.ranges import SURELY_PERCENT, Range, RangeError, read_count, read_range, read_share, read_usd
 from policies.readers import WEEKDAYS, read_signal
 from policies.signals.names import PII_CLASSES, TASKS
@@ -15,6 +16,8 @@ Check = Callable[[RequestFacts], bool | None]
 
 READS: Final = {"hour": "time", "weekday": "time", "budget_used": "budget", "budget_left": "budget"}
 """What must be filled in before the rule is looked at, by field."""
+OF_ONE: Final = {"budget_used": "used", "budget_left": "left_usd"}
+"""What a field reads of one budget, if it names some."""
 SIGNALS: Final = {"language": "language", "pii": "pii", "task": "task", "difficulty": "difficulty"}
 """The signal that a field reads, the cheap ones first."""
 UNSURE: Final = frozenset({"budget_used", "budget_left", *SIGNALS})
@@ -65,6 +68,20 @@ def compile_fact(name: str, values: tuple[object, ...]) -> Check:
         elif not (text.isascii() and text.isalpha() and text.islower() and 2 <= len(text) <= 3):
             raise ValueError(f"unknown language {text!r}: write its code of ISO 639-1, such as 'ko'")
     return _one_of(read_signal("task" if name == "task" else "language"), frozenset(texts))
+
+
+def compile_fact_of(name: str, budget: str, values: tuple[object, ...]) -> Check:
+    """The check of a field of one budget.
+
+    Raises:
+        ValueError: a value that the field cannot have. The message says what may stand there.
+    """
+    return _in_ranges(read_figure(figure_read(name, budget)), ranges_of(name, values))
+
+
+def figure_read(name: str, budget: str) -> Figure:
+    """What a field reads of one budget."""
+    return Figure("budget", budget, OF_ONE[name])
 
 
 def ranges_of(name: str, values: tuple[object, ...]) -> tuple[Range, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from policies.fact_matchers import READS, SIGNALS, UNSURE, compile_fact
+from policies.fact_matchers import OF_ONE, READS, SIGNALS, UNSURE, compile_fact, compile_fact_of, figure_read
 from policies.types import RequestFacts
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Matcher:
     describe: str
     """The condition in words: `team is search and input_tokens > 4000`."""
     reads: frozenset[str] = frozenset()
-    """What must be filled in before it is asked: `time`, `budget`, `provider:openai`, `model:large`."""
+    """What must be filled in before it is asked: `time`, `budget`, `provider:openai`, `in_flight@model:large`."""
     expression: Expression | None = None
     """Its expression, if it has one."""
 
@@ -67,7 +67,7 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
     | `route`, `org`, `team`, `key`, `user`, `session` | text; `*` stands for any characters |
     | `tags`, `header` | name: values, as text with `*`; names of headers in any case |
     | `hour`, `weekday` | `9..17`, `mon..fri`, in the time zone of the route |
-    | `budget_used`, `budget_left` | `>0.9`, `<$5`: of the budgets that the request falls under |
+    | `budget_used`, `budget_left` | `>0.9`, `<$5`: of the budgets that the request falls under; name: values, of one |
     | `cel` | an expression |
     | `language` | codes such as `ko` |
     | `pii` | true, false or classes of personal data |
@@ -92,6 +92,8 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
         value = spec[name]
         if name in _MAPS:
             _compile_map(name, value, checks, words)
+        elif name in OF_ONE and isinstance(value, Mapping):
+            _compile_budgets(name, value, checks, words)
         elif name == _EXPRESSION:
             expression = _compiled_expression(value)
             checks.append(expression.matches)
@@ -101,7 +103,7 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
             checks.append(_compile_field(name, values))
             words.append(f"{name} {_phrase(values)}")
     headers = frozenset(str(name).lower() for name in _mapping("header", spec.get("header", {})))
-    reads = frozenset(READS[name] for name in spec if name in READS)
+    reads = frozenset(read for name in spec if name in READS for read in _reads(name, spec[name]))
     if expression is not None:
         headers, reads = headers | expression.headers, reads | expression.reads
     sure = expression is None and UNSURE.isdisjoint(spec)
@@ -192,6 +194,26 @@ def _compile_map(name: str, value: object, checks: list[Check], words: list[str]
         values = _values((name, str(raw_key)), raw_values)
         checks.append(_entry_check(get_map, key, _pattern(tuple(_text(value) for value in values))))
         words.append(f"{name}.{key} {_phrase(values)}")
+
+
+def _compile_budgets(name: str, given: Mapping[object, object], checks: list[Check], words: list[str]) -> None:
+    """One check per budget. What a request does not fall under cannot be told."""
+    if not given:
+        raise MatcherError((name,), f"{name} needs at least one value")
+    for budget, raw_values in given.items():
+        values = _values((name, str(budget)), raw_values)
+        try:
+            checks.append(compile_fact_of(name, str(budget), values))
+        except ValueError as error:
+            raise MatcherError((name, str(budget)), str(error)) from None
+        words.append(f"{name} of {budget} {_phrase(values)}")
+
+
+def _reads(name: str, value: object) -> Iterable[str]:
+    """What must be filled in before a field is asked."""
+    if name in OF_ONE and isinstance(value, Mapping):
+        return [figure_read(name, str(budget)).key for budget in value]
+    return (READS[name],)
 
 
 def _entry_check(get_map: Callable[[RequestFacts], Mapping[str, str]], key: str, accepts: Callable[[str], bool]) -> Check:

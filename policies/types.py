@@ -87,6 +87,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether any deployment can be called, by `provider:<name>` or `model:<name>`."""
     error_rate: Mapping[str, float | None] = msgspec.field(default_factory=dict)
     """Share of calls of the last 30 s that failed, by `provider:<name>`; None: there was none."""
+    numbers: Mapping[str, int | float | None] = msgspec.field(default_factory=dict)
+    """Numbers of single budgets, providers, models and deployments, by `Figure.key`; None: nobody knows."""
 
 
 NO_MOMENT: Final = Moment()

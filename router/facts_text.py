@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from policies.engine import RoutePolicy
+from policies.figures import figures_text
 from policies.types import Decision, MissingSignal, Moment, RequestFacts, Signals
 from router.domain.money import format_usd
 
@@ -81,7 +82,9 @@ def _moment_text(moment: Moment) -> list[str]:
         parts.append(f"budgets {moment.budget_used:.0%} used")
     if moment.budget_left_nusd is not None:
         parts.append(f"{format_usd(moment.budget_left_nusd)} USD left")
-    return parts + [f"{key.replace(':', ' ')} {'up' if up else 'down'}" for key, up in moment.up.items()]
+    parts += [f"{key.replace(':', ' ')} {'up' if up else 'down'}" for key, up in moment.up.items()]
+    parts += [f"{key.replace(':', ' ')} error_rate {rate:g}" for key, rate in moment.error_rate.items() if rate is not None]
+    return [*parts, *figures_text(moment.numbers)]
 
 
 def _signals_text(signals: Signals) -> list[str]:

@@ -249,6 +249,17 @@ class Fleet:
         """Milliseconds until this share of recent calls had begun to answer; None: fewer than `least` are known."""
         return self._states[name].first_token.quantile(quantile, least)
 
+    def total_quantile(self, name: str, quantile: float, least: int) -> float | None:
+        """The same of whole calls."""
+        return self._states[name].total.quantile(quantile, least)
+
+    def assume_failures(self, name: str, *, calls: int, failures: int) -> None:
+        """Take these for all calls of late, whatever was seen. They start no cooldown."""
+        state = self._states[name]
+        self._learn(state)
+        state.outcomes = Outcomes()
+        state.outcomes.add(self._clock(), calls=calls, failures=failures)
+
     # -- load
 
     def began(self, name: str) -> None:

@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from policies.expressions.vocabulary import WEEKDAYS
+from policies.figures import Figure
 from policies.types import Moment
 from router.call import Call
 from router.domain.budgets import BucketState, Budget, Reservation
 from router.domain.controls import Limit, limit_known
 from router.domain.windows import scope_of
 from router.fleet import Fleet
+from router.moment_figures import Number, of_budget, of_fleet
 from router.scopes import dims_of_caller
 from router.snapshot import Snapshot, Watch
 
@@ -84,7 +88,29 @@ class Moments:
                 up[key] = any(states[name].view.health not in _CLOSED for name in names)
                 if key.startswith("provider:"):
                     error_rate[key] = fleet.error_rate(names)
-        return Moment(hour=hour, weekday=weekday, month=month, budget_used=used, budget_left_nusd=left, up=up, error_rate=error_rate)
+        moment = Moment(hour=hour, weekday=weekday, month=month, budget_used=used, budget_left_nusd=left, up=up, error_rate=error_rate)
+        return msgspec.structs.replace(moment, numbers=self._numbers(call, watch, fleet)) if watch.figures else moment
+
+    def _numbers(self, call: Call, watch: Watch, fleet: Fleet) -> dict[str, Number]:
+        """What rules read of single budgets, providers, models and deployments."""
+        fleet.look()
+        numbers: dict[str, Number] = {}
+        for figure, names in watch.figures.items():
+            if figure.section == "budget":
+                numbers[figure.key] = self._of_budget(call, figure)
+            else:
+                numbers[figure.key] = of_fleet(figure.field, names, fleet, call.snapshot.deployments)
+        return numbers
+
+    def _of_budget(self, call: Call, figure: Figure) -> Number:
+        """A number of the instance that the request falls under; None: it falls under none."""
+        budget = self._budgets[figure.name]
+        scope = scope_of(budget, dims=dims_of_caller(call), tags=call.tags)
+        if scope is None:
+            return None
+        limits = self._limits()
+        used, limit = self._used.get((budget.name, scope)) or (0, limit_known(limits, budget, scope))
+        return of_budget(figure.field, budget, used, limit, self._clock_ms())
 
     def _budgets_of(self, call: Call) -> tuple[float, int | None]:
         """Largest used share, and the least that is left of those in USD."""

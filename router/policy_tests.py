@@ -21,10 +21,13 @@ from router.explain import CandidateLine, Explanation, explain
 from router.explain_budgets import BudgetLine, Spent
 from router.fleet import Closed, Fleet
 from router.memory import Memory
+from router.moment_figures import FEWEST_OF_TAIL
 from router.policy_test_names import STATUS
 from router.settings.model_tests import Ask, Case, Expect, Given, GivenDeployment, TestFile
 from router.snapshot import Deployment, KeyEntry, Snapshot
 
+CALLS: Final = 10_000
+"""So many are taken for the last ones where a share of failures is given."""
 BYTES_PER_TOKEN: Final = 4
 GREETING: Final = "Hello, how are you?"
 _IMAGE: Final = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 64).decode()
@@ -185,7 +188,8 @@ def _set_up(fleet: Fleet, deployment: Deployment, state: GivenDeployment, closed
     if state.first_token is not None or state.total is not None or state.output_tokens is not None:
         total = state.total if state.total is not None else state.first_token or 0.0
         first = None if state.first_token is None else state.first_token * 1000
-        fleet.succeeded(name, first_token_ms=first, total_ms=total * 1000, output_tokens=state.output_tokens)
+        for _ in range(FEWEST_OF_TAIL):
+            fleet.succeeded(name, first_token_ms=first, total_ms=total * 1000, output_tokens=state.output_tokens)
     for _ in range(max(state.in_flight, (deployment.max_in_flight or 0) if state.state == "busy" else 0)):
         fleet.began(name)
     if state.state == "down":
@@ -193,6 +197,8 @@ def _set_up(fleet: Fleet, deployment: Deployment, state: GivenDeployment, closed
         fleet.failed(name, cause="auth")
     elif state.state in ("drained", "frozen"):
         closed[name] = ("drained" if state.state == "drained" else "frozen", "as the test says")
+    if state.error_rate is not None:
+        fleet.assume_failures(name, calls=CALLS, failures=round(state.error_rate * CALLS))
 
 
 def _states(snapshot: Snapshot, lines: list[BudgetLine], shares: Mapping[str, float], now_ms: int) -> list[BucketState]:

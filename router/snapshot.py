@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from policies.engine import RoutePolicy
+from policies.figures import Figure
 from policies.types import SignalName, Traits
 from router.alerts.config import AlertRules, Receiver
 from router.domain.advances import WhenDown
@@ -152,7 +153,9 @@ class Watch:
     """Of the time that they read; None: none does."""
     budgets: bool
     states: Mapping[str, tuple[str, ...]]
-    """Deployments of `provider:<name>` and `model:<name>`, of those whose state is read."""
+    """Deployments of `provider:<name>`, `model:<name>` and `deployment:<name>`, of those whose state is read."""
+    figures: Mapping[Figure, tuple[str, ...]] = field(default_factory=dict)
+    """Single numbers that are read, and the deployments that each is of; a budget's is of none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

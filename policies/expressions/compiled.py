@@ -33,7 +33,7 @@ class Expression:
     matches: Check
     """None: it cannot be told."""
     reads: frozenset[str]
-    """What must be filled in before: `time`, `budget`, `provider:openai`, `model:large`."""
+    """What must be filled in before: `time`, `budget`, `provider:openai`, `in_flight@model:large`."""
     headers: frozenset[str]
     """Request headers that it reads, in lower case."""
     constant: bool | None

@@ -9,10 +9,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from policies.expressions.tree import Call, ExpressionError, Ident, Literal, Node, Select
+from policies.figures import FIGURES, Figure, read_figure
 from policies.readers import WEEKDAYS as WEEKDAYS
 from policies.readers import Getter, read_signal
 from policies.signals.names import PII_CLASSES, TASKS
 from policies.types import RequestFacts, SignalName
+from policies.words import did_you_mean
 
 CHEAP: Final = 0
 ENGINE: Final = 10
@@ -32,7 +34,7 @@ class Fact:
     """Whether it is never None."""
     cost: int = CHEAP
     reads: str = ""
-    """What must be filled in before the rule is looked at: `time`, `budget`, `provider:openai`, `model:large`."""
+    """What must be filled in before the rule is looked at: `time`, `budget`, `provider:openai`, `in_flight@model:large`."""
     header: str = ""
     """The request header that it is."""
     signal: SignalName | None = None
@@ -89,12 +91,13 @@ LOOKUPS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "tag": "takes the name of a tag",
         "header": "takes the name of a header",
+        "budget": "takes the name of a budget, and is followed by .used or .left_usd",
         "provider": "takes the name of a provider, and is followed by .up or .error_rate",
-        "model": "takes the name of a model, and is followed by .up",
+        "model": "takes the name of a model, and is followed by .up or .error_rate",
+        "deployment": "takes the name of a deployment, and is followed by .up or .error_rate",
     }
 )
 """Functions of one text that stands in the expression, and how they are used."""
-_FIELDS: Final = {"provider": ("up", "error_rate"), "model": ("up",)}
 KNOWN_WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "time.weekday": WEEKDAYS,
@@ -105,7 +108,9 @@ KNOWN_WORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Texts that a name can be. Another one compared with it is a mistake."""
-HIGHEST: Final[Mapping[str, float]] = MappingProxyType({"task.difficulty": 1.0, "budget.used": 10.0, "error_rate": 1.0})
+HIGHEST: Final[Mapping[str, float]] = MappingProxyType(
+    {"task.difficulty": 1.0, "budget.used": 10.0, "used": 10.0, "passed": 1.0, "error_rate": 1.0}
+)
 """The highest number that a share can be compared with; above it, a percentage was meant. A debt may use up more than all."""
 
 
@@ -137,13 +142,24 @@ def fact_of(node: Node) -> Fact | None:
             return NAMES.get(name)
         case Call(name="tag" | "header" as name, target=None):
             return (_tag if name == "tag" else _header)(_only_text(node))
-        case Select(base=Call(name="provider" | "model" as name, target=None) as call, field=field):
-            if field not in _FIELDS[name]:
-                raise ExpressionError(f'{name}() has no "{field}"; known: {", ".join(_FIELDS[name])}', node.at)
-            reads = f"{name}:{_only_text(call)}"
-            return _up(reads) if field == "up" else _error_rate(reads)
+        case Select(base=Call(name="budget" | "provider" | "model" | "deployment" as name, target=None) as call, field=field):
+            return _of_one(name, field, call, node.at)
         case _:
             return None
+
+
+def _of_one(section: str, field: str, call: Call, at: int) -> Fact:
+    """What is known of a budget, a provider, a model or a deployment."""
+    known = (*(() if section == "budget" else ("up",)), *FIGURES[section])
+    if field not in known:
+        raise ExpressionError(f'{section}() has no "{field}"{did_you_mean(field, known)}', at)
+    name = _only_text(call)
+    if field == "up":
+        return _up(f"{section}:{name}")
+    if (section, field) == ("provider", "error_rate"):
+        return _error_rate(f"{section}:{name}")
+    figure = Figure(section, name, field)
+    return Fact(FIGURES[section][field], read_figure(figure), sure=False, reads=figure.key)
 
 
 def _only_text(call: Call) -> str:

@@ -141,6 +141,14 @@ class LedgerModel:
                 least = max(0, counter.limit - used)
         return largest, least
 
+    def used_of(self, budget: Budget, dims: Mapping[str, str], tags: Mapping[str, str], now_ms: int) -> tuple[int, int] | None:
+        """What is spent and held of the instance of a budget that a request falls under, and its limit; None: it falls under none."""
+        scope = scope_of(budget, dims=dims, tags=tags)
+        if scope is None:
+            return None
+        counter = self._counter(bucket_at(budget, scope, now_ms))
+        return counter.used(now_ms), counter.limit
+
     def _find(self, dims: Mapping[str, str], tags: Mapping[str, str], now_ms: int) -> list[tuple[str, Counter]]:
         key = (*[dims[name] for name in self._dimensions], None, *[tags.get(name) for name in self._tags])
         known = self._sets.get(key)

@@ -16,6 +16,7 @@ from router.domain.money import MAX_NUSD
 from router.domain.prices import Price, price_at
 from router.domain.pricing import charge, dearest_input, dearest_output, expected
 from router.replay.budgets import LedgerModel
+from router.replay.figures import numbers_of
 from router.replay.observed import Observed
 from router.replay.requests import PLANNED, Asked, Part
 from router.routing import may_ask
@@ -113,6 +114,7 @@ class World:
             budget_left_nusd=left,
             up={key: not closed.issuperset(names) for key, names in watch.states.items()},
             error_rate={key: asked.facts.moment.error_rate.get(key) for key in watch.states},
+            numbers=numbers_of(asked, watch, ledger, self._dims(asked), self.snapshot) if watch.figures else {},
         )
 
     def candidates(self, asked: Asked, branch: Branch, facts: RequestFacts) -> list[Candidate]:

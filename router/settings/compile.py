@@ -97,7 +97,8 @@ def compile_settings(
 
 def _watched(budgets: tuple[Budget, ...], routes: Mapping[str, Route]) -> tuple[Budget, ...]:
     """The budgets, with a mark if rules read how full they are."""
-    if not any(route.watch is not None and route.watch.budgets for route in routes.values()):
+    watches = [route.watch for route in routes.values() if route.watch is not None]
+    if not any(watch.budgets or any(figure.section == "budget" for figure in watch.figures) for watch in watches):
         return budgets
     return tuple(dataclasses.replace(budget, watched=True) for budget in budgets)
 

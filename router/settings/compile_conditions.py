@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
+from policies.fact_matchers import OF_ONE, figure_read
+from policies.figures import figure_of
 from policies.matchers import Matcher, MatcherError, compile_matcher
 from router.settings.compile_context import Context
-from router.settings.findings import Finding, Path, one_of
+from router.settings.compile_figures import check_read, figures_of, members
+from router.settings.findings import Finding, Path
 from router.settings.model_conditions import WhenSettings
 from router.snapshot import Deployment, Watch
 
@@ -20,17 +23,19 @@ def condition(context: Context, path: Path, given: WhenSettings) -> Matcher | No
         before = (given.cel or "")[: exc.at] if exc.path == ("cel",) else ""
         context.findings.append(Finding((*path, *exc.path), str(exc).replace("'", '"'), before=before))
         return None
-    for read in sorted(matcher.reads):
-        section, sign, name = read.partition(":")
-        if sign:
-            _check_name(context, (*path, "cel"), f"{section}s", name)
+    for place, read in _places(given, matcher):
+        check_read(context, (*path, *place), read)
     return matcher
 
 
-def _check_name(context: Context, path: Path, section: str, name: str) -> None:
-    known: Mapping[str, object] = context.settings.providers if section == "providers" else context.settings.models
-    if name not in known and not context.is_broken(section, name):
-        context.wrong(path, f'there is no {section[:-1]} "{name}"{one_of(name, context.names(section, known))}')
+def _places(given: WhenSettings, matcher: Matcher) -> Iterator[tuple[Path, str]]:
+    """What a condition reads, and where in it that stands."""
+    if matcher.expression is not None:
+        yield from ((("cel",), read) for read in sorted(matcher.expression.reads))
+    for field in OF_ONE:
+        named = getattr(given, field)
+        if isinstance(named, dict):
+            yield from (((field, budget), figure_read(field, budget).key) for budget in named)
 
 
 def watch_of(reads: Iterable[str], timezone: str, deployments: Mapping[str, Deployment]) -> Watch | None:
@@ -41,7 +46,7 @@ def watch_of(reads: Iterable[str], timezone: str, deployments: Mapping[str, Depl
     states = {}
     for read in sorted(wanted):
         section, sign, name = read.partition(":")
-        if sign:
-            own = (d for d in deployments.values() if (d.provider.name if section == "provider" else d.model) == name)
-            states[read] = tuple(d.name for d in own)
-    return Watch(timezone=ZoneInfo(timezone) if "time" in wanted else None, budgets="budget" in wanted, states=states)
+        if sign and figure_of(read) is None:
+            states[read] = members(section, name, deployments)
+    zone = ZoneInfo(timezone) if "time" in wanted else None
+    return Watch(timezone=zone, budgets="budget" in wanted, states=states, figures=figures_of(wanted, deployments))

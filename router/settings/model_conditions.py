@@ -11,6 +11,17 @@ from router.settings.types import Flag, Section, Text, one_or_many
 OneOrMore = Annotated[tuple[Text, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
 
 
+def _ranges(value: object) -> object:
+    return value if isinstance(value, dict) else one_or_many(value)
+
+
+Ranges = Annotated[
+    dict[str, OneOrMore] | tuple[Text, ...],
+    BeforeValidator(_ranges, json_schema_input_type=str | list[str] | dict[str, str | list[str]]),
+]
+"""Of all budgets together, or by the name of a budget."""
+
+
 def _pii(value: object) -> object:
     return (value,) if isinstance(value, bool) else one_or_many(value)
 
@@ -62,10 +73,11 @@ class WhenSettings(Section):
     """Hours of the day in the time zone of the route: `"9..17"` is 9:00 to 17:59, `"22..5"` goes over midnight."""
     weekday: OneOrMore | None = None
     """Days of the week in the time zone of the route: `mon..fri`, or `[sat, sun]`."""
-    budget_used: OneOrMore | None = None
-    """Largest used share of the budgets that the request falls under whatever model serves it: `">0.9"`. Unit: 0 to 1."""
-    budget_left: OneOrMore | None = None
-    """Least that is left in such a budget: `"<$5"`. Unit: USD."""
+    budget_used: Ranges | None = None
+    """Largest used share of the budgets that the request falls under whatever model serves it: `">0.9"`; or that of single ones by
+    their names, `{company: ">0.9"}`. Unit: 0 to 1."""
+    budget_left: Ranges | None = None
+    """Least that is left in such a budget: `"<$5"`; or what is left in single ones, `{company: "<$5"}`. Unit: USD."""
     cel: Text | None = None
     """An expression in CEL, such as `tokens.input > 4000 && tag("kind") != "agent"`. A text in place of the whole is short for it."""
 

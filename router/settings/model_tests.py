@@ -51,6 +51,8 @@ class GivenDeployment(Section):
     """Usual time of a whole call. Default: never seen, or the time to the first token."""
     output_tokens: Count | None = None
     """Usual length of an answer. Default: never seen."""
+    error_rate: Annotated[Share, Field(ge=0, le=1)] | None = None
+    """Share of the calls of the last 30 s that failed, none of which led to a cooldown. Default: there was no call."""
 
 
 Deployments = dict[Text, Annotated[GivenDeployment, BeforeValidator(_state)]]
