@@ -131,7 +131,7 @@ class Service:
         self._stack.push_async_callback(self.ledger.close)
         snapshot = await self._take_control()
         await self.shares.look()
-        self.exchange = Exchange(self.ledger.experience_store(), self.fleet.memory)
+        self.exchange = Exchange(self.ledger.experience_store(), self.fleet.memory, self.fleet.learned)
         await self.exchange.look()
         self._stack.push_async_callback(self.exchange.close)
         self.escrow = self._make_escrow(snapshot)

@@ -1,8 +1,9 @@
-"""Keeps what policy kinds have learned in the ledger's store: all processes know what each learned, and a restart forgets nothing.
+"""Keeps what was learned in the ledger's store: all processes know what each learned, and a restart forgets nothing.
 
-Each process has one row, of what it has learned itself and of what it has taken over from processes that are gone. Every few seconds it
-reads the rows of all others and writes its own, if that has changed. Nothing of it is on the path of a request; while the store is away
-a process goes by what it knew, and by what it learns.
+Of what policy kinds learn each process has one row, of what it has learned itself and of what it has taken over from processes that are
+gone. Every few seconds it reads the rows of all others and writes its own, if that has changed. What answers teach of inputs and lengths
+is one row, which all add to, now and then. Nothing of it is on the path of a request; while the store is away a process goes by what it
+knew, and by what it learns.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 import structlog
 
 from router.domain.experience import Experience, together
+from router.domain.learning import Learned, Taught
 from router.errors import StoreUnavailable
 from router.experience_port import ExperienceStore
 from router.memory import Memory
@@ -30,6 +32,11 @@ GONE_MS: Final = 600_000
 """Who wrote nothing for so long is gone, and what it learned is taken over by another."""
 MOST_AT_ONCE: Final = 20
 """So many rows are taken over in one step."""
+HABITS: Final = "habits"
+"""The row of what answers taught of inputs and lengths, which all write together: it is long, and its sums may count an answer twice
+after a write that was done and not answered."""
+HABITS_ROUNDS: Final = 12
+"""It is written every so many times."""
 MOST_NAMES: Final = 200
 """So many of the processes that were taken over last are named in a row. One that only slept learns from it that it was."""
 
@@ -45,18 +52,24 @@ def read_row(row: bytes) -> Experience:
 async def read_all(store: ExperienceStore) -> Experience:
     """What all processes have learned. Raises `StoreUnavailable`."""
     _, rows = await store.rows()
-    known = {name: read_row(row) for name, row in rows.items()}
+    known = _of_processes(rows)
     gone = {name for each in known.values() for name in each.taken_over}
     return together(each for name, each in known.items() if name not in gone)
+
+
+def _of_processes(rows: Mapping[str, bytes]) -> dict[str, Experience]:
+    return {name: read_row(row) for name, row in rows.items() if name != HABITS}
 
 
 class Exchange:
     """One process's part in it."""
 
-    def __init__(self, store: ExperienceStore, memory: Memory) -> None:
-        """`memory` is what the policy kinds of this process go by."""
+    def __init__(self, store: ExperienceStore, memory: Memory, learned: Learned) -> None:
+        """`memory` is what the policy kinds of this process go by, `learned` what its holds do."""
         self._store = store
         self._memory = memory
+        self._learned = learned
+        self._rounds = 0
         self._name = secrets.token_hex(6)
         self._inherited = Experience()
         """What was taken over."""
@@ -74,7 +87,10 @@ class Exchange:
             StoreUnavailable: the store does not answer; the next time goes on from here.
         """
         now_ms, rows = await self._store.rows()
-        known = {name: read_row(row) for name, row in rows.items()}
+        if at_end or self._rounds % HABITS_ROUNDS == 0:
+            await self._tell_habits(rows.get(HABITS, b""), now_ms)
+        self._rounds += 1
+        known = _of_processes(rows)
         self._find_own(rows.get(self._name, b""), known)
         # A store that lost its last second may have rows again that were taken over.
         taken_over = {*self._inherited.taken_over, *(name for each in known.values() for name in each.taken_over)}
@@ -83,8 +99,28 @@ class Exchange:
         self._memory.go_by(together([self._inherited, *others.values()]))
         inherited = together([self._inherited, *(others[name] for name in gone)])
         inherited.taken_over = [*self._inherited.taken_over, *gone][-MOST_NAMES:]
-        dropped = {name: rows[name] for name in (*gone, *(name for name in rows if name in taken_over and name != self._name))}
+        dropped = {name: rows[name] for name in (*gone, *(name for name in known if name in taken_over and name != self._name))}
         await self._tell(inherited, dropped, 0 if at_end else now_ms, now_ms)
+
+    async def _tell_habits(self, row: bytes, now_ms: int) -> None:
+        """Put what is new of inputs and answers to what all know, and go by that. If it cannot be written, the next time does it."""
+        news = self._learned.news()
+        try:
+            whole = msgspec.json.decode(row, type=Taught) if row else Taught()
+        except msgspec.MsgspecError:
+            whole = Taught()
+        if not news.shares and not news.lengths:
+            self._learned.know(whole)
+            return
+        whole = whole.with_news(news, now_ms)
+        written = False
+        try:
+            written = await self._store.put(HABITS, msgspec.json.encode(whole), instead_of={HABITS: row} if row else {})
+        finally:
+            if not written:
+                self._learned.give_back(news)
+        if written:
+            self._learned.know(whole)
 
     def _find_own(self, row: bytes, known: Mapping[str, Experience]) -> None:
         """See what became of the own row."""

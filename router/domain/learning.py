@@ -6,11 +6,13 @@ certain. Nothing here reads a clock; what was seen is forgotten by count.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from policies.types import TEXT_ONLY
+from router.domain.experience import KEEP_MS
 from router.domain.request import INPUTS, ParsedRequest
 
 LEAST_INPUTS: Final = 50
@@ -82,15 +84,18 @@ def sample_of(text: bytes | msgspec.Raw) -> bytes:
 class Share:
     """The highest share of their certain bound that texts of one kind were billed at."""
 
-    __slots__ = ("highest", "seen")
+    __slots__ = ("highest", "news", "seen")
 
     def __init__(self) -> None:
         self.seen = 0
         self.highest = 0.0
+        self.news = 0
+        """How many of these nobody else knows of."""
 
     def add(self, billed_tokens: int, bound_tokens: int) -> None:
         """Learn from a text that was billed by the provider's own count. A higher share than ever counts at once."""
         self.seen += 1
+        self.news += 1
         share = billed_tokens / bound_tokens
         if share > self.highest:
             self.highest = share
@@ -110,10 +115,12 @@ class Share:
 class Lengths:
     """The lengths of answers of one kind, to a sixteenth or better."""
 
-    __slots__ = ("_counts", "_due", "_floor", "_floor_left", "cap", "first_slice", "remaining", "seen")
+    __slots__ = ("_counts", "_due", "_floor", "_floor_left", "cap", "first_slice", "news", "remaining", "seen")
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self.news: dict[int, int] = {}
+        """Those of `_counts` that nobody else knows of."""
         self._due = LEAST_ANSWERS
         self._floor = 0
         self._floor_left = 0
@@ -131,6 +138,7 @@ class Lengths:
         bits = max(tokens.bit_length(), 4)
         place = bits * _EIGHTHS + (tokens >> (bits - 4)) % _EIGHTHS
         self._counts[place] = self._counts.get(place, 0) + 1
+        self.news[place] = self.news.get(place, 0) + 1
         self._floor_left -= 1
         self._due -= 1
         if self._due <= 0:
@@ -143,6 +151,15 @@ class Lengths:
         self._floor_left = WIDENED_ANSWERS
         self._due = min(self._due, 1)
         self.add(cap * 2)
+
+    def know(self, counts: Mapping[int, int]) -> None:
+        """Go by these counts, and by what is news."""
+        self._counts = _added(counts, self.news)
+        self.seen = sum(self._counts.values())
+        self._due = LEAST_ANSWERS - self.seen
+        if self._due <= 0:
+            self._due = LOOK_EVERY
+            self._look()
 
     def quantile(self, longer: float) -> int:
         """A length that this share of answers exceeds at most."""
@@ -163,8 +180,16 @@ class Lengths:
             summed += count * length
             squares += count * length * length
         self.remaining = squares // max(1, 2 * summed)
-        if sum(self._counts.values()) > MOST_ANSWERS:
-            self._counts = {place: count // 2 for place, count in self._counts.items() if count > 1}
+        self._counts = _faded(self._counts)
+
+
+def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> dict[int, int]:
+    return {place: counts.get(place, 0) + more.get(place, 0) for place in {**counts, **more}}
+
+
+def _faded(counts: dict[int, int]) -> dict[int, int]:
+    """With older answers at half their weight, where there are enough."""
+    return counts if sum(counts.values()) <= MOST_ANSWERS else {place: count // 2 for place, count in counts.items() if count > 1}
 
 
 def _upper(place: int) -> int:
@@ -217,6 +242,39 @@ class Habits:
         return lengths
 
 
+class Seen(msgspec.Struct, array_like=True, gc=False):
+    """What a `Share` goes by."""
+
+    seen: int = 0
+    highest: float = 0.0
+
+
+class Taught(msgspec.Struct, omit_defaults=True):
+    """What answers taught, in a form that can be kept: by deployment, and by route and model with a line break between; then by kind."""
+
+    shares: dict[str, dict[str, Seen]] = {}
+    lengths: dict[str, dict[str, dict[int, int]]] = {}
+    used_ms: dict[str, int] = {}
+    """When something was added last, by the names of the first two."""
+
+    def with_news(self, news: Taught, now_ms: int) -> Taught:
+        """Both, without what nobody has added to for `KEEP_MS`."""
+        used = self.used_ms | dict.fromkeys([*news.shares, *news.lengths], now_ms)
+        used = {name: at_ms for name, at_ms in used.items() if at_ms >= now_ms - KEEP_MS}
+        shares = {name: dict(kinds) for name, kinds in self.shares.items() if name in used}
+        for name, kinds in news.shares.items():
+            ours = shares.setdefault(name, {})
+            for kind, one in kinds.items():
+                before = ours.get(kind, Seen())
+                ours[kind] = Seen(before.seen + one.seen, max(before.highest, one.highest))
+        lengths = {name: dict(found) for name, found in self.lengths.items() if name in used}
+        for name, found in news.lengths.items():
+            sizes = lengths.setdefault(name, {})
+            for kind, counts in found.items():
+                sizes[kind] = _faded(_added(sizes.get(kind, {}), counts))
+        return Taught(shares, lengths, used)
+
+
 class Learned:
     """Everything that answers have taught. Grows with the configuration, not with traffic: names come from it, sizes are few."""
 
@@ -227,3 +285,47 @@ class Learned:
     def habits(self, *, route: str, model: str, deployment: str, strict: bool) -> Habits:
         """What is known of requests for this route to this deployment of this model; it goes on growing."""
         return Habits(self._shares.setdefault(deployment, {}), self._lengths.setdefault((route, model), {}), strict=strict)
+
+    def news(self) -> Taught:
+        """What was learned since the last call: it is news no more, unless it is given back."""
+        told = Taught()
+        for deployment, shares in self._shares.items():
+            for (script, size), share in shares.items():
+                if share.news:
+                    told.shares.setdefault(deployment, {})[f"{script} {size}"] = Seen(share.news, share.highest)
+                    share.news = 0
+        for (route, model), found in self._lengths.items():
+            for (size, reasoning), lengths in found.items():
+                if lengths.news:
+                    told.lengths.setdefault(f"{route}\n{model}", {})[f"{size} {reasoning:d}"] = lengths.news
+                    lengths.news = {}
+        return told
+
+    def give_back(self, told: Taught) -> None:
+        """Nobody took the news: they are to be told again."""
+        for deployment, kinds in told.shares.items():
+            for kind, one in kinds.items():
+                self._share(deployment, kind).news += one.seen
+        for names, found in told.lengths.items():
+            for kind, counts in found.items():
+                lengths = self._length(names, kind)
+                lengths.news = _added(lengths.news, counts)
+
+    def know(self, whole: Taught) -> None:
+        """Go by what all processes have learned, and by what is news here."""
+        for deployment, kinds in whole.shares.items():
+            for kind, one in kinds.items():
+                share = self._share(deployment, kind)
+                share.seen, share.highest = one.seen + share.news, max(one.highest, share.highest)
+        for names, found in whole.lengths.items():
+            for kind, counts in found.items():
+                self._length(names, kind).know(counts)
+
+    def _share(self, deployment: str, kind: str) -> Share:
+        script, _, size = kind.rpartition(" ")
+        return self._shares.setdefault(deployment, {}).setdefault((script, int(size)), Share())
+
+    def _length(self, names: str, kind: str) -> Lengths:
+        route, _, model = names.partition("\n")
+        size, _, reasoning = kind.partition(" ")
+        return self._lengths.setdefault((route, model), {}).setdefault((int(size), reasoning == "1"), Lengths())

@@ -88,6 +88,15 @@ async def test_other_wires_are_loaded_only_where_they_are_needed(tmp_path: Path)
             assert (dispatcher._second_wire is not None, dispatcher._adapter) == (second, None)
 
 
+async def test_what_answers_taught_outlives_the_process(tmp_path: Path) -> None:
+    """Holds after a restart are as near to what is billed as before it."""
+    for wanted in (0, 1, 2):
+        async with Service(compiled(config(tmp_path / "l.sqlite"))) as service:
+            share = service.fleet.learned.habits(route="auto", model="m", deployment="up/m", strict=False).written()
+            assert share.seen == wanted
+            share.add(1, 2)
+
+
 async def test_readiness_follows_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked at most once a second, so that probes cost nothing."""
     async with Service(compiled(config(tmp_path / "l.sqlite"))) as service:

@@ -8,12 +8,15 @@ from typing import Final
 
 import pytest
 
-from router.domain.experience import CascadeState, Experience
+from router.domain.experience import KEEP_MS, CascadeState, Experience
+from router.domain.learning import LEAST_ANSWERS, LEAST_INPUTS, MOST_ANSWERS, Learned, Lengths, Share, Taught
+from router.domain.request import parse_request
 from router.errors import StoreUnavailable
-from router.experience import GONE_MS, MOST_AT_ONCE, TELL_MS, Exchange, read_all
+from router.experience import GONE_MS, HABITS, HABITS_ROUNDS, MOST_AT_ONCE, TELL_MS, Exchange, read_all
 from router.experiments import Key, mark_of
 from router.memory import Memory
 
+QUESTION: Final = parse_request(b'{"model": "m", "messages": [{"role": "user", "content": "What is the sea?"}]}', "chat")
 KEY: Final[Key] = ("auto", "rule", "cascade", "")
 
 
@@ -27,8 +30,11 @@ class Rows:
         self.fails = ""
         """What comes of the next `put`: "before" or "after" it was done."""
 
+        self.stale: dict[str, bytes] | None = None
+        """What `rows` tells in place of what is kept."""
+
     async def rows(self) -> tuple[int, Mapping[str, bytes]]:
-        return self.now_ms, dict(self.kept)
+        return self.now_ms, dict(self.kept if self.stale is None else self.stale)
 
     async def put(self, name: str, row: bytes, *, instead_of: Mapping[str, bytes]) -> bool:
         fails, self.fails = self.fails, ""
@@ -50,7 +56,8 @@ class Process:
 
     def __init__(self, store: Rows) -> None:
         self.memory = Memory(lambda: store.now_ms / 1000)
-        self.exchange = Exchange(store, self.memory)
+        self.learned = Learned()
+        self.exchange = Exchange(store, self.memory, self.learned)
 
     def serve(self, times: int) -> None:
         for _ in range(times):
@@ -244,4 +251,101 @@ def test_what_was_read_of_others_replaces_what_was_known_of_them() -> None:
         assert memory._cascade(KEY).requests == requests
     assert list(memory.savings()) == []
     memory.cascades[KEY] = CascadeState()
-    assert list(memory.savings()) == [("cascade", pytest.approx(0.7))]
+    assert [(name, round(share, 6)) for name, share in memory.savings()] == [("cascade", 0.7)]
+
+
+def lengths(process: Process, route: str = "auto") -> Lengths:
+    """Of answers to short questions."""
+    found = process.learned.habits(route=route, model="m", deployment="p/m", strict=False).lengths(QUESTION)
+    assert found is not None
+    return found
+
+
+def share(process: Process) -> Share:
+    return process.learned.habits(route="auto", model="m", deployment="p/m", strict=False).written()
+
+
+async def minutes(*processes: Process) -> None:
+    for _ in range(HABITS_ROUNDS):
+        await rounds(*processes)
+
+
+async def test_holds_go_by_what_all_learned_and_by_what_was_before_a_restart() -> None:
+    """A service that is deployed anew must not hold the widest bounds again."""
+    store = Rows()
+    one, two = Process(store), Process(store)
+    for process, tokens in ((one, 100), (two, 200)):
+        await process.look()
+        for _ in range(LEAST_ANSWERS // 2):
+            lengths(process).add(tokens)
+        for _ in range(LEAST_INPUTS // 2):
+            share(process).add(tokens, 1000)
+    assert (lengths(one).cap, share(one).tokens(1000)) == (None, 1000)
+    await minutes(one, two)
+    for process in (one, two):
+        assert (lengths(process).seen, share(process).seen, share(process).highest) == (LEAST_ANSWERS, LEAST_INPUTS, 0.2)
+        assert lengths(process).cap is not None
+    late = Process(store)
+    await late.look()
+    assert (lengths(late).cap, share(late).tokens(1000)) == (lengths(one).cap, share(one).tokens(1000))
+    # What is learned goes on from there, and is told again at a clean end.
+    lengths(late).add(5000)
+    share(late).add(900, 1000)
+    await late.exchange.close()
+    await minutes(one)
+    assert (lengths(one).seen, share(one).highest) == (LEAST_ANSWERS + 1, 0.9)
+
+
+@pytest.mark.parametrize("fails", ["before", "after", "taken"])
+async def test_news_that_nobody_took_are_told_again(fails: str) -> None:
+    """A write that was done and not answered may count an answer twice; none is ever lost."""
+    store = Rows()
+    one, two = Process(store), Process(store)
+    await rounds(one, two)
+    lengths(one).add(100)
+    share(one).add(1, 2)
+    lengths(two).add(100)
+    if fails == "taken":
+        store.stale = dict(store.kept)
+        await two.exchange.close()
+        await one.exchange.close()
+        store.stale = None
+    else:
+        store.fails = fails
+        await one.exchange.close()
+        await two.exchange.close()
+    lengths(one).add(100)
+    await one.exchange.close()
+    assert (lengths(one).seen, share(one).seen) == ((4, 2) if fails == "after" else (3, 1))
+
+
+async def test_habits_in_another_form_begin_anew() -> None:
+    """Of another version of the program."""
+    store = Rows()
+    store.kept[HABITS] = b'{"shares": 7}'
+    one = Process(store)
+    await one.look()
+    lengths(one).add(100)
+    await one.exchange.close()
+    assert (await read_all(store)) == Experience()
+    late = Process(store)
+    await late.look()
+    assert lengths(late).seen == 1
+
+
+def test_answers_fade_and_what_is_not_used_is_forgotten() -> None:
+    """The row must not grow for ever, neither in counts nor in names."""
+    learned = Learned()
+    counts = learned.habits(route="auto", model="m", deployment="p/m", strict=False).lengths(QUESTION)
+    assert counts is not None
+    for _ in range(MOST_ANSWERS - 1):
+        counts.add(100)
+    first = Taught().with_news(learned.news(), 5)
+    for _ in range(3):
+        counts.add(3000)
+    whole = first.with_news(learned.news(), 7)
+    ((kinds,),) = [list(found.values()) for found in whole.lengths.values()]
+    assert sorted(kinds.values()) == [1, MOST_ANSWERS // 2 - 1]
+    assert (learned.news(), whole.used_ms) == (Taught(), {"auto\nm": 7})
+    assert whole.with_news(Taught(), KEEP_MS + 7) == whole
+    assert whole.with_news(Taught(), KEEP_MS + 8) == Taught()
