@@ -192,8 +192,15 @@ def order_all(branch: Branch, facts: RequestFacts, kept: Sequence[Candidate], dr
 
 def _in_time_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], deadline_ms: float) -> tuple[Ranked, ...]:
     """Move those to the end that usually take longer than there is time."""
-    late = {c.traits.deployment for c in kept if c.total_ms is not None and c.total_ms > deadline_ms}
-    return tuple(sorted(order, key=lambda ranked: ranked.deployment in late))
+    late = {c.traits.deployment: c.total_ms - deadline_ms for c in kept if c.total_ms is not None and c.total_ms > deadline_ms}
+    if not late:
+        return order
+    behind = [_told_late(ranked, late[ranked.deployment]) for ranked in order if ranked.deployment in late]
+    return (*[ranked for ranked in order if ranked.deployment not in late], *behind)
+
+
+def _told_late(ranked: Ranked, late_ms: float) -> Ranked:
+    return Ranked(ranked.deployment, ranked.score, {**(ranked.parts or {}), "late_ms": late_ms})
 
 
 def _preferred_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], wanted: tuple[str, ...]) -> tuple[Ranked, ...]:

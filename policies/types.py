@@ -215,12 +215,15 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
     """The numbers behind the reason, for people: `needs 9,120 tokens, limit 8,192`."""
 
 
-class Ranked(msgspec.Struct, frozen=True, gc=False):
+class Ranked(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A candidate in the order to try, with its score."""
 
     deployment: str
     score: float | None = None
     """What the kind ordered by, in the unit of the ranking's `measure`; None if it had nothing to go by."""
+    parts: Mapping[str, float] | None = None
+    """What the score is made of, where that is more than one thing: `charge_nusd`, `cached_nusd`, `quality`, `price`; and `late_ms`, by
+    which it usually takes longer than the request has time."""
 
 
 class Ranking(msgspec.Struct, frozen=True, gc=False):

@@ -44,6 +44,8 @@ class CandidateLine(msgspec.Struct, kw_only=True):
     """The numbers behind the reason."""
     score: dict[str, float] = {}
     """What the policy kind ordered by."""
+    parts: dict[str, float] = {}
+    """What the score is made of, and `late_ms`."""
     expected_nusd: int | None
     worst_case_nusd: int | None
     """None: no price is known."""
@@ -195,6 +197,8 @@ def _candidates(call: Call, decision: Decision, fleet: Fleet, spent: Spent | Non
     for place, ranked in enumerate(decision.order, start=1):
         line = _line(call, call.snapshot.deployments[ranked.deployment], fleet, spent)
         line.place, line.score = place, _score(decision.measure, ranked.score)
+        for name, value in (ranked.parts or {}).items():
+            line.parts |= _score(name, value)
         lines.append(line)
     told = {*call.branch.selected, *(each.deployment for each in decision.rejected)}
     others = [Rejection(name, "not_selected", "by this rule") for name in call.route.deployments if name not in told]
@@ -252,6 +256,8 @@ def _details(line: CandidateLine) -> list[str]:
     lines = [f"   {_money_text(line)}"]
     if line.score:
         lines.append("   score: " + ", ".join(f"{name} {value:g}" for name, value in line.score.items()))
+    if line.parts:
+        lines.append("   made of: " + ", ".join(f"{name} {value:g}" for name, value in line.parts.items()))
     return [*lines, f"   budgets: {', '.join(map(budget_text, line.budgets)) or 'none'}"]
 
 

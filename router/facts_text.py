@@ -31,7 +31,10 @@ def explanation(decision: Decision) -> bytes:
     told = {
         "rule": decision.rule,
         "kind": decision.kind,
-        "order": [{"deployment": each.deployment, "score": each.score} for each in decision.order[:MOST_EXPLAINED]],
+        "order": [
+            {"deployment": each.deployment, "score": each.score, **({"parts": each.parts} if each.parts else {})}
+            for each in decision.order[:MOST_EXPLAINED]
+        ],
         "measure": decision.measure,
         "left_out": [{"deployment": each.deployment, "reason": each.reason, "detail": each.detail} for each in left_out[:MOST_EXPLAINED]],
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.engine import Order
-from policies.kinds.cost import expected
+from policies.kinds.cost import KeepCache, cost_parts, likely, live_of, plan_of
 from policies.kinds.fields import Milliseconds, Share
+from policies.plans import Live
 from policies.types import Candidate, Ranked, Ranking, RequestFacts
 
 
@@ -39,6 +40,13 @@ class LatencyOptions(BaseModel):
             "Unit: 0 to 1 or a percentage. Default: 5%."
         ),
     )
+    keep_cache: KeepCache = False
+
+    @model_validator(mode="after")
+    def _by_cost(self) -> Self:
+        if self.keep_cache and self.target_ms is None:
+            raise ValueError("keep_cache needs target_ms: without it, prices count for nothing")
+        return self
 
 
 def bind(options: LatencyOptions) -> Order:
@@ -46,10 +54,11 @@ def bind(options: LatencyOptions) -> Order:
     first_token = options.metric == "first_token"
     label = f"{options.metric}_ms"
     target = options.target_ms
-    explore = options.explore
+    explore, keep_cache = options.explore, options.keep_cache
+    plan = plan_of(keep_cache)
 
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
-        seen: list[tuple[bool, float, int, float, str]] = []
+        seen: list[tuple[bool, float, int, Ranked]] = []
         unseen: list[Ranked] = []
         for index, c in enumerate(kept):
             ms = c.first_token_ms if first_token else c.total_ms
@@ -57,15 +66,21 @@ def bind(options: LatencyOptions) -> Order:
             if ms is None:
                 unseen.append(Ranked(name))
             elif target is None or ms > target:
-                seen.append((True, ms, index, ms, name))
+                seen.append((True, ms, index, Ranked(name, ms)))
             else:
-                seen.append((False, float(expected(c)), index, ms, name))
+                parts = cost_parts(facts, c) if keep_cache else None
+                seen.append((False, likely(facts, c, keep_cache=keep_cache), index, Ranked(name, ms, parts)))
         # The index keeps the order of the YAML between equals, and sorting tuples needs no key function.
         seen.sort()
-        ranked = [Ranked(name, ms) for _, _, _, ms, name in seen]
-        return Ranking(tuple(_explore(ranked, unseen, draw, explore) if unseen else ranked), (), label)
+        ranked = [one for _, _, _, one in seen]
+        return Ranking(tuple(_explore(ranked, unseen, draw, explore) if unseen else ranked), (), label, plan)
 
     return order
+
+
+def live(options: LatencyOptions) -> tuple[Live, ...]:
+    """Where the session's prompt is cached."""
+    return live_of(options.keep_cache)
 
 
 def _explore(seen: list[Ranked], unseen: list[Ranked], draw: float, share: float) -> list[Ranked]:

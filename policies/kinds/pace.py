@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.engine import Order
-from policies.kinds.cost import expected
+from policies.kinds.cost import KeepCache, cost_parts, expected, likely, live_of, plan_of
 from policies.plans import Live
 from policies.types import Candidate, Ranked, Ranking, RequestFacts, quality_of
 
@@ -35,11 +35,12 @@ class PaceOptions(BaseModel):
         le=1000,
         description="How much the price counts against quality while the budget is right on its pace. Default: 0.3.",
     )
+    keep_cache: KeepCache = False
 
 
 def bind(options: PaceOptions) -> Order:
     """The order function of these options."""
-    name, usual = options.budget, options.price_weight
+    name, usual, keep_cache = options.budget, options.price_weight, options.keep_cache
 
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
         weight = usual * pressure(facts.live.get(f"spent/{name}"), facts.live.get(f"passed/{name}"))
@@ -48,9 +49,13 @@ def bind(options: PaceOptions) -> Order:
         for index, c in enumerate(kept):
             quality = quality_of(c.traits, facts)
             value = UNKNOWN_QUALITY.get(c.traits.size or "", 0.6) if quality is None else quality
-            scored.append((weight * expected(c) / dearest - value, index, c.traits.deployment))
+            price = weight * likely(facts, c, keep_cache=keep_cache) / dearest
+            costs = cost_parts(facts, c) if keep_cache else {"charge_nusd": expected(c)}
+            parts = {"quality": value, "price": 0.0 - price, **costs}
+            scored.append((price - value, index, c.traits.deployment, parts))
         scored.sort()
-        return Ranking(tuple([Ranked(deployment, -score) for score, _, deployment in scored]), (), "value")
+        order = tuple([Ranked(deployment, -score, parts) for score, _, deployment, parts in scored])
+        return Ranking(order, (), "value", plan_of(keep_cache))
 
     return order
 
@@ -68,5 +73,5 @@ def pressure(spent: float | None, passed: float | None) -> float:
 
 
 def live(options: PaceOptions) -> tuple[Live, ...]:
-    """How much of the budget is spent, and how much of its window has passed."""
-    return (Live(what="pace", name=options.budget),)
+    """How much of the budget is spent, how much of its window has passed, and where the session's prompt is cached."""
+    return (Live(what="pace", name=options.budget), *live_of(options.keep_cache))

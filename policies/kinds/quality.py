@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.engine import Order
-from policies.kinds.cost import expected
+from policies.kinds.cost import KeepCache, cost_parts, likely, live_of, plan_of
 from policies.kinds.fields import Problem, Share
+from policies.plans import Live
 from policies.types import Candidate, Ranked, Ranking, Rejection, RequestFacts, Traits, quality_of
 
 
@@ -32,32 +33,40 @@ class QualityOptions(BaseModel):
         default="last",
         description="Those that do not reach it: tried `last`, or `never`. Default: `last`.",
     )
+    keep_cache: KeepCache = False
 
 
 def bind(options: QualityOptions) -> Order:
     """The order function of these options."""
-    target, unknown, never = options.target, options.unknown, options.below == "never"
+    target, unknown, never, keep_cache = options.target, options.unknown, options.below == "never", options.keep_cache
+    plan = plan_of(keep_cache)
 
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
-        good: list[tuple[int, int, str, float]] = []
+        good: list[tuple[float, int, Ranked]] = []
         rest: list[tuple[float, int, str, float]] = []
         for index, c in enumerate(kept):
             found = quality_of(c.traits, facts)
             quality = unknown if found is None else found
             name = c.traits.deployment
             if quality >= target:
-                good.append((expected(c), index, name, quality))
+                parts = cost_parts(facts, c) if keep_cache else None
+                good.append((likely(facts, c, keep_cache=keep_cache), index, Ranked(name, quality, parts)))
             else:
                 rest.append((-quality, index, name, quality))
         good.sort()
         rest.sort()
-        ranked = [Ranked(name, quality) for _, _, name, quality in good]
+        ranked = [one for _, _, one in good]
         if never:
             out = tuple([Rejection(name, "not_selected", f"quality {quality:g}, wanted {target:g}") for _, _, name, quality in rest])
-            return Ranking(tuple(ranked), out, "quality")
-        return Ranking((*ranked, *[Ranked(name, quality) for _, _, name, quality in rest]), (), "quality")
+            return Ranking(tuple(ranked), out, "quality", plan)
+        return Ranking((*ranked, *[Ranked(name, quality) for _, _, name, quality in rest]), (), "quality", plan)
 
     return order
+
+
+def live(options: QualityOptions) -> tuple[Live, ...]:
+    """Where the session's prompt is cached."""
+    return live_of(options.keep_cache)
 
 
 def problems(options: QualityOptions, offered: Sequence[Traits]) -> Sequence[Problem]:

@@ -39,6 +39,8 @@ class PastCandidate(msgspec.Struct, kw_only=True):
     place: int | None = None
     """Place in the order to try, from 1; None if it was out."""
     score: float | None = None
+    parts: dict[str, float] = {}
+    """What the score is made of."""
     reason: str = ""
     detail: str = ""
     state: str = ""
@@ -152,7 +154,9 @@ def _candidates(snapshot: Snapshot, asked: Asked, decision: Decision | None, tra
     lines: dict[str, PastCandidate] = {}
     if decision is not None:
         for place, ranked in enumerate(decision.order, start=1):
-            lines[ranked.deployment] = PastCandidate(deployment=ranked.deployment, model="", place=place, score=ranked.score)
+            lines[ranked.deployment] = PastCandidate(
+                deployment=ranked.deployment, model="", place=place, score=ranked.score, parts=dict(ranked.parts or {})
+            )
         for out in decision.rejected:
             lines[out.deployment] = PastCandidate(deployment=out.deployment, model="", reason=out.reason, detail=out.detail)
     route = snapshot.routes.get(asked.facts.route)
@@ -199,7 +203,8 @@ def as_text(told: Past) -> str:
         score = "" if line.score is None else f"; {told.measure or 'score'} {line.score:g}"
         cost = "no price known" if line.cost_nusd is None else f"would have cost {format_usd(line.cost_nusd)} USD"
         lines.append(f"{place} {line.deployment} (model {line.model or 'unknown'}){why}")
-        lines.append(f"   {cost}{score}{f'; {line.state}' if line.state else ''}")
+        made = f" ({', '.join(f'{name} {value:g}' for name, value in line.parts.items())})" if line.parts else ""
+        lines.append(f"   {cost}{score}{made}{f'; {line.state}' if line.state else ''}")
     return "\n".join(lines)
 
 
