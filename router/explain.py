@@ -171,7 +171,7 @@ def _steer(call: Call, spent: Spent) -> None:
 
 def _decision(call: Call, fleet: Fleet, draw: float) -> Decision:
     """As the server decides, with every signal that a rule reads."""
-    signals = PromptSignals(call.snapshot.signals)
+    signals = PromptSignals(call.snapshot.signals, lengths=fleet.likely_length)
     while True:
         try:
             return route_call(call, fleet, draw)

@@ -203,6 +203,11 @@ class Fleet:
         averages = self._averages
         return int(averages.get(size) or averages.get(_ALL_SIZES) or USUAL_LENGTH)
 
+    def likely_length(self, name: str, input_tokens: int) -> int:
+        """Output tokens to expect of a deployment for an input of so many tokens."""
+        size = size_class(input_tokens)
+        return self._states[name].view.lengths.get(size) or self.usual_length(size)
+
     def view(self, name: str, max_in_flight: int | None = None, *, input_tokens: int = 0) -> FleetView:
         """The deployment now, everything learned that is known. The object is reused by the next call for the same name."""
         state, now = self._states[name], self._clock()

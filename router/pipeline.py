@@ -52,10 +52,13 @@ class Pipeline(Attempts):
         """Load what rules read of prompts, before there is a request that would wait for it."""
         names = signals_named(self.snapshot)
         if names:
-            from router.signals import PromptSignals
-
-            self._signals = PromptSignals(self.snapshot.signals, self._metrics, clock=self._clock)
+            self._signals = self._new_signals()
             await self._signals.warm(names)
+
+    def _new_signals(self) -> PromptSignals:
+        from router.signals import PromptSignals
+
+        return PromptSignals(self.snapshot.signals, self._metrics, clock=self._clock, lengths=self._fleet.likely_length)
 
     async def serve(self, exchange: Exchange, operation: Operation) -> None:
         """Answer one call. Every failure becomes an answer; the money is settled when this returns."""
@@ -117,9 +120,7 @@ class Pipeline(Attempts):
     async def _route_by_signals(self, call: Call, missing: MissingSignal) -> Failure | None:
         """Decide again with the signal that was missing, as often as one is."""
         if self._signals is None:
-            from router.signals import PromptSignals
-
-            self._signals = PromptSignals(self.snapshot.signals, self._metrics, clock=self._clock)
+            self._signals = self._new_signals()
         while True:
             await self._signals.find(call, missing.name)
             # With the signal it is not plain any more.

@@ -113,11 +113,14 @@ class PromptSignals:
         detectors: Mapping[SignalName, Detector] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        lengths: Callable[[str, int], int] = lambda deployment, input_tokens: USUAL_LENGTH,
     ) -> None:
-        """`detectors`: instead of the ones that the configuration names. `clock`: what deadlines are told by."""
+        """`detectors`: instead of the ones that the configuration names. `clock`: what deadlines are told by. `lengths`: tokens of a
+        likely answer of a deployment to an input of so many tokens."""
         self._rules = rules
         self._metrics = metrics
         self._clock = clock
+        self._lengths = lengths
         self._detectors: dict[SignalName, Detector] = dict(detectors or {})
         self._turns = Turns(threads("signals"))
         self._plugged: dict[SignalName, Plugged] = {name: Plugged(name, plugins) for name, plugins in rules.plugins.items()}
@@ -230,10 +233,11 @@ class PromptSignals:
         return self._thresholds.difficulty(found.language, found.scores, small_usd=small, large_usd=large)
 
     def _usd(self, call: Call, deployment: str) -> float:
-        """What the call will likely cost there, at a usual length of answers; 0 if no price is known."""
+        """What the call will likely cost there, if its answer is as long as those to such inputs were; 0 if no price is known."""
         if not deployment:
             return 0.0
-        return (expected_nusd(call.request, call.snapshot.deployments[deployment], USUAL_LENGTH) or 0) / 1e9
+        length = self._lengths(deployment, call.request.shape.tokens_likely)
+        return (expected_nusd(call.request, call.snapshot.deployments[deployment], length) or 0) / 1e9
 
 
 def _joined(one: Found, other: Found) -> Found:

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from policies.engine import RoutePolicy, Rule
-from policies.learned.thresholds import Target
+from policies.learned.thresholds import Seen, Target
 from policies.types import MissingSignal, RequestFacts, SignalName
 from router.domain.prompt_text import MAX_ASKED, MAX_CHARACTERS, MAX_RAW, Prompt, prompt_of
+from router.domain.request import parse_request
 from router.signals import Detector, PromptSignals
 from router.snapshot import DifficultyRules, SignalRules, Snapshot
 from tests.pipeline_fakes import World, ask, json_answer, snapshot
@@ -145,6 +146,36 @@ async def test_a_price_that_is_held_counts_what_both_models_cost() -> None:
     [window] = thresholds._windows.values()
     [seen] = window._seen
     assert (seen.small_usd, seen.extra_usd) == (pytest.approx(0.0022, rel=0.2), 0.0)
+
+
+async def test_a_price_that_is_held_goes_by_the_lengths_that_were_seen() -> None:
+    """A large model that answers at length costs more than its price per token says; all answers at one length would miss the target."""
+    rules = SignalRules(timeout_seconds=5, difficulty=DifficultyRules(target=Target(kind="price", value=1.0), small="one/m", large="two/m"))
+    config = with_rules(reading("difficulty", lambda v: isinstance(v, float) and v >= 0), rules=rules)
+    world = World(config, *[json_answer() for _ in range(3)])
+    one, two = (config.deployments[name].price for name in ("one/m", "two/m"))
+    assert one is not None
+    assert one == two
+
+    async def asked() -> Seen:
+        await world.ask(ask(max_tokens=4000))
+        assert world.pipeline._signals is not None
+        assert world.pipeline._signals._thresholds is not None
+        [window] = world.pipeline._signals._thresholds._windows.values()
+        return window._seen[-1]
+
+    unseen = await asked()
+    assert unseen.extra_usd == 0.0
+    tokens = parse_request(msgspec.json.encode(ask(max_tokens=4000)), "chat").shape.tokens_likely
+    for _ in range(40):
+        world.fleet.succeeded("one/m", first_token_ms=None, total_ms=1.0, output_tokens=100, input_tokens=tokens)
+        world.fleet.succeeded("two/m", first_token_ms=None, total_ms=1.0, output_tokens=2000, input_tokens=tokens)
+    lengths = [world.fleet.likely_length(name, tokens) for name in ("one/m", "two/m")]
+    assert lengths[0] < 300 < 1500 < lengths[1]
+    seen = await asked()
+    rate = one.rates.output / 1e6 / 1e9
+    assert seen.extra_usd == pytest.approx((lengths[1] - lengths[0]) * rate)
+    assert seen.small_usd == pytest.approx(unseen.small_usd + (lengths[0] - 300) * rate)
 
 
 @pytest.mark.parametrize(("content", "rule"), [("Who wrote Hamlet?", "rule-1"), ("  ", "default")])
