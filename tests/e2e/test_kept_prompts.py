@@ -18,6 +18,7 @@ from tests.scripted_upstream import Fail, Json, Sequence, usage
 
 CONFIG = """
 version: 1
+signals: {timeout: 5s}
 server: {store: "STORE", log_requests: falseKEEP}
 providers:
   up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}

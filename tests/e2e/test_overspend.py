@@ -24,7 +24,7 @@ CONFIG = """
 version: 1
 server: {store: "STORE"}
 providers:
-  up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY}
+  up: {kind: openai, base_url: "UP", api_key: $PROVIDER_KEY, timeouts: {connect: 60s}}
 models:
   m: {at: up/m, price: {input: 0, output: 10}, default_max_output: 1000}
 budgets:

@@ -87,14 +87,14 @@ async def test_an_accepted_step_is_replayed_as_the_stream_that_it_was(tmp_path: 
 
 async def test_the_time_of_a_stream_that_was_kept_back_is_the_providers(tmp_path: Path) -> None:
     """The client has nothing of it: waiting for its end is no work of the proxy's, in the header as in the metric."""
-    by = "{kind: cascade, steps: [small, large]}, timeout: {idle: 300ms}"
+    by = "{kind: cascade, steps: [small, large]}, timeout: {idle: 2s}"
     async with running(tmp_path, config(by)) as app:
         app.up.on("small", Stream(tokens=1, end="hang"))
         app.up.on("large", Stream(tokens=1))
         answer = await app.ask("auto", stream=True)
         assert (answer.status_code, answer.headers["x-faregate-deployment"]) == (200, "up/large")
-        assert 0 < float(answer.headers["x-faregate-overhead-ms"]) < 250
-        assert 0 < await overhead_seconds(app) < 0.25
+        assert 0 < float(answer.headers["x-faregate-overhead-ms"]) < 1500
+        assert 0 < await overhead_seconds(app) < 1.5
 
 
 async def overhead_seconds(app: Running) -> float:
@@ -173,11 +173,11 @@ async def test_the_small_answer_is_shown_when_the_deadline_passes(tmp_path: Path
     async with running(tmp_path, config("{kind: cascade, steps: [small, large]}")) as app:
         app.up.on("small", Json(text=SAYS_NO))
         app.up.on("large", Json(before=Gate()))
-        answer = await app.ask("auto", faregate={"deadline_ms": 400})
+        answer = await app.ask("auto", faregate={"deadline_ms": 2000})
         assert (answer.status_code, text_of(answer)) == (200, SAYS_NO)
         assert [outcome for _, _, outcome in await books(app)] == ["ok", "upstream_lost"]
-        assert 0 < float(answer.headers["x-faregate-overhead-ms"]) < 250
-        assert 0 < await overhead_seconds(app) < 0.25
+        assert 0 < float(answer.headers["x-faregate-overhead-ms"]) < 1500
+        assert 0 < await overhead_seconds(app) < 1.5
 
 
 async def test_a_hedge_takes_whoever_begins_first_and_charges_the_other(tmp_path: Path) -> None:
@@ -336,9 +336,9 @@ async def test_a_deadline_ends_the_whole_chain(tmp_path: Path, stream: bool) -> 
         never = Gate()
         for model in ("small", "twin", "large", "judge"):
             app.up.on(model, Stream(tokens=5, before=never) if stream else Json(before=never))
-        answer = await app.ask("auto", stream=stream, headers={"x-faregate-deadline-ms": "60"})
+        answer = await app.ask("auto", stream=stream, headers={"x-faregate-deadline-ms": "1000"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-        assert "within 60 ms, and one call did not do that" in answer.json()["error"]["message"]
+        assert "within 1000 ms, and one call did not do that" in answer.json()["error"]["message"]
         wrong = await app.ask("auto", headers={"x-faregate-deadline-ms": "soon"})
         assert wrong.status_code == 400
         assert [(d, o) for d, _, o in await books(app)] == [("up/small", "upstream_lost")]
@@ -358,12 +358,12 @@ async def test_a_deadline_that_ends_a_hedge_names_both_calls_and_their_cost(tmp_
     async with running(tmp_path, config("{kind: hedge, by: fixed, after: 20ms, most: 100%}")) as app:
         for model in ("small", "twin", "large", "judge"):
             app.up.on(model, Json(before=Gate()))
-        answer = await app.ask("auto", faregate={"deadline_ms": 300})
+        answer = await app.ask("auto", faregate={"deadline_ms": 2000})
         assert (answer.status_code, "and 2 calls did not do that" in answer.text) == (504, True)
         assert answer.headers["x-faregate-deployment"] == "up/small, up/twin"
         assert [outcome for _, _, outcome in await books(app)] == ["upstream_lost"] * 2
         assert await charged(app) == usd(answer.headers["x-faregate-cost-usd"]) > 0
-        assert await overhead_seconds(app) < 0.25
+        assert await overhead_seconds(app) < 1.5
 
 
 async def test_a_session_stays_where_its_prompt_is_cached(tmp_path: Path) -> None:
