@@ -338,7 +338,7 @@ async def test_a_deadline_ends_the_whole_chain(tmp_path: Path, stream: bool) -> 
             app.up.on(model, Stream(tokens=5, before=never) if stream else Json(before=never))
         answer = await app.ask("auto", stream=stream, headers={"x-faregate-deadline-ms": "1000"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-        assert "within 1000 ms, and one call did not do that" in answer.json()["error"]["message"]
+        assert "within 1,000 ms, and one call did not do that" in answer.json()["error"]["message"]
         wrong = await app.ask("auto", headers={"x-faregate-deadline-ms": "soon"})
         assert wrong.status_code == 400
         assert [(d, o) for d, _, o in await books(app)] == [("up/small", "upstream_lost")]
