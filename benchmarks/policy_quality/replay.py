@@ -29,6 +29,10 @@ _JSON: Final = [(b"content-type", b"application/json")]
 _EVENTS: Final = [(b"content-type", b"text/event-stream")]
 
 
+Times = Mapping[str, float] | Mapping[str, Mapping[str, float]]
+"""Milliseconds by model, or by prompt and model."""
+
+
 class Replayed(UpstreamResponse):
     """One recorded answer."""
 
@@ -51,10 +55,14 @@ class Replayed(UpstreamResponse):
 class Replaying:
     """Answers each model's prompts as it once did. See `router.ports.Upstream`."""
 
-    def __init__(self, recorded: Sequence[Recorded], first_token_ms: Mapping[str, float]) -> None:
-        """`first_token_ms`: after which time a model begins to stream; those that are not named do at once."""
+    def __init__(self, recorded: Sequence[Recorded], first_token_ms: Times, *, caches: bool = False) -> None:
+        """`first_token_ms`: after which time a model begins to stream, those that are not named at once; or that of each prompt by itself.
+        `caches`: a model has in its cache what it was asked last in a session."""
         self._recorded = {one.prompt: one for one in recorded}
         self._first_token_ms = first_token_ms
+        self._caches = caches
+        self._cached: dict[tuple[str, str], int] = {}
+        """Tokens that a model has of a session."""
         self.asked: dict[str, set[str]] = {}
         """Prompts that each model was asked."""
 
@@ -65,11 +73,15 @@ class Replaying:
         model, prompt = wish["model"], wish["messages"][-1]["content"]
         said = self._recorded[prompt].answers[model]
         self.asked.setdefault(model, set()).add(prompt)
-        wait = self._first_token_ms.get(model)
+        wait = self._wait_ms(prompt, model)
         if wait and wish.get("stream"):
             await asyncio.sleep(wait / 1000)
-        usage = {"prompt_tokens": said.input_tokens, "completion_tokens": said.output_tokens}
+        usage: dict[str, Any] = {"prompt_tokens": said.input_tokens, "completion_tokens": said.output_tokens}
         usage["total_tokens"] = said.input_tokens + said.output_tokens
+        if self._caches:
+            session = model, wish.get("metadata", {}).get("session_id", "")
+            usage["prompt_tokens_details"] = {"cached_tokens": min(self._cached.get(session, 0), said.input_tokens)}
+            self._cached[session] = said.input_tokens
         if not wish.get("stream"):
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said.text}}
             return Replayed(_bytes({"object": "chat.completion", "choices": [choice]}, model, usage), _JSON)
@@ -78,11 +90,15 @@ class Replaying:
         events.append(_bytes({"object": "chat.completion.chunk", "choices": []}, model, usage))
         return Replayed(b"".join(b"data: %b\n\n" % event for event in [*events, b"[DONE]"]), _EVENTS)
 
+    def _wait_ms(self, prompt: str, model: str) -> float | None:
+        own = self._first_token_ms.get(prompt, self._first_token_ms.get(model))
+        return own.get(model) if isinstance(own, Mapping) else own
+
     async def close(self) -> None:
         return
 
 
-def _bytes(answer: dict[str, Any], model: str, usage: Mapping[str, int] | None) -> bytes:
+def _bytes(answer: dict[str, Any], model: str, usage: Mapping[str, Any] | None) -> bytes:
     return json.dumps({"id": "r", "model": model, **answer, **({} if usage is None else {"usage": usage})}).encode()
 
 
@@ -149,6 +165,10 @@ class Outcome:
     """Share of the prompts that each model's answer was given to the client for."""
     each: Sequence[tuple[float, int]] = field(default_factory=list)
     """Of each prompt: score, and charge in nano-USD."""
+    models: Sequence[str] = ()
+    """Whose answer the client of each prompt got; empty: nobody's."""
+    texts: Sequence[str] = ()
+    """What it said."""
 
 
 Extra = Callable[[int, Recorded], Mapping[str, Any]]
@@ -173,17 +193,22 @@ async def replay(
     recorded: Sequence[Recorded],
     *,
     extra: Extra = nothing,
-    first_token_ms: Mapping[str, float] | None = None,
+    first_token_ms: Times | None = None,
     parallel: int = 1,
     before: Before = no_wait,
+    runs: int = 1,
+    caches: bool = False,
 ) -> Outcome:
-    """Ask the route `auto` of a configuration all prompts. `STORE` in it stands for the ledger's file."""
-    upstream = Replaying(recorded, first_token_ms or {})
+    """Ask the route `auto` of a configuration all prompts. `STORE` in it stands for the ledger's file.
+
+    `parallel`: most at a time; `runs`: so many prompts that follow each other are asked one after the other.
+    """
+    upstream = Replaying(recorded, first_token_ms or {}, caches=caches)
     with tempfile.TemporaryDirectory() as folder:
         text = config.replace("STORE", str(Path(folder) / "ledger.sqlite"))
         snapshot = load_text(text, source="replay.yaml", environ={}, price_book=price_book()).snapshot
         async with Replay(snapshot, upstream) as service:
-            clients = await _ask_all(service, recorded, extra, parallel, before)
+            clients = await _ask_all(service, recorded, extra, parallel, before, runs)
             charges: dict[str, int] = {}
             async for line in service.ledger.records():
                 record = json.loads(line)
@@ -198,20 +223,26 @@ async def replay(
         asked={model: len(prompts) / count for model, prompts in sorted(upstream.asked.items())},
         answered={model: models.count(model) / count for model in sorted(set(models) - {""})},
         each=[(score, charges.get(client.request_id, 0)) for score, client in zip(scores, clients, strict=True)],
+        models=models,
+        texts=[client.text if model else "" for model, client in zip(models, clients, strict=True)],
     )
 
 
-async def _ask_all(service: Replay, recorded: Sequence[Recorded], extra: Extra, parallel: int, before: Before) -> list[Asking]:
+async def _ask_all(service: Replay, recorded: Sequence[Recorded], extra: Extra, parallel: int, before: Before, runs: int) -> list[Asking]:
     room = asyncio.Semaphore(parallel)
 
     async def ask(number: int, one: Recorded) -> Asking:
         body = {"model": "auto", "messages": [{"role": "user", "content": one.prompt}], **extra(number, one)}
         client = Asking(json.dumps(body).encode())
-        async with room:
-            await before(service, number)
-            await service.pipeline.serve(client, "chat")
+        await before(service, number)
+        await service.pipeline.serve(client, "chat")
         if client.status >= 500 and client.status != 503:
             raise RuntimeError(f"status {client.status}: {client.answer[:500]!r}")
         return client
 
-    return list(await asyncio.gather(*[ask(number, one) for number, one in enumerate(recorded)]))
+    async def run(begin: int) -> list[Asking]:
+        async with room:
+            return [await ask(number, one) for number, one in enumerate(recorded[begin : begin + runs], begin)]
+
+    found = await asyncio.gather(*[run(begin) for begin in range(0, len(recorded), runs)])
+    return [client for clients in found for client in clients]

@@ -96,9 +96,10 @@ def traits(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_a_preset_says_what_it_is_for_and_what_it_costs(name: str, tmp_path: Path) -> None:
     """A preset is chosen by reading these two; a route with nothing else is all that is pasted."""
     text = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
-    assert set(text) == {"purpose", "tradeoff", "route"}
+    assert set(text) == {"purpose", "tradeoff", "measured", "route"}
     assert text["purpose"].endswith(".")
     assert text["tradeoff"].endswith(".")
+    assert text["measured"].endswith(".")
     assert preset(name, tmp_path).deployments
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.policy_quality import cascade, presets
+from benchmarks.policy_quality import cascade, effects, presets
 from benchmarks.policy_quality.recorded import Answer, Made, Price, Recorded, read_recorded
 from benchmarks.policy_quality.replay import replay
 from router.replay.evaluation import Score, points_of, read_lines
@@ -80,3 +80,72 @@ def test_the_documentation_has_what_every_ready_made_route_costs() -> None:
     measured = (Path(__file__).parents[2] / presets.PAGE).read_text(encoding="utf-8").partition(presets.BEGIN)[2].partition(presets.END)[0]
     assert all(f"| `{name}` |" in measured for name in ready_made())
     assert presets.written(f"a{presets.BEGIN}old{presets.END}b", "new") == f"a{presets.BEGIN}\n\nnew\n\n{presets.END}b"
+
+
+def world(prompts: int = 40) -> effects.World:
+    """Prompts that every model answers."""
+    said = {
+        name: Answer(text="42", input_tokens=1000, output_tokens=100 * (place + 1), score=0.5 + place / 10)
+        for place, name in enumerate(effects.NAMES)
+    }
+    recorded = [Recorded(prompt=f"Prompt number {number} of some", answers=said) for number in range(prompts)]
+    quality = {name: one.score or 0.0 for name, one in said.items()}
+    by_task = {name: {"default": 0.8, "code": score} for name, score in quality.items()}
+    code = ["```python\ndef f(x):\n    return x + 1\n```\nWhat does f(2) return?"]
+    return effects.World(recorded=recorded, quality=quality, by_task=by_task, code=code, korean=["서울의 날씨를 알려 주세요"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cheapest-capable", "0.03 USD per 1,000 requests at a mean score of 0.500; gemini-2.5-pro for everything: 5.25 USD at 0.800."),
+        ("code", "Of 1 questions of CRUXEval, MBPP and HumanEval 100 % went to the model with `domain: code`, of 40 others 0 %."),
+        ("korean", "Of 1 Korean texts (messages of a program, 10 letters and more) 100 % went to the model with `languages: [ko]`"),
+        ("small-first-cascade", "0 % of the clients got one (20 % by cost alone)"),
+        ("local-first", "as restricted 0 % left the house"),
+        ("local-private", "0 % of these left the house"),
+        ("latency-slo", "of 12 streams began within 800 ms"),
+        ("vendor-neutral", "had"),
+        ("balanced-weighted", "With weights of 3 and 1"),
+        ("budget-pacing", "the dearest model alone would have used it up"),
+        ("quality-per-dollar", "by cost alone"),
+    ],
+)
+async def test_what_a_ready_made_route_is_for_is_measured(name: str, said: str) -> None:
+    """By the service itself; the sentence goes into the preset."""
+    prompts = world(12 if name == "latency-slo" else 40)
+    if name == "quality-per-dollar":
+        prompts.recorded[0].prompt = prompts.code[0]
+    assert said in await effects.EFFECTS[name](prompts)
+
+
+async def test_a_provider_that_caches_tells_what_it_had_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or nothing would be saved by staying."""
+    monkeypatch.setattr(effects, "RUNS", 2)
+    monkeypatch.setattr(effects, "TURNS", 3)
+    told = await effects.EFFECTS["agents"](world(1))
+    costs = [float(word) for word in told.replace("(", "").split() if word.startswith("0.")]
+    tokens = 2_000 + 4_000 * 0.1 + 2_000 * 0.9 + 6_000 * 0.1 + 2_000 * 0.9
+    assert costs[0] == pytest.approx(tokens * 0.3 / 1e6 + 3 * 150 * 2.5 / 1e6, rel=0.3)
+
+
+def test_every_ready_made_route_says_what_was_measured() -> None:
+    """A promise without a figure is an advertisement."""
+    assert set(effects.EFFECTS) == set(ready_made())
+    for name, preset in ready_made().items():
+        assert any(char.isdigit() for char in preset["measured"]), name
+    old = "purpose: >-\n  For.\nmeasured: >-\n  old one\n  of two lines\nroute:\n  use: x\n"
+    once = effects.written(old, "New, at 5 %.")
+    assert once == "purpose: >-\n  For.\nmeasured: >-\n  New, at 5 %.\nroute:\n  use: x\n"
+    assert effects.written(once, "New, at 5 %.") == once
+
+
+def test_korean_texts_are_read_from_catalogues_of_translations(tmp_path: Path) -> None:
+    """Messages of several lines, too; the head is none."""
+    folder = tmp_path / "x" / "ko" / "LC_MESSAGES"
+    folder.mkdir(parents=True)
+    head = 'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=UTF-8\\n"\n\n'
+    (folder / "django.po").write_text(
+        head + 'msgid "a"\nmsgstr ""\n"이 값은 올바른 "\n"숫자여야 합니다\\n"\n\nmsgid "b"\nmsgstr "짧다"\n\n'
+    )
+    assert effects.korean_texts([tmp_path]) == ["이 값은 올바른 숫자여야 합니다 "]
