@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from msgspec import UNSET
 
@@ -175,6 +176,8 @@ def decide(
             rejected.append(out)
     ranking = branch.order(facts, kept, draw)
     order = ranking.order
+    if restrict is not None and restrict.sort:
+        order = _sorted(order, kept, restrict.sort)
     if restrict is not None and restrict.order:
         order = _preferred_first(order, kept, restrict.order)
     if restrict is not None and restrict.deadline_ms is not None:
@@ -201,6 +204,19 @@ def _in_time_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], deadlin
 
 def _told_late(ranked: Ranked, late_ms: float) -> Ranked:
     return Ranked(ranked.deployment, ranked.score, {**(ranked.parts or {}), "late_ms": late_ms})
+
+
+_MEASURES: Final[Mapping[str, Callable[[Candidate], float | None]]] = {
+    "price": lambda candidate: candidate.expected_nusd,
+    "latency": lambda candidate: candidate.first_token_ms,
+    "throughput": lambda candidate: candidate.total_ms,
+}
+
+
+def _sorted(order: tuple[Ranked, ...], kept: Sequence[Candidate], by: str) -> tuple[Ranked, ...]:
+    """By what the request wants least of; what is not known of comes last, and the kind's order breaks ties."""
+    values = {c.traits.deployment: _MEASURES[by](c) for c in kept}
+    return tuple(sorted(order, key=lambda ranked: (values[ranked.deployment] is None, values[ranked.deployment] or 0.0)))
 
 
 def _preferred_first(order: tuple[Ranked, ...], kept: Sequence[Candidate], wanted: tuple[str, ...]) -> tuple[Ranked, ...]:

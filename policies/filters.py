@@ -71,6 +71,8 @@ def _restricted(candidate: Candidate, restrict: Restriction) -> Rejection | None
         return Rejection(traits.deployment, "excluded_by_request", "not among those the request allows")
     if not restrict.ignore.isdisjoint(names):
         return Rejection(traits.deployment, "excluded_by_request", "the request ignores it")
+    if traits.deployment in restrict.dear:
+        return Rejection(traits.deployment, "excluded_by_request", "its price is above the request's max_price")
     if restrict.max_cost_nusd is None:
         return None
     if worst_nusd is None:

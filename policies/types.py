@@ -198,6 +198,10 @@ class Restriction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nothing but these; None: no limit."""
     ignore: frozenset[str] = frozenset()
     """None of these."""
+    dear: frozenset[str] = frozenset()
+    """Deployments whose price is above what the request allows."""
+    sort: Literal["", "price", "latency", "throughput"] = ""
+    """Of what is left, first what is expected to cost least; to begin soonest; to have written the whole answer soonest."""
     order: tuple[str, ...] = ()
     """Of what is left, these first, in this order."""
     max_cost_nusd: int | None = None

@@ -16,7 +16,7 @@ from router.call import Call
 from router.domain.estimate import worst_case_nusd
 from router.domain.extras import Extras, covers
 from router.domain.labels import MAX_LABEL_LENGTH, joined_tags, read_deadline, read_max_cost, read_pairs
-from router.domain.request import unpriced
+from router.domain.request import ParsedRequest, unpriced
 from router.edge.headers import DEADLINE_MS, LABELS, MAX_COST_USD, SESSION, TAGS, USE
 from router.errors import (
     BUDGET_EXCEEDED,
@@ -105,9 +105,34 @@ def read_labels(call: Call) -> Restriction | None:
             only = wanted if only is None else only & wanted
     own = call.principal.tags
     call.tags = {**tags, **own} if tags and own else (own or tags)
-    if within is None and only is None and most is None and not request.ignore and not request.order:
+    if within is None and only is None and most is None and not request.steers:
         return None
-    return Restriction(only=only, ignore=request.ignore, order=request.order, max_cost_nusd=most, deadline_ms=within)
+    return Restriction(
+        only=only,
+        ignore=request.ignore,
+        dear=_dear(request, call.snapshot),
+        sort=request.sort,
+        order=request.order,
+        max_cost_nusd=most,
+        deadline_ms=within,
+    )
+
+
+def _dear(request: ParsedRequest, snapshot: Snapshot) -> frozenset[str]:
+    """Deployments whose list price is above the request's. One that resells chooses hosts itself, and is told the limit."""
+    dearest, output = request.most_input_nusd, request.most_output_nusd
+    if dearest is None and output is None:
+        return frozenset()
+    return frozenset(
+        name
+        for name, deployment in snapshot.deployments.items()
+        if not deployment.provider.resells
+        and (
+            deployment.price is None
+            or (dearest is not None and deployment.price.rates.input > dearest)
+            or (output is not None and deployment.price.rates.output > output)
+        )
+    )
 
 
 def _deadline(call: Call) -> float | None:
@@ -271,6 +296,8 @@ def _unknown_wishes(call: Call) -> str:
     known = dict.fromkeys(word for one in offered for word in (one.model, one.name, one.provider.name))
     asked = None if call.restrict is None else call.restrict.only
     wrong = sorted(name[:MAX_LABEL_LENGTH] for name in (asked or frozenset()).difference(known))
+    if not wrong and call.restrict is not None and call.restrict.dear:
+        return " A higher `provider.max_price` (USD per million tokens) would allow more."
     if not wrong:
         return " Name deployments, models or providers of this route."
     return f" This route has no deployment, model or provider '{wrong[0]}'{did_you_mean(wrong[0], known)}"

@@ -110,16 +110,23 @@ class ParsedRequest(msgspec.Struct, gc=False):
     user: str = ""
     session: str = ""
     tags: Mapping[str, str] = NOTHING
+    steers: bool = False
+    """Whether there is an object `provider`, from which the next ones come."""
     only: frozenset[str] | None = None
     ignore: frozenset[str] = frozenset()
     order: tuple[str, ...] = ()
+    sort: Literal["", "price", "latency", "throughput"] = ""
+    most_input_nusd: int | None = None
+    """Dearest price of a million input tokens."""
+    most_output_nusd: int | None = None
+    """The same of output tokens."""
     max_cost_nusd: int | None = None
     deadline_ms: float | None = None
     explain: bool = False
     extras: Extras | None = None
     """What it may buy beside tokens, or at other rates; None: nothing."""
     labelled: bool = False
-    """Whether any of user, session, tags, only, ignore, order, max_cost_nusd may be set."""
+    """Whether any of user, session, tags, only, ignore, order, sort, the dearest prices and max_cost_nusd may be set."""
     common: bool = False
     """Whether it is one chat of texts that says nothing but how long its answer may be and whether it is to be streamed."""
 
@@ -402,15 +409,33 @@ def _read_own(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
 
 
 def _read_provider_preferences(raw: msgspec.Raw, parsed: ParsedRequest) -> None:
-    """OpenRouter's `provider` object: `only`, `ignore`, `order`. Passed on to the provider too."""
+    """OpenRouter's `provider` object: `only`, `ignore`, `order`, `sort`, `max_price`. Passed on to the provider too.
+
+    Other members, and other values of `sort`, are left to the provider.
+    """
     wishes = _any(raw, "provider")
     if not isinstance(wishes, dict):
         return
+    parsed.steers = True
     only = _names(wishes.get("only"))
     if only:
         parsed.only = frozenset(only) if parsed.only is None else parsed.only & frozenset(only)
     parsed.ignore = frozenset(_names(wishes.get("ignore")))
     parsed.order = _names(wishes.get("order"))
+    sort = wishes.get("sort")
+    if sort in ("price", "latency", "throughput"):
+        parsed.sort = sort
+    most = wishes.get("max_price")
+    if isinstance(most, dict):
+        parsed.most_input_nusd = _price(most.get("prompt"), "provider.max_price.prompt")
+        parsed.most_output_nusd = _price(most.get("completion"), "provider.max_price.completion")
+
+
+def _price(value: object, name: str) -> int | None:
+    """USD per million tokens, as a number or in quotes. Raises `RouterError` 400."""
+    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
+        return None if value is None else read_max_cost(value, name)
+    raise invalid(f"'{name}' must be a number: USD per million tokens.", name)
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -428,14 +453,14 @@ def upstream_body(parsed: ParsedRequest, deployment: Deployment, output_cap: int
         if cap_field != parsed.cap_field or output_cap != parsed.output_cap:
             _write_cap(fields, cap_field, output_cap)
     if "provider" in fields and deployment.provider.resells:
-        fields["provider"] = _bounded_host(fields["provider"], deployment)
+        fields["provider"] = _bounded_host(fields["provider"], deployment, parsed)
     if parsed.stream and not parsed.wants_usage and quirks.stream_usage:
         options = _any(fields["stream_options"], "stream_options") if "stream_options" in fields else None
         fields["stream_options"] = msgspec.Raw(_encode({**(options or {}), "include_usage": True}))
     return _encode(fields)
 
 
-def _bounded_host(raw: msgspec.Raw, deployment: Deployment) -> msgspec.Raw:
+def _bounded_host(raw: msgspec.Raw, deployment: Deployment, parsed: ParsedRequest) -> msgspec.Raw:
     """The client may steer which host serves the model, but to none that is dearer than what the hold assumes.
 
     OpenRouter's `max_price` is in USD per million tokens, and per request (its provider routing page, read 2026-11).
@@ -448,7 +473,9 @@ def _bounded_host(raw: msgspec.Raw, deployment: Deployment) -> msgspec.Raw:
     most = {**asked} if isinstance(asked, dict) else {}
     for name, nusd in known.items():
         usd = nusd / 10**9
-        told = most.get(name)
+        # In quotes it is a limit, too.
+        read = {"prompt": parsed.most_input_nusd, "completion": parsed.most_output_nusd}.get(name)
+        told = most.get(name) if read is None else read / 10**9
         most[name] = min(told, usd) if isinstance(told, int | float) and not isinstance(told, bool) else usd
     return msgspec.Raw(_encode({**wishes, "max_price": most}))
 

@@ -8,8 +8,10 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import openai
 import pytest
 
+from tests.gateway import KEY
 from tests.running import Running, chat, running
 from tests.scripted_behaviours import Behaviour, Close, Fail, Hang, Json, Raw, Sequence, Stream
 from tests.scripted_upstream import ScriptedUpstream
@@ -362,6 +364,16 @@ async def test_openrouters_provider_preferences_are_understood(app: Running) -> 
     assert (await app.ask("cheap", provider={"ignore": ["a"]})).headers["x-faregate-model"] == "b"
     assert (await app.ask("cheap", provider={"order": ["c"]})).headers["x-faregate-model"] == "c"
     assert (await app.ask("cheap", provider={"only": ["up/c", "up/b"], "order": ["up/b"]})).headers["x-faregate-model"] == "b"
+    assert (await app.ask("many", provider={"sort": "price", "ignore": ["a"]})).headers["x-faregate-model"] == "b"
+    assert (await app.ask("stay", provider={"max_price": {"prompt": 5, "completion": 19.99}})).headers["x-faregate-model"] == "a"
+    client = openai.AsyncOpenAI(base_url=app.base_url, api_key=KEY, max_retries=0)
+    with pytest.raises(openai.BadRequestError) as refusal:
+        await client.chat.completions.create(
+            model="stay", messages=[{"role": "user", "content": "Hi"}], extra_body={"provider": {"max_price": {"prompt": "0.9"}}}
+        )
+    await client.close()
+    assert "its price is above the request's max_price" in refusal.value.message
+    assert "A higher `provider.max_price`" in refusal.value.message
 
 
 async def test_a_key_may_use_what_it_was_given_and_nothing_else(app: Running) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -211,6 +211,28 @@ def test_the_requests_order_goes_first_and_the_rest_follows() -> None:
     """A preference for a provider keeps the policy's order within and after it."""
     assert names(decided(*ALL, restrict=Restriction(order=("q", "p/two")))) == ["q/three", "p/two", "p/one"]
     assert names(decided(*ALL, restrict=Restriction(order=("nobody",)))) == list(NAMES)
+
+
+def test_what_a_request_wants_least_of_goes_first() -> None:
+    """What is not known of comes last; the policy's order holds between equals, and names that are asked for go before all."""
+    one = candidate("p/one", expected_nusd=7, first_token_ms=90.0, total_ms=None)
+    two = candidate("p/two", expected_nusd=5, first_token_ms=None, total_ms=800.0)
+    three = candidate("q/three", expected_nusd=5, first_token_ms=20.0, total_ms=700.0)
+    wanted: tuple[tuple[Literal["price", "latency", "throughput"], list[str]], ...] = (
+        ("price", ["p/two", "q/three", "p/one"]),
+        ("latency", ["q/three", "p/one", "p/two"]),
+        ("throughput", ["q/three", "p/two", "p/one"]),
+    )
+    for sort, order in wanted:
+        assert names(decided(one, two, three, restrict=Restriction(sort=sort))) == order
+    assert names(decided(one, two, three, restrict=Restriction(sort="price", order=("p/one",)))) == ["p/one", "p/two", "q/three"]
+
+
+def test_a_dearer_price_than_the_request_allows_is_told() -> None:
+    """List prices are compared before: what is named here is out."""
+    told = ("excluded_by_request", "its price is above the request's max_price")
+    assert only_rejection(candidate(), restrict=Restriction(dear=frozenset({"p/one"}))) == told
+    assert names(decided(candidate(), restrict=Restriction(dear=frozenset({"p/two"})))) == ["p/one"]
 
 
 def test_a_name_twice_in_the_requests_order_counts_where_it_stands_first() -> None:

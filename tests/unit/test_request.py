@@ -242,6 +242,13 @@ def test_preferences_of_openrouter() -> None:
     assert (request.only, request.ignore, request.order) == (frozenset({"a"}), frozenset({"b"}), ("c", "a"))
     assert parsed(provider={"only": "a"}).only is None
     assert parsed(provider="x").only is None
+    assert (request.sort, parsed(provider={"sort": "exotic"}).sort, parsed(provider={"sort": {"by": "price"}}).sort) == ("price", "", "")
+    priced = parsed(provider={"max_price": {"prompt": "0.5", "completion": 2, "image": 1}})
+    assert (priced.most_input_nusd, priced.most_output_nusd) == (500_000_000, 2_000_000_000)
+    assert (parsed(provider={"max_price": {}}).most_input_nusd, parsed(provider={"max_price": 3}).most_output_nusd) == (None, None)
+    for wrong in ("cheap", -1, True, [1]):
+        body = {"model": "m", "messages": MESSAGES, "provider": {"max_price": {"completion": wrong}}}
+        assert refused(json.dumps(body).encode()).param == "provider.max_price.completion"
     assert sent(request)["provider"]["sort"] == "price"
 
 
