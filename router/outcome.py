@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from router.call import Attempt, Call
-from router.domain.budgets import NEVER_MS, Bucket, Refusal, Unit
+from router.domain.budgets import NEVER_MS, Bucket, Budget, Refusal, Unit
 from router.domain.limits import reset_text
 from router.domain.money import NUSD_PER_USD, format_amount, format_usd
 from router.domain.request import Operation
@@ -145,9 +145,9 @@ def _crowded_error(call: Call, refusal: Refusal) -> RouterError:
     return RouterError(BUDGET_EXCEEDED, message, details=details)
 
 
-def _whole_limit(call: Call, bucket: Bucket) -> int | None:
-    """The limit of a budget that spans several ledgers; None: it is this one's alone."""
-    return next((budget.limit_nusd for budget in call.snapshot.budgets if budget.shared and budget.name == bucket.budget), None)
+def _budget_of(call: Call, bucket: Bucket) -> Budget | None:
+    """The budget that is counted in a bucket; None: a rate limit, which has no owner and is nowhere shared."""
+    return next((budget for budget in call.snapshot.budgets if budget.name == bucket.budget), None)
 
 
 def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: int = 1) -> RouterError:
@@ -175,8 +175,10 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
     if bucket.unit != "concurrent" and refusal.needed_nusd > refusal.limit_nusd:
         when = RAISE_IT
     changed = "" if refusal.limit_nusd == bucket.limit_nusd else f" for now ({amount(bucket.limit_nusd)} in the configuration)"
-    whole = _whole_limit(call, bucket)
-    if whole is not None:
+    budget = _budget_of(call, bucket)
+    owner = "" if budget is None else budget.owner
+    if budget is not None and budget.shared:
+        whole = budget.limit_nusd
         # Its buckets have no limit but the share that the store knows.
         changed = f" in this ledger, as its share of {amount(whole)}"
         when = RAISE_IT if refusal.needed_nusd > whole else f"{SHARE_GROWS}. {when}" if when != RAISE_IT else SHARE_GROWS
@@ -187,7 +189,8 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
         f"Budget '{bucket.budget}'{whose} has no room for this request: limit {amount(refusal.limit_nusd)}{changed}, "
         f"spent {amount(refusal.spent_nusd)}{held}, {amount(refusal.left_nusd)} left; "
         f"this request could {'cost' if bucket.unit == 'usd' else 'need'} {amount(refusal.needed_nusd)}{cheapest}. "
-        f"{when}.{smaller_text(bucket.unit, refusal.limit_nusd, call.operation)} Request {call.request_id}."
+        f"{when}.{f' Its owner: {owner}.' if owner else ''}"
+        f"{smaller_text(bucket.unit, refusal.limit_nusd, call.operation)} Request {call.request_id}."
     )
     return RouterError(
         BUDGET_EXCEEDED,
@@ -199,6 +202,7 @@ def budget_error(call: Call, refusal: Refusal, *, deployment: str = "", among: i
             **_amounts(refusal),
             "retry_after_ms": refusal.retry_after_ms,
             "resets_at": None if resets == "never" else resets,
+            **({"owner": owner} if owner else {}),
             "request_id": call.request_id,
         },
     )

@@ -79,6 +79,8 @@ class Budget:
     """The limit spans several ledgers; each refuses by its share of it, see `router/domain/shares.py`."""
     watched: bool = False
     """Whether rules read how full it is."""
+    owner: str = ""
+    """Who can raise it, for refusals; empty: nobody is named."""
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:

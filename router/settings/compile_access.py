@@ -148,4 +148,5 @@ def _budget(name: str, given: SpendLimit, when: Pairs, server: ServerSection, co
         alert_at=() if getattr(given, "shared", False) else given.at,
         shared=getattr(given, "shared", False),
         steps=getattr(given.at, "steps", ()),
+        owner=given.owner,
     )

@@ -172,6 +172,8 @@ class SpendLimit(Section):
     when_store_is_down: WhenDown | None = None
     """What happens to requests that it covers while the store does not answer: `closed`, `lease`, `open`; if budgets differ, the
     strictest decides. Default: `server.when_store_is_down`."""
+    owner: Annotated[Text, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    """Who can raise it, as people write it: a name, a mail address, a channel. Refusals say so. Default: nobody is named."""
     strict: Flag = False
     """Hold inputs at their certain bound, as `server.strict` does for all budgets."""
     at: Thresholds = TOLD_AT

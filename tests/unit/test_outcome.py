@@ -50,6 +50,18 @@ def test_it_names_whose_money_and_what_others_hold() -> None:
     assert "(" not in error_of(ends_ms=NEVER_MS).message
 
 
+def test_it_names_who_can_raise_it() -> None:
+    """Whoever is refused must know whom to ask."""
+    owned = compiled(CONFIG + "budgets: {team: {limit: $10, owner: finance@example.com}}\n")
+    call = Call(request_id="fg-1", operation="chat", headers={}, snapshot=owned, began=0.0)
+    bucket = Bucket(budget="team", scope="", window="w", limit_nusd=10, hard=True, starts_ms=0, ends_ms=NEVER_MS)
+    error = budget_error(call, Refusal(bucket=bucket, limit_nusd=10, spent_nusd=9, held_nusd=0, needed_nusd=5))
+    assert error.details is not None
+    assert error.details["owner"] == "finance@example.com"
+    assert "its owner must raise it. Its owner: finance@example.com. A smaller max_tokens" in error.message
+    assert "owner" not in (error_of(ends_ms=NEVER_MS).details or {})
+
+
 def test_it_names_a_way_out_that_is_one() -> None:
     """Neither a new window helps where the whole limit is too low, nor a cap where there is no output or no limit."""
     low = error_of(ends_ms=1_800_000_000_000, limit_nusd=500_000_000).message

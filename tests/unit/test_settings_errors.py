@@ -322,7 +322,7 @@ BUDGET_MISTAKES = [
         "{limit: $5, upto: {80%: notify}}",
         "8:18: budgets.b.upto: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, "
         "over_max_scopes, "
-        "on_short, when_store_is_down, strict, at, when, shared",
+        "on_short, when_store_is_down, owner, strict, at, when, shared",
     ),
     ("{limit: $5, when: {model: bgi}}", '8:32: budgets.b.when.model: there is no model "bgi"; did you mean "big"?'),
     ("{limit: $5, when: {provider: [openai, x]}}", '8:44: budgets.b.when.provider[1]: there is no provider "x"; known: openai, ollama'),
@@ -361,7 +361,7 @@ KEY_MISTAKES = [
         "{secret: $BOT_KEY, budget: {limit: $5, when: {}}}",
         "8:45: keys.k.budget.when: unknown field; known: limit, window, each, timezone, mode, carry_over, max_scopes, "
         "over_max_scopes, "
-        "on_short, when_store_is_down, strict, at",
+        "on_short, when_store_is_down, owner, strict, at",
     ),
     ("{secret: $BOT_KEY, tags: [a]}", "8:31: keys.k.tags: a list is not a mapping"),
 ]
