@@ -29,6 +29,11 @@ TASKS = (("routellm_gsm8k", "", "math"), ("zeroeval_crux", "", "code"), ("uiuc_t
 LETTERS = 25
 CODES = {"zh_Hans": "zh", "zh_Hant": "zh", "pt_BR": "pt", "es_AR": "es", "es_MX": "es", "en_GB": "en", "nb": "da"}
 
+KNOWN = frozenset(
+    {"ko", "ja", "zh", "en", "de", "fr", "es", "pt", "it", "nl", "sv", "da", "pl", "cs", "tr", "vi", "id", "fi", "ro", "hu"}
+) | {*("ru", "uk", "bg", "ar", "fa", "hi", "el", "he", "th", "bn", "ta", "te", "ka", "hy")}
+"""Languages that are told apart."""
+
 
 def cost(detect: Callable[[str], object], prompts: list[str]) -> float:
     """Microseconds for one prompt."""
@@ -79,12 +84,9 @@ def languages(folders: list[Path]) -> None:
             if sum(map(str.isalpha, text)) >= LETTERS and not crc32(message.encode()) % 2:
                 asked[language] += 1
                 right[language] += language_of(text) == language
-    known = {"ko", "ja", "zh", "en", "de", "fr", "es", "pt", "it", "nl", "sv", "da", "pl", "cs", "tr", "vi", "id", "fi", "ro", "hu"} | {
-        *("ru", "uk", "bg", "ar", "fa", "hi", "el", "he", "th", "bn", "ta", "te", "ka", "hy")
-    }
     if asked:
         print("\n| language | messages | right |\n|---|---:|---:|")
-    for language in sorted(known & set(asked), key=lambda name: -right[name] / asked[name]):
+    for language in sorted(KNOWN & set(asked), key=lambda name: -right[name] / asked[name]):
         print(f"| {language} | {asked[language]} | {right[language] / asked[language]:.0%} |")
 
 

@@ -14,7 +14,8 @@ import msgspec
 from policies.learned.model import Scores
 
 LEAST: Final = 12
-"""Requests in a window before it decides; until then the prompts of the training do."""
+"""Requests in a window before it decides; until then those of all languages do, and before there are so many the prompts of the
+training."""
 REFRESH: Final = 8
 """Requests after which a threshold is worked out anew."""
 HORIZON: Final = 30.0
@@ -55,9 +56,11 @@ class Window:
         """By how much the target was missed, in its unit times requests; above 0: too few went to the large model."""
         self.threshold = 1.0 - target.value if target.kind == "share" else 0.5
 
-    def place(self, seen: Seen) -> bool:
-        """Whether a request is difficult; it then belongs to the window."""
-        if len(self._seen) >= LEAST and self._since >= REFRESH:
+    def place(self, seen: Seen, usual: float | None = None) -> bool:
+        """Whether a request is difficult; it then belongs to the window. `usual`: the threshold while the window is too short."""
+        if len(self._seen) < LEAST:
+            self.threshold = self.threshold if usual is None else usual
+        elif self._since >= REFRESH:
             self._since = 0
             self.threshold = self._found()
         difficult = seen.rank >= self.threshold
@@ -120,6 +123,8 @@ class Thresholds:
     def __init__(self, target: Target, *, size: int) -> None:
         self._target = target
         self._size = size
+        self._every = Window(target, size)
+        """Of all languages: texts that are taken for another language now and then stand in windows that never fill."""
         self._windows: dict[str, Window] = {}
 
     def difficulty(self, language: str, scores: Scores, *, small_usd: float = 0.0, large_usd: float = 0.0) -> float:
@@ -130,7 +135,9 @@ class Thresholds:
         if window is None:
             window = self._windows[language] = Window(self._target, self._size)
         rank = scores.difficulty
-        difficult = window.place(Seen(rank, scores.small, scores.gap, small_usd, large_usd - small_usd))
+        seen = Seen(rank, scores.small, scores.gap, small_usd, large_usd - small_usd)
+        self._every.place(seen)
+        difficult = window.place(seen, self._every.threshold)
         # The threshold may lie outside of what ranks can be: then all are on one side of it.
         threshold = min(max(window.threshold, 1e-6), 1.0)
         if not difficult:

@@ -219,6 +219,15 @@ def test_a_floor_under_quality_asks_for_as_many_as_it_needs(floor: float, share:
     assert sum(hard[200:]) / 200 == share
 
 
+def test_texts_that_are_taken_for_another_language_now_and_then_do_not_shift_the_share() -> None:
+    """They stand in windows that never fill, and the prompts of the training were harder: none of them would count as difficult."""
+    rng = random.Random(7)
+    thresholds = Thresholds(Target(kind="share", value=0.5), size=500)
+    read = [f"l{rng.randrange(10)}" if rng.random() < 0.1 else "fi" for _ in range(500)]
+    hard = [thresholds.difficulty(language, said(rng.uniform(0.0, 0.3))) >= 0.5 for language in read]
+    assert sum(hard) / 500 == pytest.approx(0.5, abs=0.03)
+
+
 def test_the_first_requests_go_by_the_prompts_of_the_training() -> None:
     """A window that is nearly empty says nothing; and languages that somebody makes up do not fill the memory."""
     thresholds = Thresholds(Target(kind="share", value=0.3), size=100)

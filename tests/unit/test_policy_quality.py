@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.policy_quality import cascade, effects, presets
+from benchmarks.policy_quality import cascade, effects, holding, presets
 from benchmarks.policy_quality.recorded import Answer, Made, Price, Recorded, read_recorded
 from benchmarks.policy_quality.replay import replay
+from router.learned.files import BUILTIN, load_model
 from router.replay.evaluation import Score, points_of, read_lines
 from router.settings.preset import presets as ready_made
 
@@ -149,3 +150,19 @@ def test_korean_texts_are_read_from_catalogues_of_translations(tmp_path: Path) -
         head + 'msgid "a"\nmsgstr ""\n"이 값은 올바른 "\n"숫자여야 합니다\\n"\n\nmsgid "b"\nmsgstr "짧다"\n\n'
     )
     assert effects.korean_texts([tmp_path]) == ["이 값은 올바른 숫자여야 합니다 "]
+
+
+def test_a_share_is_held_for_every_language_alone(tmp_path: Path) -> None:
+    """One threshold for all languages holds for one of them."""
+    english = [f"What is {number} times {number + 1}, and why does it matter to {word}?" for number in range(600) for word in ("a", "b")]
+    messages = [f"{number} 번째 값은 올바른 숫자여야 합니다" for number in range(holding.FEWEST)]
+    texts = {"en": english, "ko": messages}
+    lines = holding.table(texts, load_model(BUILTIN)[0]).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| en", "100 %"], ["| ko", "100 %"]]
+    assert float(lines[-1].partition("alone ")[2].partition(" ")[0]) <= 0.03
+    mixed = holding.traffic(texts, 1)
+    assert sum(name == "ko" for name, _ in mixed) == holding.REQUESTS
+    folder = tmp_path / "de" / "LC_MESSAGES"
+    folder.mkdir(parents=True)
+    (folder / "django.po").write_text('msgid "a"\nmsgstr "Die Antwort "\n"auf alles"\n\nmsgid "b"\nmsgstr[0] "kurz"\n\n')
+    assert holding.messages([tmp_path]) == {"de": ["Die Antwort auf alles"]}
