@@ -73,12 +73,13 @@ def _row(name: str, found: Sequence[tuple[float, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--months", type=int, default=10, help="of each kind of traffic")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first month")
     given = parser.parse_args()
     print(f"{given.months} months of each traffic, {CALLS:,} calls, charges with sigma {SIGMA}; one in a hundred is above")
     print(f"{math.exp(2.326 * SIGMA):.0f} times the median.\n")
     print("| traffic | off its budget, median | worst | furthest from the pace on an evening |\n|---|---:|---:|---:|")
     for name, weigh in SHAPES.items():
-        print(_row(name, [month(weigh, seed) for seed in range(given.months)]))
+        print(_row(name, [month(weigh, seed) for seed in range(given.first, given.first + given.months)]))
 
 
 if __name__ == "__main__":
