@@ -10,7 +10,7 @@ from policies.expressions.tree import ExpressionError
 from policies.figures import UNITS, Figure, figure_of
 from router.settings.compile_context import Context
 from router.settings.findings import Path, one_of
-from router.settings.model_budgets import BudgetSettings, SpendLimit
+from router.settings.model_budgets import BudgetScope, BudgetSettings, SpendLimit
 from router.snapshot import Deployment
 
 _COUNTED: Final = {"usd": "USD", "tokens": "tokens"}
@@ -55,16 +55,17 @@ def _check_budget(context: Context, path: Path, figure: Figure, given: SpendLimi
         other = next((f"; it has {field}" for field, unit in UNITS.items() if unit == given.limit.unit), "; it has used")
         counted = _COUNTED.get(given.limit.unit, given.limit.unit)
         context.wrong(path, f'budget "{figure.name}" counts {counted} and has no {figure.field}{other}')
-    elif isinstance(given, BudgetSettings) and (by := _of_candidates(given)):
+    elif by := _of_candidates(given):
         context.wrong(path, f'budget "{figure.name}" depends on the {by}, and none is chosen yet when rules are asked')
 
 
-def _of_candidates(given: BudgetSettings) -> str:
+def _of_candidates(given: SpendLimit) -> str:
     """The dimension of a budget that is known only when somebody serves the request; empty: there is none."""
-    looked: set[str] = {name for name in OF_CANDIDATES if getattr(given.when, name) or name in (given.each or ())}
-    if given.when.cel is not None:
+    when = given.when if isinstance(given, BudgetSettings) else BudgetScope()
+    looked: set[str] = {name for name in OF_CANDIDATES if getattr(when, name) or name in (given.each or ())}
+    if when.cel is not None:
         try:
-            looked |= compile_scope(given.when.cel, {}).looks_at
+            looked |= compile_scope(when.cel, {}).looks_at
         except ExpressionError:
             # It is told of where the budget stands.
             return ""

@@ -194,6 +194,10 @@ class Clock:
             '8:26: routes.auto.rules[0].when: budget "each" depends on the provider, and none is chosen yet when rules are asked',
         ),
         ("'budget(\"team/search\").used > 0.5'", ""),
+        (
+            "'budget(\"team/ads\").used > 0.5'",
+            '8:26: routes.auto.rules[0].when: budget "team/ads" depends on the model, and none is chosen yet when rules are asked',
+        ),
         ("'budget(\"bad\").used > 0.5'", '17:27: budgets.bad.when: there is no "modle"; did you mean "modality"?'),
     ],
 )
@@ -203,7 +207,7 @@ def test_what_there_is_not_is_told_when_the_file_is_loaded(when: str, message: s
     text = (
         BASE
         + "routes:\n  auto: {use: big, rules: [{when: WHEN, use: tiny}]}\n".replace("auto: {use", "auto:\n    {use").replace("WHEN", when)
-        + "teams: {search: {budget: $1/day}}\n"
+        + "teams: {search: {budget: $1/day}, ads: {budget: {limit: $1/day, each: model}}}\n"
         + "budgets:\n  mine: $2/day\n  calls: 5 requests/day\n  tokens: 5 tokens/day\n"
         + "  one: {limit: $1, when: 'model == \"big\"'}\n  each: {limit: $1, each: provider}\n"
         + bad
