@@ -98,7 +98,7 @@ class Service:
         """Address that is listened on, if it is not another one than the configuration's."""
         self.draining = False
         self.started = int(time.time())
-        self.boot = os.urandom(4).hex()
+        self.boot = os.urandom(8).hex()
         self._new_id = new_ids(f"fg-{self.boot}-")
         self.worker = worker
         self.run_folder = run_folder

@@ -51,8 +51,13 @@ class Moments:
         for bucket, left in held.left:
             budget = self._budgets.get(bucket.budget)
             if budget is not None and bucket.unit == budget.unit:
-                limit = limit_known(limits, budget, bucket.scope)
-                self._set((budget.name, bucket.scope), limit - left, limit, bucket.ends_ms)
+                key, limit = (budget.name, bucket.scope), limit_known(limits, budget, bucket.scope)
+                if budget.carry_ppm:
+                    # What is left has what was carried in it. How much that is, the next reading of the store says.
+                    if self._ends.get(key) != bucket.ends_ms:
+                        continue
+                    limit = self._used[key][1]
+                self._set(key, limit - left, limit, bucket.ends_ms)
 
     def read(self, states: Iterable[BucketState], *, whole: bool = True) -> None:
         """Learn from the counters of the current windows. `whole`: what is not there has not been used; else what was known of it

@@ -36,6 +36,8 @@ class Steering:
         """What is done, by budget and scope; nothing for those below their first step."""
         self._ends: dict[tuple[str, str], int] = {}
         """When the window of each ends, Unix ms."""
+        self._with_carried: dict[tuple[str, str], tuple[int, int]] = {}
+        """Of budgets that carry over, as read last: end of the window, and its limit with what came from the one before."""
         self._limits = limits
         self._metrics = metrics
 
@@ -44,21 +46,30 @@ class Steering:
         limits = self._limits()
         for bucket, left in held.left:
             budget = self.budgets.get(bucket.budget)
-            if budget is not None:
-                limit = limit_known(limits, budget, bucket.scope)
-                self._set(budget, bucket.scope, limit - left, limit, bucket.ends_ms)
+            if budget is None:
+                continue
+            limit = limit_known(limits, budget, bucket.scope)
+            if budget.carry_ppm:
+                # What is left has what was carried in it. How much that is, the next reading of the store says.
+                ends_ms, limit = self._with_carried.get((budget.name, bucket.scope), (0, 0))
+                if ends_ms != bucket.ends_ms:
+                    continue
+            self._set(budget, bucket.scope, limit - left, limit, bucket.ends_ms)
 
     def read(self, states: Iterable[BucketState], *, whole: bool = True, now_ms: int = 0) -> None:
         """Learn from the counters of the current windows. `whole`: what is not there has not been used; else what was known of it
         stays until its window is over at `now_ms`.
         """
         seen = set()
+        self._with_carried = {}
         for state in states:
             budget = self.budgets.get(state.budget)
             if budget is None:
                 continue
             limit = budget.limit_nusd if state.limit_nusd is None else state.limit_nusd
             seen.add((budget.name, state.scope))
+            if budget.carry_ppm:
+                self._with_carried[budget.name, state.scope] = state.ends_ms, limit
             self._set(budget, state.scope, state.spent_nusd + state.held_nusd, limit, state.ends_ms)
         for gone in self.levels.keys() - seen:
             if whole or self._ends.get(gone, 0) <= now_ms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -121,6 +122,26 @@ def test_what_a_hold_leaves_is_known_at_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "MOST_REMEMBERED", 1)
     made.read([state("all", spent_nusd=9_000_000_000), state("mine", "user=ann")])
     assert moment(made, snapshot).budget_used == 0.0, "the oldest is forgotten"
+
+
+def test_what_was_carried_over_is_part_of_the_limit() -> None:
+    """A hold says what is left of both; what is known of it in one window says nothing of the next."""
+    snapshot = load(CONFIG).snapshot
+    budget = replace(snapshot.budgets[0], carry_ppm=1_000_000)
+    snapshot = replace(snapshot, budgets=(budget, *snapshot.budgets[1:]))
+    made = Moments(snapshot, lambda: SATURDAY)
+    bucket = bucket_at(budget, "", SATURDAY)
+
+    def note() -> float | None:
+        left = budget.limit_nusd // 2
+        made.note(Reservation(attempt_id="a", amount_nusd=1, buckets=BucketSet((bucket,), 0), left=((bucket, left),)))
+        return moment(made, snapshot).budget_used
+
+    assert note() == 0.0
+    made.read([state(budget.name, spent_nusd=budget.limit_nusd, limit_nusd=2 * budget.limit_nusd, ends_ms=bucket.ends_ms)])
+    assert note() == 0.75
+    made.read([state(budget.name, spent_nusd=0, limit_nusd=2 * budget.limit_nusd, ends_ms=bucket.ends_ms + 1)])
+    assert note() == 0.0
 
 
 def test_one_instance_with_a_limit_of_its_own_does_not_change_the_others() -> None:

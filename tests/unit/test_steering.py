@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from router.domain.budgets import BucketState
+from dataclasses import replace
+
+from router.domain.budgets import Bucket, BucketSet, BucketState, Reservation
 from router.metrics import Metrics
 from router.steering import Steering
 from tests.running import compiled
@@ -43,3 +45,28 @@ def test_a_step_stays_until_something_is_read_of_it_or_its_window_is_over() -> N
     assert steering.levels == {ANN: "refuse"}, "it is in the next window by now"
     steering.read([], whole=False, now_ms=900)
     assert steering.levels == {}
+
+
+def test_what_was_carried_over_counts_as_limit() -> None:
+    """A hold says what is left of both; half of both is used up later than half of the limit alone."""
+    text = CONFIG.replace("{limit: $10, each: user, at: {80%: refuse}}", "{limit: $10/day, carry_over: true, at: {50%: refuse}}")
+    steering = Steering(compiled(text), Metrics())
+    bucket = Bucket(budget="per-user", scope="", window="w", limit_nusd=10 * USD, hard=True, starts_ms=0, ends_ms=500)
+
+    def held(left: int) -> Reservation:
+        return Reservation(attempt_id="a", amount_nusd=1, buckets=BucketSet((bucket,), 0), left=((bucket, left),))
+
+    # Nothing is known of what was carried: neither that a step is reached, nor that it is not.
+    steering.note(held(2 * USD))
+    assert steering.levels == {}
+    whole = replace(state("", 8 * USD), scope="", limit_nusd=20 * USD)
+    steering.read([whole])
+    steering.note(held(11 * USD))
+    assert steering.levels == {}
+    steering.note(held(10 * USD))
+    assert steering.levels == {("per-user", ""): "refuse"}
+    steering.note(held(11 * USD))
+    assert steering.levels == {}
+    steering.read([replace(whole, ends_ms=900)])
+    steering.note(held(1 * USD))
+    assert steering.levels == {}, "of the window before"
