@@ -249,6 +249,10 @@ class Desk:
         entry = AuditEntry(who=self._who, via=self._via, action=action, target=target, before=before, after=after, reason=reason)
         await self._store.append(msgspec.json.encode(entry))
 
+    async def note_approval(self, name: str) -> None:
+        """Write down who let a session go on that was paused; `name` is `key|session`."""
+        await self.note("session.approve", name.partition("|")[2][:MAX_TARGET], before="paused", after="approved")
+
     async def _put(self, kind: Literal["freeze", "drain"], target: str, reason: str, until_ms: int | None) -> None:
         def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry]:
             before = next((each for each in state.of_kind(kind) if each.target == target), None)

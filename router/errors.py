@@ -99,5 +99,9 @@ class StoreUnavailable(Exception):
     """The budget store did not answer in time, or answered that it cannot serve."""
 
 
+class LogReplaced(StoreUnavailable):
+    """The ledger's log is not the one that a reader was in: it was restored from a backup, or made anew."""
+
+
 class ConfigError(Exception):
     """The configuration cannot be used. The message holds all findings, one a line."""

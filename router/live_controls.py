@@ -29,6 +29,7 @@ from router.errors import FROZEN, RouterError
 from router.experiments import Key, mark_of, target_of
 from router.fleet import Fleet
 from router.known import known_names
+from router.limit_changes import changed_limits
 from router.ports import ControlStore
 from router.snapshot import Snapshot
 
@@ -36,6 +37,8 @@ log = structlog.get_logger("faregate.controls")
 
 POLL_SECONDS: Final = 0.5
 """How often a worker looks for changes."""
+MOST_TOLD: Final = 2000
+"""Characters of the limits that a configuration changes, in its audit entry."""
 
 
 class LiveControls:
@@ -69,7 +72,14 @@ class LiveControls:
         def edit(state: ControlState, now_ms: int) -> tuple[ControlState, AuditEntry] | None:
             if state.version and state.config == snapshot.version and state.base == base and state.known == known:
                 return None
-            entry = AuditEntry(who="faregate", via="config", action="config.load", target=snapshot.source, before=state.config)
+            entry = AuditEntry(
+                who="faregate",
+                via="config",
+                action="config.load",
+                target=snapshot.source,
+                before=state.config,
+                reason="; ".join(changed_limits(state.base, snapshot.budgets))[:MOST_TOLD],
+            )
             return msgspec.structs.replace(state, base=base, known=known, config=snapshot.version), _after(entry, snapshot.version)
 
         self._deployments = {name: (each.model, each.provider.name) for name, each in snapshot.deployments.items()}

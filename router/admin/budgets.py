@@ -231,5 +231,5 @@ def _add_approval(endpoint: Endpoint) -> None:
         if name is None:
             raise RouterError(NOT_FOUND, "No session is paused under this token.")
         key, _, session = name.partition("|")
-        await endpoint.desk(request).note("session.approve", session[:MAX_TARGET], before="paused", after="approved")
+        await endpoint.desk(request).note_approval(name)
         return Approved(session=session, key_id=key)

@@ -36,7 +36,7 @@ MOST_SHOWN: Final = 1000
 BREATH: Final = 100
 """After so many records others get a turn."""
 CSV: Final = "text/csv; charset=utf-8"
-_CURSOR: Final = re.compile(r"(\d{1,6})\.(\d{1,15})\.([0-9-]{0,40})")
+_CURSOR: Final = re.compile(r"(\d{1,6})\.(\d{1,15})\.((?:\d{1,18}(?:-\d{1,18}|\.[0-9a-f]{8})?)?)")
 
 Filters = Annotated[
     list[str] | None,

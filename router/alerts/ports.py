@@ -56,6 +56,7 @@ class Logbook(Protocol):
         """Some spend records after `cursor`, as JSON, and the cursor after them; the same one at the end of the log.
 
         An empty cursor begins with the records of `since_ms`. Each record comes once, whoever writes meanwhile.
+        Raises `LogReplaced` if the log goes on otherwise than it did up to `cursor`.
         """
         ...
 

@@ -27,7 +27,7 @@ from router.alerts.thresholds import KIND as THRESHOLD_KIND
 from router.alerts.thresholds import Crossing, crossings, event_of, grouped, keep_ms, rearmed
 from router.domain.budgets import BucketState, Budget
 from router.domain.windows import escape_scope
-from router.errors import StoreUnavailable
+from router.errors import LogReplaced, StoreUnavailable
 from router.ports import Drift
 from router.snapshot import Snapshot
 from router.tasks import Background
@@ -276,7 +276,11 @@ class Alerts:
             self._statistics = statistics.decode(await self._store.load())
         found = self._statistics
         for _ in range(PAGES):
-            cursor, records = await self._store.page(found.cursor, since_ms=now - LOOK_BACK_MS)
+            try:
+                cursor, records = await self._store.page(found.cursor, since_ms=now - LOOK_BACK_MS)
+            except LogReplaced:
+                found.cursor = ""
+                continue
             if cursor == found.cursor:
                 self._caught_up = True
                 return

@@ -17,11 +17,12 @@ from typing import Final
 
 import msgspec
 
+from router.alerts.ports import Logbook
 from router.books.columns import day_of
 from router.books.reading import LEASE_SECONDS
 from router.books.writers import WRITERS, Format, replace_file
 from router.domain.records import SpendRecord
-from router.errors import ConfigError, StoreUnavailable
+from router.errors import ConfigError, LogReplaced, StoreUnavailable
 from router.ports import Ledger
 
 CURSOR_FILE: Final = "cursor.json"
@@ -82,6 +83,8 @@ def export(ledger: Ledger, store: str, folder: Path, form: Format, *, name: str 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return asyncio.run(_export(ledger, store, folder, form, name, since_ms))
+    except LogReplaced as error:
+        raise ConfigError(f"{folder} cannot be continued: {error}. Export into another folder; `entry_id` tells what is in both.") from None
     except StoreUnavailable as error:
         raise ConfigError(f"The ledger cannot be read: {error}") from None
     except OSError as error:
@@ -123,8 +126,21 @@ def _write(folder: Path, form: Format, run: int, records: Sequence[SpendRecord])
     return list(names.values())
 
 
-async def steps(ledger: Ledger, position: str, since_ms: int, *, name: str) -> AsyncIterator[tuple[list[SpendRecord], int, str]]:
+async def _beginning_of_another(log: Logbook, position: str) -> str:
+    """The position, or the beginning if the log is another one by now."""
+    try:
+        await log.page(position, since_ms=0)
+    except LogReplaced:
+        return ""
+    return position
+
+
+async def steps(
+    ledger: Ledger, position: str, since_ms: int, *, name: str, again: bool = False
+) -> AsyncIterator[tuple[list[SpendRecord], int, str]]:
     """(records, how many could not be read, the place in the log after them), as often as there are more.
+
+    `again`: a log that is another one than that of `position` is read from its beginning, in place of an error.
 
     Whoever asks for the next ones has kept those before: the ledger is told that `name` has read so far.
     """
@@ -132,6 +148,8 @@ async def steps(ledger: Ledger, position: str, since_ms: int, *, name: str) -> A
     await ledger.open(replica_id=f"export-{secrets.token_hex(6)}", lease_seconds=LEASE_SECONDS)
     try:
         log, more = ledger.alert_store(), True
+        if again:
+            position = await _beginning_of_another(log, position)
         while more:
             records: list[SpendRecord] = []
             unreadable = 0

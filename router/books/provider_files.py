@@ -7,19 +7,22 @@ report), read 2026-11.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from router.domain.money import NUSD_PER_USD
+from router.domain.money import MAX_NUSD, NUSD_PER_USD
 from router.errors import ConfigError
 
 CENTS: Final = 100
+AMOUNT: Final = re.compile(r"[-+]?\$?[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
+"""`1,234.56`, `$5`, `1e-05`. Not `1.234,56`: read wrongly, that is a thousandth."""
 MEASURES: Final = ("cost", "input", "output", "requests")
 COLUMNS: Final = ("day", "model", *MEASURES)
 """What a column of a CSV file can stand for."""
@@ -107,12 +110,12 @@ def _must_be_usd(currency: object) -> None:
 
 
 def _nusd(text: str) -> int:
-    try:
-        amount = Decimal(text.replace("$", "").replace(",", "").strip())
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is not an amount") from None
-    if not amount.is_finite():
-        raise ValueError(f"{text!r} is not an amount")
+    if not AMOUNT.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is not an amount: digits, thousands by commas, decimals after a point")
+    amount = Decimal(text.replace("$", "").replace(",", "").strip())
+    # Before it is multiplied: an exponent can ask for more digits than there is memory.
+    if abs(amount) > MAX_NUSD / NUSD_PER_USD:
+        raise ValueError(f"{text!r} is more than a ledger can hold")
     return round(amount * NUSD_PER_USD)
 
 
@@ -129,7 +132,7 @@ def _csv(text: str, columns: Mapping[str, str]) -> Iterator[Told]:
         yield Told(
             _day(values["day"]),
             values.get("model", ""),
-            cost_nusd=_nusd(values["cost"] or "0") if "cost" in values else None,
+            cost_nusd=_nusd(values["cost"]) if values.get("cost") else None,
             input_tokens=_count(values.get("input")),
             output_tokens=_count(values.get("output")),
             requests=_count(values.get("requests")),

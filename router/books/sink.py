@@ -33,6 +33,8 @@ def ledger_hash(store: str) -> str:
 def sink(ledger: Ledger, store: str, address: str, *, schema: str = "faregate", name: str = "sink", since_ms: int = 0) -> Taken:
     """Take in what is new since the last run. `since_ms` counts for the first one.
 
+    A ledger that was restored from a backup, or made anew, is read from its beginning: what the table has already is not taken twice.
+
     `ledger` is the one at `store`, not open yet. The cursor is in the database, in the transaction of the records; `name` is told
     to the ledger afterwards, which may keep its log until then.
 
@@ -51,7 +53,7 @@ async def _sink(ledger: Ledger, store: str, address: str, schema: str, name: str
     done = Taken()
     async with Table(address, schema, ledger_hash(store)) as table:
         at = await table.position()
-        async for records, unreadable, position in steps(ledger, at, since_ms, name=name):
+        async for records, unreadable, position in steps(ledger, at, since_ms, name=name, again=True):
             done.new += await table.write(records, after=at, position=position)
             at = position
             done.records += len(records)

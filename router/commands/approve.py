@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from router.adapters.choose import choose_store, must_exist, visiting
+from router.commands.changes import operator
 from router.commands.options import Books, Store
+from router.controls import Desk
 from router.runaway import approve
 
 
@@ -29,4 +31,7 @@ def command(
 
 async def _approve(store: str, token: str) -> str | None:
     async with visiting(store) as ledger:
-        return await approve(ledger.alert_store(), token)
+        name = await approve(ledger.alert_store(), token)
+        if name is not None:
+            await Desk(ledger.control_store(), who=operator(), via="command").note_approval(name)
+        return name

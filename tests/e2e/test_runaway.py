@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import httpx2 as httpx
+import msgspec
 import pytest
 
 from router.adapters.choose import visiting
+from router.domain.controls import AuditEntry
 from tests.running import Running, running
 from tests.scripted_behaviours import Json, usage
 from tests.verbs import run, said
@@ -69,6 +71,8 @@ async def test_a_paused_session_goes_on_when_somebody_approves_it(tmp_path: Path
         assert (await ask(app)).status_code == 200
     async with visiting(store) as ledger:
         assert not await ledger.alert_store().marks()
+        told = [msgspec.json.decode(entry, type=AuditEntry) async for _, entry in ledger.control_store().history()]
+    assert [(each.via, each.target) for each in told if each.action == "session.approve"] == [("command", "run-1")]
 
 
 async def test_a_session_that_spends_too_fast_is_led_to_small_models(tmp_path: Path) -> None:

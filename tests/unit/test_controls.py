@@ -301,6 +301,14 @@ async def test_two_workers_that_start_at_once_load_a_configuration_once() -> Non
     assert (late.state, second.audit) == (worker.state, [])
 
 
+async def test_a_configuration_that_changes_limits_says_so_in_the_audit_log() -> None:
+    """Who asks a year later has the version's name at best, not its text."""
+    store = MemoryControls(gone=BaseLimit(5_000_000_000))
+    await LiveControls(store, Fleet(lambda: 0.0), keys_changed=lambda: None).publish(snapshot())
+    (entry,) = store.audit
+    assert (entry.action, entry.reason) == ("config.load", "gone: 5.00 USD -> none, for it is not in this configuration")
+
+
 async def test_a_limit_that_spans_ledgers_is_not_changed_in_one() -> None:
     """It has a share of it only, and more would come from nowhere."""
     desk = Desk(MemoryControls(all=BaseLimit(100, shared=True)), who="me", via="test")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import csv
 import json
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
@@ -120,6 +121,33 @@ def test_a_long_log_is_exported_in_steps(tmp_path: Path, monkeypatch: pytest.Mon
     assert export(store, out, "csv").records == 501
     assert json.loads((out / CURSOR_FILE).read_text())["runs"] == 2
     assert len(rows(out)) == 501
+
+
+def test_a_ledger_that_was_restored_is_not_taken_for_read(tmp_path: Path) -> None:
+    """Its numbers come a second time: without a word, what is new would be missing from all later files."""
+    store, kept, out = tmp_path / "ledger.sqlite", tmp_path / "backup.sqlite", tmp_path / "out"
+    asyncio.run(book(str(store), calls(0, 4)))
+    shutil.copy(store, kept)
+    asyncio.run(book(str(store), calls(4, 8)))
+    assert export(str(store), out, "csv").records == 8
+    shutil.copy(kept, store)
+    for first, last in ((10, 12), (12, 20)):
+        # Fewer lines than were read, and more.
+        asyncio.run(book(str(store), calls(first, last)))
+        with pytest.raises(ConfigError, match=r"not the one that was read up to line 8.*another folder"):
+            export(str(store), out, "csv")
+    assert export(str(store), tmp_path / "new", "csv").records == 14
+
+
+def test_what_was_trimmed_is_no_other_log(tmp_path: Path) -> None:
+    """The line that was read last is gone, as all before it."""
+    store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
+    asyncio.run(book(store, calls(0, 4)))
+    assert export(store, out, "csv").records == 4
+    asyncio.run(book(store, calls(4, 6)))
+    with sqlite3.connect(store) as db:
+        db.execute("DELETE FROM log WHERE seq <= 5")
+    assert export(store, out, "csv").records == 1
 
 
 def test_a_folder_belongs_to_one_format_and_one_ledger(tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def test_any_csv_can_be_mapped(store: str, tmp_path: Path) -> None:
         ({"data": [{"start_time": 1, "results": [{}]}]}, "known form"),
         ("Date,Cost\n2026-11-22,1\n", "account: there is no column"),
         ("day,cost\n2026-11-22,much\n", "is not an amount"),
+        ('day,cost\n2026-11-22,"1.234,56"\n', "'1.234,56' is not an amount: digits, thousands by commas, decimals after a point"),
+        ("day,cost\n2026-11-22,1e400\n", "'1e400' is more than a ledger can hold"),
         ("day,cost\n", "has no lines"),
         ({"things": 1}, "known form: it has no 'data'"),
         ({"data": [{"start_time": 1, "results": 1}]}, "known form: 'int' object is not iterable"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,21 @@ def test_every_record_is_taken_once(store: str, database: str, request: pytest.F
         db.execute(f'DELETE FROM "{schema}".sink'.encode())
     assert take(store, database, schema) == Taken(records=7, new=0)
     assert query(database, sums) == [(7, 7, sum(range(7)))]
+
+
+def test_a_ledger_that_was_restored_is_read_from_its_beginning(database: str, tmp_path: Path) -> None:
+    """Its numbers come a second time; what the table has is known by its id."""
+    store, kept = tmp_path / "ledger.sqlite", tmp_path / "backup.sqlite"
+    asyncio.run(book(str(store), calls(0, 4)))
+    shutil.copy(store, kept)
+    asyncio.run(book(str(store), calls(4, 8)))
+    assert take(str(store), database, "restored") == Taken(records=8, new=8)
+    shutil.copy(kept, store)
+    asyncio.run(book(str(store), calls(10, 12)))
+    assert take(str(store), database, "restored") == Taken(records=6, new=2)
+    asyncio.run(book(str(store), calls(12, 20)))
+    assert take(str(store), database, "restored") == Taken(records=8, new=8)
+    assert query(database, "SELECT count(*), count(DISTINCT entry_id) FROM restored.spend") == [(18, 18)]
 
 
 def test_the_columns_have_types_and_keep_what_clients_write(database: str, tmp_path: Path) -> None:

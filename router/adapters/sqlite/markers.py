@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
@@ -9,6 +10,7 @@ from typing import Final, TypeVar
 from router.adapters.entries import CLOSED, Entry, present
 from router.adapters.sqlite.side_tables import SideTables
 from router.alerts.ports import Mark
+from router.errors import LogReplaced
 
 T = TypeVar("T")
 PAGE: Final = 500
@@ -85,20 +87,22 @@ class SqliteMarkers(SideTables):
     async def page(self, cursor: str, *, since_ms: int) -> tuple[str, Sequence[bytes]]:
         """See `Logbook.page`."""
 
-        def read(db: sqlite3.Connection) -> tuple[int, list[Entry]]:
-            # Without a cursor the beginning is looked for once; from then on, the number of the last line is enough.
+        def read(db: sqlite3.Connection) -> tuple[str, list[Entry]]:
+            # Without a cursor the beginning is looked for once; from then on, the last line is known by its number and a mark.
             first = "SELECT coalesce((SELECT min(seq) - 1 FROM log WHERE at_ms >= ?), (SELECT max(seq) FROM log), 0)"
-            after: int = int(cursor) if cursor else db.execute(first, (since_ms,)).fetchone()[0]
+            after = place_in(cursor) if cursor else db.execute(first, (since_ms,)).fetchone()[0]
+            if cursor:
+                _check(db, cursor, after)
             rows = db.execute(
                 "SELECT seq, at_ms, attempt_id, outcome, spent, debt, held, buckets, record FROM log WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after, PAGE),
             ).fetchall()
             names = ("at_ms", "attempt_id", "outcome", "spent_nusd", "debt_nusd", "held_nusd", "joined", "record")
             entries = [Entry(**dict(zip(names, row[1:], strict=True))) for row in rows]
-            return (rows[-1][0] if rows else after), entries
+            return (f"{rows[-1][0]}.{_mark(*rows[-1][1:4])}" if rows else cursor or str(after)), entries
 
         last, found = await self._run(read, write=False)
-        return str(last), [present(entry) for entry in found if entry.outcome != CLOSED]
+        return last, [present(entry) for entry in found if entry.outcome != CLOSED]
 
     async def load(self) -> bytes:
         """See `Logbook.load`."""
@@ -108,3 +112,24 @@ class SqliteMarkers(SideTables):
     async def save(self, state: bytes) -> None:
         """See `Logbook.save`."""
         await self._run(lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (STATE, state)))
+
+
+def place_in(cursor: str) -> int:
+    """The number of the line that a cursor is behind."""
+    return int(cursor.partition(".")[0])
+
+
+def _mark(at_ms: int, attempt_id: str, outcome: str) -> str:
+    """Tells a line from one that has its number in another log."""
+    return hashlib.blake2b(f"{at_ms} {attempt_id} {outcome}".encode(), digest_size=4).hexdigest()
+
+
+def _check(db: sqlite3.Connection, cursor: str, place: int) -> None:
+    """A file that was restored or made anew gives numbers a second time: what is new would be taken for read."""
+    mark = cursor.partition(".")[2]
+    row = db.execute("SELECT at_ms, attempt_id, outcome FROM log WHERE seq=?", (place,)).fetchone()
+    least, most = db.execute("SELECT min(seq), max(seq) FROM log").fetchone()
+    # A line that is not there was trimmed, as all before it were, or has not been written.
+    replaced = (mark and _mark(*row) != mark) if row else least is not None and place and (least <= place or most < place)
+    if replaced:
+        raise LogReplaced(f"its log is not the one that was read up to line {place}: it was restored, or made anew")
