@@ -19,6 +19,8 @@ from router.inputs import parse_until
 T = TypeVar("T")
 
 Reason = Annotated[str, typer.Option(help="Why; goes into the audit log and into what clients are told.", show_default=False)]
+NO_REASON = "no reason was given"
+"""In a hurry the reason can wait: what is stopped cannot."""
 Why = Annotated[str, typer.Option(help="Why; goes into the audit log.")]
 Until = Annotated[
     str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -13,6 +14,8 @@ RunawayAction = Literal["slow", "downgrade", "pause", "refuse"]
 Signal = Literal["spend", "same_prompt", "same_tool_call"]
 
 SLOPE_MS: Final = 60_000
+LONGEST_LOOP: Final = 4
+"""Different calls that a loop may have: a, b, a, b is one of two."""
 MOST_CHARGES: Final = 600
 """Charges of one minute that are remembered of a session; beyond, the oldest is added to the next."""
 
@@ -88,25 +91,46 @@ def _loops(rules: RunawayRules, said: list[msgspec.Raw]) -> tuple[Signal, str] |
     most = rules.same_tool_call
     if most is None:
         return None
-    calls = _last_calls(said)
-    if len(calls) < most or any(call != calls[0] for call in calls[:most]):
-        return None
-    return "same_tool_call", f"the tool '{calls[0][0][:64]}' {most} times in a row with the same arguments, limit {most}"
+    calls = _last_calls(said, most * LONGEST_LOOP)
+    for length in range(1, LONGEST_LOOP + 1):
+        turns = calls[: most * length]
+        if len(turns) == most * length and all(call == turns[at % length] for at, call in enumerate(turns)):
+            names = ", ".join(f"'{name[:64]}'" for name, _ in turns[:length][::-1])
+            what = f"the tool {names}" if length == 1 else f"the tools {names} one after the other"
+            return "same_tool_call", f"{what} {most} times in a row with the same arguments, limit {most}"
+    return None
 
 
-def _last_calls(said: list[msgspec.Raw]) -> list[tuple[str, str]]:
+def _last_calls(said: list[msgspec.Raw], most: int) -> list[tuple[str, str]]:
     """Name and arguments of the tool calls of a conversation, the last first."""
     found: list[tuple[str, str]] = []
     for raw in reversed(said):
-        if b'"tool_calls"' not in bytes(raw):
-            continue
-        message: Any = msgspec.json.decode(raw)
-        calls = message.get("tool_calls") if isinstance(message, dict) else None
-        for call in reversed(calls if isinstance(calls, list) else []):
-            function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                found.append((str(function.get("name")), str(function.get("arguments"))))
+        if len(found) >= most:
+            break
+        text = bytes(raw)
+        if b'"tool_calls"' in text or b'"function_call"' in text:
+            found += filter(None, map(_named, _functions(msgspec.json.decode(raw))))
     return found
+
+
+def _functions(message: Any) -> list[Any]:
+    """What a message calls, the last first; `function_call` is the older form."""
+    if not isinstance(message, dict):
+        return []
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        return [call.get("function") if isinstance(call, dict) else None for call in reversed(calls)]
+    return [message.get("function_call")]
+
+
+def _named(function: Any) -> tuple[str, str] | None:
+    if not isinstance(function, dict):
+        return None
+    given = str(function.get("arguments"))
+    with suppress(msgspec.MsgspecError):
+        # Written otherwise it is the same call.
+        given = msgspec.json.encode(msgspec.json.decode(given), order="sorted").decode()
+    return str(function.get("name")), given
 
 
 _decode: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode

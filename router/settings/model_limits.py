@@ -81,7 +81,8 @@ class RunawaySettings(Section):
     same_prompt: Annotated[Count, Field(ge=2)] | None = None
     """So many requests in a row that end in the same message. Default: not looked at."""
     same_tool_call: Annotated[Count, Field(ge=2)] | None = None
-    """So many calls of a tool in a row with the same arguments, as the conversation shows them. Default: not looked at."""
+    """So many calls of a tool in a row with the same arguments, as the conversation shows them; also so many turns of a loop of up to
+    four different calls. Default: not looked at."""
     then: Literal["slow", "downgrade", "pause", "refuse"] = "pause"
     """`slow` holds each request back for `delay`; `downgrade` lets only models with `size: small` through; `pause` refuses the
     session until `faregate approve` lets it go on; `refuse` refuses as long as it lasts."""

@@ -68,6 +68,13 @@ def test_the_same_message_again_and_again_is_noticed_and_another_one_ends_it() -
         ([*called("look", "1"), *called("look", "2"), *called("look", "1")], False),
         ([{"tool_calls": "odd"}, {"tool_calls": ["odd", {"function": "odd"}]}, *called("look") * 2], False),
         (['"tool_calls"'], False),
+        ([*called("look", '{"a": 1, "b": 2}'), *called("look", '{"b":2,"a":1}'), *called("look", '{ "a":1,"b":2 }')], True),
+        ([*called("a"), *called("b")] * 3, True),
+        ([user("go"), *([*called("a"), *called("b"), *called("c"), *called("d")] * 3)], True),
+        ([*called("a"), *called("b")] * 2 + called("a"), False),
+        ([*called("a"), *called("b"), *called("c"), *called("d"), *called("e")] * 3, False),
+        ([{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}] * 3, True),
+        ([{"role": "assistant", "function_call": None, "tool_calls": None}] * 3, False),
     ],
 )
 def test_one_tool_with_the_same_arguments_in_a_row_is_a_loop(messages: list[Any], looping: bool) -> None:
