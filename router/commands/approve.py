@@ -23,10 +23,8 @@ def command(
     """Let a paused session go on; exit 1 if none is paused under this token. Workers know within two seconds."""
     name = asyncio.run(_approve(must_exist(choose_store(store, config)), token))
     if name is None:
-        print(
-            "No session is paused under this token: it was approved already, the token belongs to another ledger, or the refusal is less than two seconds old (try again).",
-            file=sys.stderr,
-        )
+        why = "it was approved already, the token belongs to another ledger, or the refusal is less than two seconds old (try again)"
+        print(f"No session is paused under this token: {why}.", file=sys.stderr)
         raise typer.Exit(1)
     key, _, session = name.partition("|")
     print(f"session {session} of key {key or 'anonymous'} goes on")

@@ -62,6 +62,7 @@ def test_the_same_message_again_and_again_is_noticed_and_another_one_ends_it() -
     ("messages", "looping"),
     [
         ([*called("look") * 3], True),
+        ([*called("look") * 20], True),
         ([user("go"), *called("other"), *called("look") * 3], True),
         ([*called("look") * 2], False),
         ([*called("look") * 2, *called("look", '{"page": 2}')], False),
