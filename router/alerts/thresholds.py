@@ -10,7 +10,7 @@ from typing import Final
 
 from router.alerts.events import Event, FieldValue
 from router.domain.budgets import NEVER_MS, BucketState, Budget
-from router.domain.money import format_usd
+from router.domain.money import format_amount, format_usd
 
 KIND: Final = "budget_threshold"
 LISTED: Final = 3
@@ -21,6 +21,8 @@ LIFETIME_KEEP_MS: Final = 400 * 86_400_000
 """How long a crossing in a window that never ends is remembered."""
 STEADY: Final = 0.9
 """Of a share: how far a rolling window must fall before reaching it is news again."""
+SHORTEST_MS: Final = 3_600_000
+"""Of a rolling window, in tokens or requests, whose crossings are told."""
 MARGIN_MS: Final = 3_600_000
 """How long a mark outlives its window: clocks differ."""
 
@@ -104,25 +106,30 @@ def event_of(group: Sequence[Crossing], budget: Budget) -> Event:
     first = group[0]
     state, share = first.state, f"{first.at * 100:g} %"
     at_limit = first.at >= 1
+    unit = budget.unit
+    # Money is nano-USD; what is counted in another unit says which.
+    word = "_nusd" if unit == "usd" else ""
     fields: dict[str, FieldValue] = {
         "budget": state.budget,
         "threshold": first.at,
-        "limit_nusd": first.limit_nusd,
+        f"limit{word}": first.limit_nusd,
         "window": state.window,
         "resets_at_ms": None if state.ends_ms >= NEVER_MS else state.ends_ms,
     }
+    if unit != "usd":
+        fields["unit"] = unit
+    limit = format_amount(first.limit_nusd, unit)
     if len(group) > 1:
         scopes = sorted(crossing.state.scope for crossing in group)
-        subject = f"Budget '{state.budget}': {len(group)} instances have reached {share} of {format_usd(first.limit_nusd)} USD"
+        subject = f"Budget '{state.budget}': {len(group)} instances have reached {share} of {limit}"
         fields |= {"instances": len(group), "scopes": ", ".join(scopes[:NAMED])}
         detail = f"Among them: {', '.join(scopes[:NAMED])}."
     else:
         whose = f" ({state.scope})" if state.scope else ""
-        subject = (
-            f"Budget '{state.budget}'{whose} has reached {share}: {format_usd(state.spent_nusd)} of {format_usd(first.limit_nusd)} USD"
-        )
-        fields |= {"scope": state.scope, "spent_nusd": state.spent_nusd, "held_nusd": state.held_nusd}
-        detail = f"Set aside for calls under way: {format_usd(state.held_nusd)} USD."
+        spent = format_usd(state.spent_nusd) if unit == "usd" else f"{state.spent_nusd:,}"
+        subject = f"Budget '{state.budget}'{whose} has reached {share}: {spent} of {limit}"
+        fields |= {"scope": state.scope, f"spent{word}": state.spent_nusd, f"held{word}": state.held_nusd}
+        detail = f"Set aside for calls under way: {format_amount(state.held_nusd, unit)}."
     return Event(
         kind=KIND,
         severity="critical" if at_limit and hard else "warning" if first.at >= 0.8 else "info",
@@ -131,6 +138,12 @@ def event_of(group: Sequence[Crossing], budget: Budget) -> Event:
         about=first.names[-1].partition("|")[2],
         fields=fields,
     )
+
+
+def is_told(budget: Budget) -> bool:
+    """Whether crossings are news: rates, such as tokens a minute and calls under way, reach their limits all the time."""
+    rate = budget.window == "minute" or 0 < budget.rolling_ms < SHORTEST_MS
+    return budget.unit == "usd" or (budget.unit != "concurrent" and not rate)
 
 
 def _consequence(budget: Budget, *, at_limit: bool) -> str:

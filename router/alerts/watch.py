@@ -24,7 +24,7 @@ from router.alerts.events import Event, decode, encode
 from router.alerts.local import Local, StoreAlarm, drifted, unpriced
 from router.alerts.ports import AlertStore
 from router.alerts.thresholds import KIND as THRESHOLD_KIND
-from router.alerts.thresholds import Crossing, crossings, event_of, grouped, keep_ms, rearmed
+from router.alerts.thresholds import Crossing, crossings, event_of, grouped, is_told, keep_ms, rearmed
 from router.domain.budgets import BucketState, Budget
 from router.domain.windows import escape_scope
 from router.errors import LogReplaced, StoreUnavailable
@@ -225,8 +225,9 @@ class Alerts:
         if self._is_due("marks", now, MARKS_MS):
             await self._read_marks(now)
         # Rates, such as requests a minute, are limits too, but no news.
-        budgets = {budget.name: budget for budget in snapshot.budgets if budget.unit == "usd"}
-        await self._look_at_budgets(budgets, now)
+        counted = {budget.name: budget for budget in snapshot.budgets if is_told(budget)}
+        budgets = {name: budget for name, budget in counted.items() if budget.unit == "usd"}
+        await self._look_at_budgets(counted, now)
         await self._read_log(snapshot, budgets, now)
         if self._caught_up and self._is_due("think", now, THINK_MS):
             await self._think(snapshot, budgets, now)

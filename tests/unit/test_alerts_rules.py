@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from router.alerts.anomaly import HOUR_MS, WEEK_HOURS, anomaly
 from router.alerts.forecast import Burn, Profile, budget_forecast, forecast
 from router.alerts.local import Local, StoreAlarm, config_rejected, drifted
 from router.alerts.statistics import Statistics, decode, encode
-from router.alerts.thresholds import crossings, event_of, grouped, keep_ms, mark_name, rearmed
+from router.alerts.thresholds import crossings, event_of, grouped, is_told, keep_ms, mark_name, rearmed
 from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.domain.money import from_usd
 from router.ports import Drift
@@ -53,6 +54,39 @@ def test_a_raised_limit_makes_shares_news_again_that_are_not_reached_any_more() 
     told = {mark_name(state(85), at): 1 for at in (0.5, 0.8)}
     assert rearmed([state(85, limit=105)], BUDGETS, told) == []
     assert rearmed([state(85, limit=200)], BUDGETS, told) == [mark_name(state(85), 0.5), mark_name(state(85), 0.8)]
+
+
+def test_budgets_in_other_units_say_which() -> None:
+    """Tokens a day are news as dollars are; what is counted must not look like money."""
+    budget = Budget(name="all", limit_nusd=2_000_000, window="day", unit="tokens")
+    full = replace(state(0), limit_nusd=2_000_000, spent_nusd=1_700_000, held_nusd=5_000, unit="tokens")
+    (group,) = grouped(crossings([full], {"all": budget}, {}))
+    event = event_of(group, budget)
+    assert event.subject == "Budget 'all' has reached 80 %: 1,700,000 of 2,000,000 tokens"
+    assert "Set aside for calls under way: 5,000 tokens." in event.text
+    assert (event.fields["limit"], event.fields["spent"], event.fields["held"], event.fields["unit"]) == (
+        2_000_000,
+        1_700_000,
+        5_000,
+        "tokens",
+    )
+    assert "limit_nusd" not in event.fields
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"window": "minute"}, True),
+        ({"window": "day", "unit": "requests"}, True),
+        ({"window": "minute", "unit": "requests"}, False),
+        ({"window": "rolling", "rolling_ms": 60_000, "unit": "tokens"}, False),
+        ({"window": "rolling", "rolling_ms": 3_600_000, "unit": "tokens"}, True),
+        ({"window": "lifetime", "unit": "concurrent"}, False),
+    ],
+)
+def test_rates_are_no_news(more: dict[str, Any], told: bool) -> None:
+    """They reach their limits all the time."""
+    assert is_told(Budget(name="x", limit_nusd=1, **more)) == told
 
 
 def test_the_limit_in_the_store_decides() -> None:
