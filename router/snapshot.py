@@ -43,6 +43,19 @@ class Quirks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """How a provider that is simulated in this process behaves."""
+
+    seed: int = 0
+    speed: float = 1.0
+    """All latencies are divided by this."""
+    faults: bool = False
+    """Whether its models fail at the rates of their profiles."""
+    down: frozenset[str] = frozenset()
+    """Models that answer 503."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """Who serves models, and in which dialect."""
 
@@ -55,6 +68,8 @@ class Provider:
     litellm_provider: str | None = None
     litellm_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Keyword arguments for the adapter lane: api_key, api_base, region, ... Secrets: never log."""
+    simulation: Simulation = Simulation()
+    """Of kind `sim` without an address."""
 
     @property
     def resells(self) -> bool:

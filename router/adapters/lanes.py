@@ -9,7 +9,7 @@ from router.adapters.upstream.http1 import Http1Upstream
 from router.dispatch import AdapterLane, Dispatcher
 from router.errors import ConfigError, RouterError
 from router.ports import Upstream
-from router.snapshot import Snapshot
+from router.snapshot import Simulation, Snapshot
 
 if TYPE_CHECKING:
     from router.sim.server import Simulator
@@ -24,7 +24,8 @@ class Lanes:
         self._wire: Upstream | None = None
         self._second_wire: Upstream | None = None
         self._adapter: AdapterLane | None = None
-        self._simulator: Simulator | None = None
+        self._simulators: dict[Simulation, Simulator] = {}
+        """By how they behave; one behaviour keeps its address over reloads."""
 
     async def with_simulator(self, snapshot: Snapshot) -> Snapshot:
         """Start the simulated providers that a configuration names without an address."""
@@ -33,10 +34,15 @@ class Lanes:
             return snapshot
         from router.sim.server import Simulator
 
-        if self._simulator is None:
-            self._simulator = await self._stack.enter_async_context(Simulator())
         for provider in waiting:
-            provider.endpoint.host, port = self._simulator.base_url.split("/")[2].rsplit(":", 1)
+            wanted = provider.simulation
+            found = self._simulators.get(wanted)
+            if found is None:
+                found = Simulator(seed=wanted.seed, speed=wanted.speed, faults=wanted.faults)
+                self._simulators[wanted] = await self._stack.enter_async_context(found)
+                for model in wanted.down:
+                    found.outage(model, True)
+            provider.endpoint.host, port = found.base_url.split("/")[2].rsplit(":", 1)
             provider.endpoint.port = int(port)
         return snapshot
 

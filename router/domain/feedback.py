@@ -10,7 +10,7 @@ import msgspec
 
 MAX_LABEL: Final = 64
 WORDS: Final[dict[str, float]] = {"up": 1.0, "good": 1.0, "down": 0.0, "bad": 0.0}
-_is_id: Final = re.compile(r"fg-[0-9a-f]{8}-[0-9a-f]{1,16}").fullmatch
+_is_id: Final = re.compile(r"fg-[0-9a-f]{8,16}-[0-9a-f]{1,16}").fullmatch
 """As `router.app` makes them."""
 
 

@@ -11,7 +11,7 @@ from router.ports import Endpoint, Timeouts
 from router.settings.compile_context import Context
 from router.settings.findings import Path, one_of
 from router.settings.model import ProviderSettings
-from router.snapshot import Provider
+from router.snapshot import Provider, Quirks, Simulation
 
 LITELLM_PREFIX: Final = "litellm/"
 SIM: Final = "sim"
@@ -62,7 +62,24 @@ def _provider(context: Context, name: str, given: ProviderSettings) -> Provider 
     if headers is None:
         return None
     endpoint = _endpoint(context, name, given, base_url, headers)
-    return Provider(name=name, kind=kind, lane="wire", endpoint=endpoint, quirks=preset.quirks)
+    return Provider(
+        name=name, kind=kind, lane="wire", endpoint=endpoint, quirks=preset.quirks, simulation=_simulation(context, path, given, kind)
+    )
+
+
+def _simulation(context: Context, path: Path, given: ProviderSettings, kind: str) -> Simulation:
+    told = given.simulate
+    if told is None:
+        return Simulation()
+    # Loaded only where it is needed.
+    from router.sim.profiles import PROFILES
+
+    if kind != "sim" or given.base_url is not None:
+        context.wrong((*path, "simulate"), "is for providers of kind sim without base_url: this process simulates no other", at_key=True)
+    for model in told.down:
+        if model not in PROFILES:
+            context.wrong((*path, "simulate", "down"), f'there is no simulated model "{model}"{one_of(model, PROFILES)}')
+    return Simulation(seed=told.seed, speed=told.speed, faults=told.faults, down=frozenset(told.down))
 
 
 _OF_OUR_CLIENT: Final = ("proxy", "http2", "max_connections", "ca_file", "verify")
@@ -91,8 +108,10 @@ def _adapted(context: Context, name: str, given: ProviderSettings, kind: str, ad
                 (*path, field), "is not for providers that are called through litellm, which has connections of its own", at_key=True
             )
     endpoint = _endpoint(context, name, given, given.base_url or "https://litellm.invalid", ())
-    quirks = {} if preset is None else {"quirks": preset.quirks}
-    return Provider(name=name, kind=kind, lane="litellm", endpoint=endpoint, litellm_provider=adapter, litellm_options=options, **quirks)
+    quirks = Quirks() if preset is None else preset.quirks
+    return Provider(
+        name=name, kind=kind, lane="litellm", endpoint=endpoint, quirks=quirks, litellm_provider=adapter, litellm_options=options
+    )
 
 
 def _api_key(context: Context, path: Path, given: ProviderSettings, preset: Preset | None) -> str | None:

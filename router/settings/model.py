@@ -38,6 +38,7 @@ from router.settings.types import (
     Share,
     Text,
     Usd,
+    Words,
     all_defaults,
     as_mapping,
     hide_password,
@@ -211,6 +212,19 @@ class TimeoutSettings(Section):
     """The whole call."""
 
 
+class SimulationSettings(Section):
+    """How a simulated provider behaves, for trying out fallbacks, deadlines and budgets."""
+
+    seed: Annotated[Count, Field(ge=0)] = 0
+    """The same seed, model and prompt give the same answer, latency and fault."""
+    speed: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """All latencies are divided by this."""
+    faults: Flag = False
+    """Its models fail at the rates of their profiles."""
+    down: Words = ()
+    """Models that answer 503, such as `mid-closed`."""
+
+
 class ProviderSettings(Section):
     """Who serves models. Well-known names need nothing else: the key comes from their usual environment variable."""
 
@@ -234,6 +248,8 @@ class ProviderSettings(Section):
     """File with the certificates to trust instead of the system's."""
     verify: Flag = True
     """Check its certificate."""
+    simulate: SimulationSettings | None = None
+    """Only for `kind: sim` without `base_url`. Default: nothing fails, at the pace of the profiles."""
     options: dict[str, SecretText] = Field(default_factory=dict)
     """Only for `kind: litellm/...`: what the adapter needs, such as `aws_region_name`. Values may be references."""
 

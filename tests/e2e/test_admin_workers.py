@@ -31,7 +31,7 @@ admins:
   alice: {secret: $ALICE, role: admin}
 """
 ALICE = "alice-0123456789-0123456789"
-ASKED = 8
+ASKED = 24
 """Calls on connections of their own: the kernel deals them to both workers."""
 SOON_SECONDS = 20
 """A change holds within a second; a busy machine gets more."""

@@ -24,3 +24,20 @@ def test_what_litellm_would_not_do_is_refused(field: str) -> None:
         load_text(TEXT.replace("FIELD", field), source="r.yaml", environ={}, price_book=price_book())
     said = load_text(TEXT.replace("FIELD", "max_connections: 512"), source="r.yaml", environ={}, price_book=price_book())
     assert said.snapshot.deployments
+
+
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        ("{kind: sim, base_url: 'http://127.0.0.1:1/v1', simulate: {seed: 1}}", "simulate: is for providers of kind sim without base_url"),
+        ("{kind: openai, api_key: k, simulate: {}}", "simulate: is for providers of kind sim without base_url"),
+        ("{kind: sim, simulate: {down: [mid-close]}}", 'there is no simulated model "mid-close"; did you mean "mid-closed"?'),
+        ("{kind: sim, simulate: {speed: 0}}", "simulate.speed"),
+    ],
+)
+def test_only_what_is_simulated_here_behaves_as_told(provider: str, said: str) -> None:
+    """A fault that never comes would look like a test that was passed."""
+    text = f"version: 1\nproviders: {{p: {provider}}}\nmodels: {{m: {{at: p/mid-closed, price: free}}}}\n"
+    with pytest.raises(ConfigError) as refused:
+        load_text(text, source="r.yaml", environ={}, price_book=price_book())
+    assert said in str(refused.value)
