@@ -143,7 +143,7 @@ class Service:
         self.admission = Admission(snapshot, self.ledger, pepper=self._pepper, clock=time.time)
         await self.admission.refresh()
         self._request_log, self._prompts = open_logs(server, self._log_target, self._stack)
-        self.pipeline = self._make_pipeline(await self._lanes.dispatcher(snapshot))
+        self.pipeline = self._make_pipeline(snapshot, self.admission, await self._lanes.dispatcher(snapshot))
         await self.pipeline.warm_up()
         self._make_gate()
         await self._open_office(snapshot)
@@ -242,6 +242,8 @@ class Service:
         dispatcher = await self._lanes.dispatcher(snapshot)
         admission = Admission(snapshot, self.ledger, pepper=self._pepper, clock=time.time)
         await admission.refresh()
+        pipeline = self._make_pipeline(snapshot, admission, dispatcher)
+        await pipeline.warm_up()
         await self._open_office(snapshot)
         await self.controls.publish(snapshot)
         # From here on nothing can fail, and nobody else runs in between.
@@ -249,7 +251,7 @@ class Service:
         self.metrics.configure(snapshot)
         if self.escrow is not None:
             self.escrow.configure(snapshot)
-        self.pipeline = self._make_pipeline(dispatcher)
+        self.pipeline = pipeline
         self._view.switch(snapshot, admission)
         self.gate.switch(self.pipeline.serve)
         if self.draining:
@@ -279,12 +281,12 @@ class Service:
             log.warning("waiting for the budget store", reason=str(exc), at_most_seconds=intervals.STORE_START)
             raise
 
-    def _make_pipeline(self, dispatcher: Dispatcher) -> Pipeline:
+    def _make_pipeline(self, snapshot: Snapshot, admission: Admission, dispatcher: Dispatcher) -> Pipeline:
         return Pipeline(
-            snapshot=self.snapshot,
-            admission=self.admission,
+            snapshot=snapshot,
+            admission=admission,
             fleet=self.fleet,
-            reservations=Reservations(self.snapshot, self.metered, wall_clock_ms),
+            reservations=Reservations(snapshot, self.metered, wall_clock_ms),
             store=self.metered,
             dispatcher=dispatcher,
             settlements=Settlements(self.outbox, self.metrics, clock=time.monotonic, clock_ms=wall_clock_ms),

@@ -96,3 +96,14 @@ async def test_what_rules_read_is_ready_before_the_first_request(app: Running, t
     plain = CONFIG[: CONFIG.index("routes:")] + "routes: {auto: {use: [pocket]}}\nkeys: {tester: {secret: $TEST_KEY}}\n"
     async with running(tmp_path, plain) as other:
         assert other.app.service.pipeline._signals is None
+
+
+async def test_a_new_configuration_serves_with_what_its_rules_read_ready(app: Running, tmp_path: Path) -> None:
+    """The first prompts after a reload must not run out of their time, and so go by another rule, because a table is still being loaded."""
+    service = app.app.service
+    before, reading = service.pipeline._signals, service.snapshot
+    await service.swap(reading)
+    after = service.pipeline._signals
+    assert after is not None
+    assert after is not before
+    assert set(after._detectors) == set(signals_named(reading))
