@@ -48,7 +48,8 @@ class Sums:
     exhausted: int = 0
     fullest: float = 0.0
     """What is used of its limit by the fullest one."""
-    ends_ms: int = 0
+    resets_ms: int | None = None
+    """When the last of them starts anew; None if none does."""
 
     def add(self, state: BucketState, limit: int) -> float:
         """Count an instance; returns what is used of its limit."""
@@ -59,7 +60,8 @@ class Sums:
         self.used += bool(used)
         self.exhausted += ratio >= 1
         self.fullest = max(self.fullest, ratio)
-        self.ends_ms = max(self.ends_ms, state.ends_ms)
+        if state.resets_ms is not None:
+            self.resets_ms = max(self.resets_ms or 0, state.resets_ms)
         return ratio
 
 

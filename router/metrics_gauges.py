@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 
 from router import __version__
 from router.budget_watch import Sums
-from router.domain.budgets import NEVER_MS, BucketState, Budget
+from router.domain.budgets import BucketState, Budget
 from router.domain.controls import ControlKind, ControlState, limit_in_force
 from router.domain.money import NUSD_PER_USD
 from router.domain.windows import budget_of, unit_of
@@ -65,8 +65,8 @@ def _set_budget(scrape: Scrape, budget: Budget, limit: int, sums: Sums) -> None:
     scrape.set("faregate_budget_used_ratio", sums.fullest, budget=name)
     scrape.set("faregate_budget_instances", sums.used, budget=name)
     scrape.set("faregate_budget_exhausted_instances", sums.exhausted, budget=name)
-    ends_ms = sums.ends_ms or NEVER_MS
-    scrape.set("faregate_budget_reset_timestamp_seconds", None if ends_ms >= NEVER_MS else ends_ms / 1000, budget=name)
+    resets_ms = sums.resets_ms
+    scrape.set("faregate_budget_reset_timestamp_seconds", None if resets_ms is None else resets_ms / 1000, budget=name)
 
 
 def set_drift(scrape: Scrape, budgets: Sequence[Budget], drifts: Sequence[Drift]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from router.admission import Admission
 from router.call import Principal
-from router.domain.budgets import NEVER_MS, BucketState
+from router.domain.budgets import BucketState
 from router.domain.money import to_usd
 from router.domain.windows import bucket_set
 from router.edge.headers import Headers
@@ -76,7 +76,7 @@ class View:
     @staticmethod
     def reset_of(state: BucketState) -> str | None:
         """When the window ends, ISO 8601 in UTC; None if never."""
-        return None if state.ends_ms >= NEVER_MS else moment(state.ends_ms)
+        return None if state.resets_ms is None else moment(state.resets_ms)
 
 
 def moment(at_ms: int) -> str:

@@ -114,7 +114,7 @@ def event_of(group: Sequence[Crossing], budget: Budget) -> Event:
         "threshold": first.at,
         f"limit{word}": first.limit_nusd,
         "window": state.window,
-        "resets_at_ms": None if state.ends_ms >= NEVER_MS else state.ends_ms,
+        "resets_at_ms": state.resets_ms,
     }
     if unit != "usd":
         fields["unit"] = unit
@@ -134,7 +134,7 @@ def event_of(group: Sequence[Crossing], budget: Budget) -> Event:
         kind=KIND,
         severity="critical" if at_limit and hard else "warning" if first.at >= 0.8 else "info",
         subject=subject,
-        text=f"{detail} {_consequence(budget, at_limit=at_limit)} {_resets(budget, state.ends_ms)}",
+        text=f"{detail} {_consequence(budget, at_limit=at_limit)} {_resets(budget, state.resets_ms)}",
         about=first.names[-1].partition("|")[2],
         fields=fields,
     )
@@ -154,9 +154,9 @@ def _consequence(budget: Budget, *, at_limit: bool) -> str:
     return "Further requests are refused." if at_limit else "At its limit, further requests are refused."
 
 
-def _resets(budget: Budget, ends_ms: int) -> str:
+def _resets(budget: Budget, resets_ms: int | None) -> str:
     if budget.window == "rolling":
         return f"It counts the last {budget.rolling_ms // 1000} seconds."
-    if ends_ms >= NEVER_MS:
+    if resets_ms is None:
         return "It never starts anew."
-    return f"It starts anew at {datetime.fromtimestamp(ends_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}."
+    return f"It starts anew at {datetime.fromtimestamp(resets_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}."

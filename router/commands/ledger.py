@@ -16,7 +16,7 @@ from router.commands.changes import ending
 from router.commands.options import Books, Store
 from router.commands.rerate import command as rerate
 from router.controls import Desk
-from router.domain.budgets import NEVER_MS, BucketState, Unit
+from router.domain.budgets import BucketState, Unit
 from router.domain.controls import ControlState, change_text
 from router.domain.money import format_amount, format_usd
 from router.domain.windows import unit_of
@@ -88,7 +88,8 @@ def _left(state: BucketState) -> int | None:
 
 
 def _resets(state: BucketState) -> str | None:
-    return None if state.ends_ms >= NEVER_MS else datetime.fromtimestamp(state.ends_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    at_ms = state.resets_ms
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _row(state: BucketState) -> tuple[str, ...]:

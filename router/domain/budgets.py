@@ -200,5 +200,11 @@ class BucketState:
     debt_nusd: int
     """The part of `spent_nusd` that came from charges above their holds."""
     ends_ms: int
+    """Until when the store keeps it at least: the end of the window. A session's lifetime has none: this is when it was idle for long."""
     unit: Unit = "usd"
     """Of the limit and of what is spent, held and owed."""
+
+    @property
+    def resets_ms(self) -> int | None:
+        """When the window starts anew, Unix milliseconds; None if it never does."""
+        return None if self.window == "all" or self.ends_ms >= NEVER_MS else self.ends_ms

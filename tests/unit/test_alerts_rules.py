@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import replace
 from typing import Any
@@ -115,6 +116,9 @@ def test_a_message_says_what_follows() -> None:
     soft = Budget(name="all", limit_nusd=1, window="lifetime", hard=False)
     (crossing,) = crossings([state(100, ends_ms=NEVER_MS)], {"all": soft}, {})
     assert "nothing is refused. It never starts anew." in event_of([crossing], soft).text
+    (session,) = crossings([dataclasses.replace(state(100), window="all")], {"all": soft}, {})
+    assert "It never starts anew." in event_of([session], soft).text, "when the store forgets an idle session is no reset"
+    assert event_of([session], soft).fields["resets_at_ms"] is None
     assert keep_ms(state(1), NOW) == DAY_MS + HOUR_MS
     assert keep_ms(state(1, ends_ms=NEVER_MS), NOW) > 365 * DAY_MS
 

@@ -46,6 +46,20 @@ def test_show_prints_where_every_budget_stands(store: str) -> None:
     assert out.splitlines()[1].split() == ["company", "team=search", "all", "10.00", "1.50", "0.25", "8.25", "never"]
 
 
+def test_the_lifetime_of_a_session_never_resets(tmp_path: Path) -> None:
+    """The store notes until when it keeps an idle session; shown as a reset, people would wait for money that does not come."""
+    path = str(tmp_path / "ledger.sqlite")
+
+    async def fill() -> None:
+        async with visiting(path) as ledger:
+            await ledger.publish_limits({"company": 10}, version="v")
+            await held(ledger, 5, buckets(bucket(limit=10, scope="session=s1")))
+
+    asyncio.run(fill())
+    assert run("show", "--store", path)[1].splitlines()[1].split()[1:3] == ["session=s1", "all"]
+    assert run("show", "--store", path)[1].splitlines()[1].split()[-1] == "never"
+
+
 def test_show_gives_integers_to_programs(store: str) -> None:
     """nano-USD, as it is kept."""
     (row,) = json.loads(run("show", "--store", store, "--json")[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from router import __version__
 from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.metrics_families import FAMILIES
@@ -48,6 +50,14 @@ def test_a_budget_without_a_bucket_has_spent_nothing() -> None:
     set_budgets(scrape, [Budget(name="all", limit_nusd=10, window="month")], [])
     assert shown(scrape, "budget_spent_usd") == {("all",): 0}
     assert shown(scrape, "budget_used_ratio") == {("all",): 0}
+    assert shown(scrape, "budget_reset_timestamp_seconds") == {}
+
+
+def test_the_lifetime_of_a_session_has_no_reset() -> None:
+    """The store notes until when it keeps an idle session; shown as a reset, people would wait for money that does not come."""
+    scrape = Scrape(FAMILIES)
+    session = dataclasses.replace(bucket("agents", "session=s1", spent=9), window="all")
+    set_budgets(scrape, [Budget(name="agents", limit_nusd=10, window="lifetime", each="session")], [session])
     assert shown(scrape, "budget_reset_timestamp_seconds") == {}
 
 
