@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 import typer
 
 from router.commands.replaying import Replay, Since, Until, read_log
+from router.learned.feedback import kept_prompts
 from router.replay.compare import compare
 from router.replay.observed import Observed
+from router.replay.reading import Reading
 from router.replay.report import as_markdown, as_text, notes_of, tables_of
 from router.replay.simulate import World, reproduced, simulate
 from router.replay.thresholds import MEASURES, Threshold, broken, parse_threshold
@@ -24,6 +27,9 @@ def command(
     replay: Replay = None,
     since: Since = "30d",
     until: Until = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts of these requests, as server.keep_prompts wrote them: rules are asked what they say.")
+    ] = None,
     fail_on: Annotated[
         list[str] | None, typer.Option(help=f"Exit 1 beyond this: cost:+5%, quality:-1%, refusals:+0 ...; may be given again. {MEASURES}.")
     ] = None,
@@ -38,7 +44,9 @@ def command(
     snapshots = load_offline(old), load_offline(new)
     requests = read_log(snapshots[0], replay, since, until)
     observed = Observed(requests)
-    worlds = World(snapshots[0], observed), World(snapshots[1], observed)
+    kept = {} if prompts is None else kept_prompts(prompts)
+    old_world, new_world = (World(each, observed, reading=Reading(each, kept) if kept else None) for each in snapshots)
+    worlds = old_world, new_world
     for asked in requests:
         worlds[0].remember(asked)
     served = simulate(worlds[0], requests), simulate(worlds[1], requests)

@@ -18,7 +18,9 @@ from router.learned.labels import Label
 ANSWERED = frozenset({"ok", "cut", "client_left"})
 
 
-class _Prompt(msgspec.Struct):
+class KeptPrompt(msgspec.Struct):
+    """A line of `server.keep_prompts`."""
+
     request_id: str
     prompt: msgspec.Raw = msgspec.Raw()
     messages: msgspec.Raw = msgspec.Raw()
@@ -29,22 +31,26 @@ class _Prompt(msgspec.Struct):
         return prompt_of(bytes(self.messages or self.prompt), chat=bool(self.messages)).asked
 
 
-def read_prompts(path: Path) -> dict[str, str]:
-    """Prompts by request id, of lines with `request_id` and `prompt` or `messages`, as `server.keep_prompts` writes them.
+def kept_prompts(path: Path) -> dict[str, KeptPrompt]:
+    """By request id, of lines with `request_id` and `prompt` or `messages`, as `server.keep_prompts` writes them.
 
     Raises:
         ConfigError: the file cannot be read, or a line is something else.
     """
     try:
-        lines = [msgspec.json.decode(line, type=_Prompt) for line in path.read_bytes().splitlines() if line.strip()]
+        lines = [msgspec.json.decode(line, type=KeptPrompt) for line in path.read_bytes().splitlines() if line.strip()]
         if not all(line.prompt or line.messages for line in lines):
             raise msgspec.ValidationError("one has neither a `prompt` nor `messages`")
-        texts = {line.request_id: line.text for line in lines}
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror or exc}") from None
     except msgspec.MsgspecError as exc:
         raise ConfigError(f'{path}: not JSON lines of {{"request_id", "prompt" or "messages"}}: {exc}') from None
-    return texts
+    return {line.request_id: line for line in lines}
+
+
+def read_prompts(path: Path) -> dict[str, str]:
+    """What is asked, by request id. Raises `ConfigError` as `kept_prompts` does."""
+    return {request_id: line.text for request_id, line in kept_prompts(path).items()}
 
 
 def labels_of(

@@ -110,6 +110,10 @@ class Comparison(msgspec.Struct, kw_only=True):
     """Requests that go to another cascade, whose cost follows from how often the log's own went on."""
     unknown_steps_nusd: int = 0
     """What the log was charged for them."""
+    unread: int = 0
+    """Requests of whose prompts a rule of the new configuration asks what nobody has read."""
+    unread_signals: tuple[str, ...] = ()
+    """What was asked for."""
 
 
 @dataclass(slots=True)
@@ -204,6 +208,8 @@ class Comparing:
             unknown_steps=self._unknown[0],
             unknown_steps_nusd=self._unknown[1],
             estimated_steps=self._estimated,
+            unread=len(set().union(*worlds[1].unread.values())),
+            unread_signals=tuple(sorted(worlds[1].unread)),
         )
 
 

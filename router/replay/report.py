@@ -100,6 +100,7 @@ def notes_of(told: Comparison) -> list[str]:
         f"{told.total.changed:,} ({told.total.changed / told.requests:.1%}) change.",
         f"The old configuration, replayed, sends {told.as_recorded / told.requests:.1%} to the model that served them.",
         *_kept(told),
+        *_unread(told),
     ]
     if told.unpriced:
         notes.append(f"{told.unpriced:,} requests would go where no price is known: their cost is missing from the sums.")
@@ -135,6 +136,17 @@ def _kept(told: Comparison) -> list[str]:
     if elsewhere:
         notes.append(f"{elsewhere:,} kept decisions were made under other versions of the configuration: whether they repeat is not known.")
     return notes
+
+
+def _unread(told: Comparison) -> list[str]:
+    """Rules that could not be asked, because nobody has read the prompts."""
+    if not told.unread:
+        return []
+    return [
+        f"Of {told.unread:,} requests ({told.unread / told.requests:.1%}) nobody has read what the new configuration's rules ask of the "
+        f"prompts: {', '.join(told.unread_signals)}. For these no such rule holds here, and nothing is personal, so the new figures are "
+        "not theirs. --prompts FILE, of server.keep_prompts, has them read."
+    ]
 
 
 def short_of(since_ms: int, until_ms: int) -> list[str]:

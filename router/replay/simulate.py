@@ -10,14 +10,16 @@ import msgspec
 
 from policies.engine import Branch, choose, decide
 from policies.expressions.vocabulary import WEEKDAYS
-from policies.types import Candidate, Decision, MissingSignal, Moment, RequestFacts
+from policies.types import Candidate, Decision, MissingSignal, Moment, RequestFacts, SignalName
 from router.domain.extras import price_at_tier, with_search
 from router.domain.money import MAX_NUSD
 from router.domain.prices import Price, price_at
 from router.domain.pricing import charge, dearest_input, dearest_output, expected
+from router.moment_figures import of_budget
 from router.replay.budgets import LedgerModel
 from router.replay.figures import numbers_of
 from router.replay.observed import Observed
+from router.replay.reading import Reading
 from router.replay.requests import PLANNED, Asked, Part
 from router.routing import may_ask
 from router.scopes import NO_KEY, NO_TEAM
@@ -60,9 +62,14 @@ class Served(msgspec.Struct, kw_only=True, gc=False):
 class World:
     """A configuration, and what a log says of its deployments."""
 
-    def __init__(self, snapshot: Snapshot, observed: Observed, *, without: frozenset[str] = frozenset()) -> None:
-        """`without`: providers, models or deployments that are gone."""
+    def __init__(
+        self, snapshot: Snapshot, observed: Observed, *, without: frozenset[str] = frozenset(), reading: Reading | None = None
+    ) -> None:
+        """`without`: providers, models or deployments that are gone. `reading`: of prompts that were kept."""
         self.snapshot = snapshot
+        self.unread: dict[str, set[str]] = {}
+        """Requests by the signal that a rule asked for and nobody has read."""
+        self._reading = reading
         self.observed = observed
         self._teams = snapshot.teams
         self._gone = frozenset(
@@ -83,8 +90,8 @@ class World:
         return self.snapshot.routes.get(asked.facts.route)
 
     def branch_of(self, asked: Asked, route: Route, ledger: LedgerModel | None = None) -> tuple[Branch, RequestFacts]:
-        """The branch of the first rule that matches. What was never read from a prompt counts as what most prompts are: nothing
-        personal in it, all else unknown. Without a ledger, nothing is taken for spent."""
+        """The branch of the first rule that matches. What was never read from a prompt, and cannot be read now, counts as what most
+        prompts are: nothing personal in it, all else unknown. Without a ledger, nothing is taken for spent."""
         facts = asked.facts
         if route.watch is not None:
             facts = msgspec.structs.replace(facts, moment=self._moment(asked, route.watch, ledger))
@@ -92,8 +99,15 @@ class World:
             try:
                 return choose(route.policy, facts), facts
             except MissingSignal as missing:
-                known: Any = {missing.name: frozenset() if missing.name == "pii" else None}
+                known: Any = {missing.name: self._read(asked, missing.name)}
                 facts = msgspec.structs.replace(facts, signals=msgspec.structs.replace(facts.signals, **known))
+
+    def _read(self, asked: Asked, name: SignalName) -> Any:
+        found = msgspec.UNSET if self._reading is None else self._reading.value(asked, name)
+        if found is not msgspec.UNSET:
+            return found
+        self.unread.setdefault(name, set()).add(asked.request_id)
+        return frozenset() if name == "pii" else None
 
     def _moment(self, asked: Asked, watch: Watch, ledger: LedgerModel | None) -> Moment:
         """What rules read of the moment: by the log's own time, the simulated budgets, and what was known of the providers."""
@@ -148,10 +162,26 @@ class World:
     def decide(self, asked: Asked, route: Route, ledger: LedgerModel | None = None, *, steered: str = "") -> Decision:
         """Where the request goes. `steered`: what a budget that fills does."""
         branch, facts = self.branch_of(asked, route, ledger)
+        if ledger is not None and branch.live:
+            facts = self._paced(asked, facts, branch, ledger)
         offered = self.candidates(asked, branch, facts)
         if steered == "downgrade":
             offered = [view for view in offered if view.traits.size == "small"]
         return decide(branch, facts, offered, asked.draw, asked.restrict)
+
+    def _paced(self, asked: Asked, facts: RequestFacts, branch: Branch, ledger: LedgerModel) -> RequestFacts:
+        """With the pace of budgets that nobody noted then: as they are simulated."""
+        budgets = {budget.name: budget for budget in self.snapshot.budgets}
+        numbers: dict[str, float] = {}
+        for live in branch.live:
+            budget = budgets.get(live.name) if live.what == "pace" else None
+            found = None if budget is None else ledger.used_of(budget, self._dims(asked), asked.facts.tags, asked.starts_ms)
+            if budget is None or found is None:
+                continue
+            spent, passed = (of_budget(field, budget, *found, asked.starts_ms) for field in ("used", "passed"))
+            if spent is not None and passed is not None:
+                numbers |= {f"spent/{live.name}": spent, f"passed/{live.name}": passed}
+        return msgspec.structs.replace(facts, live={**numbers, **facts.live})
 
     def interval_of(self, asked: Asked, deployment: str) -> tuple[float, float] | None:
         """(Where it begins, how long it is) of the draws that send a request to a deployment first; None if none does.

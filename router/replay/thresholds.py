@@ -10,6 +10,8 @@ import msgspec
 from router.replay.compare import Comparison, Figure
 
 _FORM: Final = re.compile(r"(cost|latency|p95|first_token|quality|refusals|changed):([+-]?)(\d+(?:\.\d+)?)(%?)")
+MOST_UNREAD: Final = 0.05
+"""Share of requests of whose prompts nobody knows what the rules ask, above which a figure is not the new configuration's."""
 MEASURES: Final = "cost, latency, p95, first_token, quality, refusals, changed"
 
 
@@ -44,6 +46,8 @@ def broken(told: Comparison, thresholds: list[Threshold]) -> list[str]:
         worse = _worse(told, threshold)
         if threshold.measure == "cost" and told.unknown_steps:
             found.append(f"{threshold.text}: of {told.unknown_steps:,} requests, what steps beyond the first would cost is not known")
+        elif told.unread > MOST_UNREAD * told.requests:
+            found.append(f"{threshold.text}: of {told.unread:,} requests, what the rules ask of their prompts is not known; see --prompts")
         elif worse is None:
             found.append(f"{threshold.text}: the log says nothing of it")
         elif worse > threshold.most + 1e-12:
