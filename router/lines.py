@@ -116,6 +116,8 @@ def _make_way(call: Call, deployment: Deployment, reason: str) -> Way:
         "stream": call.request.stream,
         "config_version": call.snapshot.version,
     }
+    if principal.org:
+        who_and_where["org"] = principal.org
     if call.branch.private:
         endpoint = deployment.provider.endpoint
         who_and_where |= {"private": call.branch.private, "host": f"{in_url(endpoint.host)}:{endpoint.port}"}

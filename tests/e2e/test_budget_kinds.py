@@ -53,6 +53,14 @@ async def test_a_budget_in_tokens_refuses_with_its_own_amounts(tmp_path: Path, s
         assert (await _spent(app, store))["volume|org=research"] == 200
 
 
+async def test_the_books_say_whose_organisation_a_call_was(tmp_path: Path) -> None:
+    """`faregate spend --by org` and the accounts of a FOCUS export come from it: a budget per org alone answers no bill."""
+    async with running(tmp_path, CONFIG.format(store="STORE", budgets="  all: $1/day")) as app:
+        app.up.on("m", Json(usage=usage(prompt=1, completion=1)))
+        assert (await app.ask()).status_code == 200
+        assert [(record["team"], record["org"]) for record in await app.records()] == [("search", "research")]
+
+
 async def test_a_budget_on_trial_refuses_nobody_and_says_whom_it_would_have(tmp_path: Path, store: str) -> None:
     """A limit can be tried on live traffic first."""
     budgets = "  trial: {limit: $0.000001/day, each: 'tag:project', mode: shadow}"
