@@ -11,6 +11,7 @@ from policies.types import SignalName
 from router.call import Call
 from router.captured import NO_HEADERS
 from router.domain.request import Operation, parse_request
+from router.errors import ConfigError, RouterError
 from router.learned.feedback import KeptPrompt
 from router.replay.requests import Asked
 from router.signals import PromptSignals
@@ -27,7 +28,7 @@ class Reading:
         self._calls: dict[str, Call] = {}
 
     def value(self, asked: Asked, name: SignalName) -> Any:
-        """What the prompt of a request says; `UNSET` if it was not kept."""
+        """What the prompt of a request says; `UNSET` if it was not kept. Raises `ConfigError`: what was kept is no prompt."""
         call = self._calls.get(asked.request_id) or self._call(asked)
         if call is None:
             return msgspec.UNSET
@@ -42,6 +43,9 @@ class Reading:
         operation: Operation = "chat" if kept.messages else "completions"
         call = Call(request_id=asked.request_id, operation=operation, headers=NO_HEADERS, snapshot=self._snapshot, began=0.0)
         member = {"messages": kept.messages} if kept.messages else {"prompt": kept.prompt}
-        call.request = parse_request(msgspec.json.encode({"model": asked.facts.route, **member}), operation)
+        try:
+            call.request = parse_request(msgspec.json.encode({"model": asked.facts.route, **member}), operation)
+        except RouterError as problem:
+            raise ConfigError(f"the kept prompt of {asked.request_id} is none: {problem}") from None
         self._calls[asked.request_id] = call
         return call

@@ -98,8 +98,11 @@ def test_a_few_prompts_that_were_not_kept_do_not_hide_the_rest(words: tuple[str,
     assert f"Of {REQUESTS - kept} requests" in shown.stdout
 
 
-def test_a_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+def test_a_file_that_holds_something_else_is_named(words: tuple[str, ...], tmp_path: Path) -> None:
     """Not a traceback."""
+    (tmp_path / "odd.jsonl").write_text('{"request_id": "req-0", "messages": "x"}\n')
+    shown = run(*words, "--prompts", str(tmp_path / "odd.jsonl"))
+    assert "the kept prompt of req-0 is none: 'messages' must be a list of objects" in str(shown.exception)
     (tmp_path / "other.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match="not JSON lines of"):
         kept_prompts(tmp_path / "other.jsonl")
