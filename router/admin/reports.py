@@ -21,7 +21,8 @@ from router.admin.shapes import Audit, AuditLine, Hold, Holds, Records, RequestR
 from router.admin.views import moment
 from router.admin.words import moment_or_none, since_ms, wrong
 from router.books.columns import plain_row, plain_types
-from router.books.tables import cell, csv_text
+from router.books.tables import csv_text
+from router.books.writers import csv_cell
 from router.domain.controls import AuditEntry
 from router.domain.money import format_usd
 from router.domain.records import SpendRecord
@@ -174,17 +175,13 @@ async def _csv(office: Office, since: int, until: int | None, only: Mapping[str,
     written = 0
     async for record, _ in _records(office, since, until):
         if record is not None and _fits(record, only):
-            writer.writerow([_plain(value) for value in plain_row(record).values()])
+            writer.writerow([csv_cell(value) for value in plain_row(record).values()])
             written += 1
             if written % BREATH == 0:
                 yield out.getvalue().encode()
                 out.seek(0)
                 out.truncate()
     yield out.getvalue().encode()
-
-
-def _plain(value: Any) -> Any:
-    return cell(value) if isinstance(value, str) else "" if value is None else value
 
 
 Place = tuple[int, int, str]

@@ -47,12 +47,13 @@ def _csv(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) ->
         with part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(names)
-            writer.writerows([_cell(row[name]) for name in names] for row in rows)
+            writer.writerows([csv_cell(row[name]) for name in names] for row in rows)
 
     replace_file(path, write)
 
 
-def _cell(value: object) -> str:
+def csv_cell(value: object) -> str:
+    """A value as a cell of an export: whole, since programs read it."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
 import re
 import time
@@ -240,6 +241,9 @@ async def test_the_books_are_read_by_page_by_request_and_as_csv(desk: Desk) -> N
     lines = (await desk.admin.get("records.csv")).text.splitlines()
     assert len(lines) == 6
     assert lines[0].startswith("entry_id,day,attempt_id,request_id")
+    (first, *_) = csv.DictReader(lines)
+    assert json.loads(first["buckets"]) == pages[0]["buckets"], "long cells are whole: programs read them"
+    assert first["stream"] == "false", "as in the files of an export"
     for path, query in (
         ("spend", {"by": "nonsense"}),
         ("records", {"cursor": "x"}),
