@@ -15,7 +15,7 @@ from router.domain.pricing import worst_case
 from router.settings.compile_experiments import guests_of
 from router.settings.compile_models import LOCAL_SOURCE
 from router.settings.findings import Finding, Path
-from router.settings.lint_demands import never_found, overshared, stranded, too_short, unhedged, without_target
+from router.settings.lint_demands import choiceless, never_found, overshared, stranded, too_short, unhedged, without_target
 from router.settings.lint_rules import rules
 from router.settings.model import Settings
 from router.snapshot import Deployment, Snapshot
@@ -55,6 +55,7 @@ def notes(settings: Settings, snapshot: Snapshot) -> list[Finding]:
         *stranded(settings, snapshot),
         *without_target(settings),
         *unhedged(settings, snapshot),
+        *choiceless(settings, snapshot),
         *overshared(settings, snapshot),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final
@@ -9,9 +10,10 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from policies.kinds.hedge import HedgeOptions
+from policies.kinds.latency import LatencyOptions
 from policies.kinds.vendors import VendorsOptions
 from policies.registry import all_inside
-from policies.signals.names import PLUGIN_CLASSES
+from policies.signals.names import LANGUAGES, MISTAKEN, PLUGIN_CLASSES
 from router.domain.pricing import expected
 from router.settings.findings import Finding, Path
 from router.settings.lint_rules import asked, spec_covers
@@ -32,6 +34,7 @@ PRESIDIO_SECONDS: Final = 0.1
 USUAL_PRESIDIO_SECONDS: Final = 0.25
 """Time for a signal below which Presidio is late often, and what to write."""
 
+_EQUAL_LANGUAGE: Final = re.compile(r"""\blanguage\s*==\s*["'](\w+)["']""")
 TINY: Final = 1e-9
 _OVERSHARED: Final = (
     "the shares of providers ({listed}) are {whole} of the money together, so that one is always beyond its share: while all are, there"
@@ -115,17 +118,27 @@ def without_target(settings: Settings) -> Iterator[Finding]:
 
 
 def never_found(settings: Settings) -> Iterator[Finding]:
-    """Conditions on classes of personal data that only a plug-in finds, where there is none."""
-    if settings.signals.pii.plugin is not None or settings.signals.pii.engine != "builtin":
-        return
+    """Conditions on classes of personal data and on languages that only a plug-in finds, where there is none."""
     whens: list[tuple[Path, WhenSettings]] = [(("privacy", name), private.when) for name, private in settings.privacy.items()]
     for name, given in settings.routes.items():
         whens += [(("routes", name, "rules", index), rule.when) for index, rule in enumerate(given.rules)]
+    builtin = settings.signals.pii.plugin is None and settings.signals.pii.engine == "builtin"
     for path, when in whens:
-        named = sorted(PLUGIN_CLASSES.intersection(map(str, when.pii or ())))
+        named = sorted(PLUGIN_CLASSES.intersection(map(str, when.pii or ()))) if builtin else []
         if named:
             what = f"{', '.join(named)}: only a plug-in finds it, and there is none"
             yield Finding((*path, "when", "pii"), f"{what}; see signals.pii.engine and signals.pii.plugin")
+        if settings.signals.language.plugin is None:
+            yield from _untold((*path, "when"), when)
+
+
+def _untold(path: Path, when: WhenSettings) -> Iterator[Finding]:
+    """Languages that are never told apart here; often a country's code."""
+    here = [((*path, "language"), str(code)) for code in when.language or ()]
+    for place, code in here + [(path, code) for code in _EQUAL_LANGUAGE.findall(str(when.spec().get("cel", "")))]:
+        if code not in LANGUAGES:
+            meant = f'; did you mean "{MISTAKEN[code]}"?' if code in MISTAKEN else "; see signals.language.plugin"
+            yield Finding(place, f'no text is ever told to be in "{code}"{meant}')
 
 
 def too_short(settings: Settings) -> Iterator[Finding]:
@@ -154,6 +167,13 @@ def unhedged(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
     """Second calls of a hedge that its bound on the cost rules out."""
     for path, by, names in _kinds(settings, snapshot):
         yield from _unhedged(path, by, names, snapshot)
+
+
+def choiceless(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:
+    """Targets of time where there is nothing to choose from: they hold nobody to anything."""
+    for path, by, names in _kinds(settings, snapshot):
+        if isinstance(by, LatencyOptions) and by.target_ms is not None and len(names) == 1:
+            yield Finding(path, f"target_ms has no choice: {names[0]} is all that this leads to, and is called however slow it is")
 
 
 def overshared(settings: Settings, snapshot: Snapshot) -> Iterator[Finding]:

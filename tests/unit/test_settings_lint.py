@@ -295,3 +295,35 @@ def test_shares_that_nothing_can_hold_are_noted(caps: str, listed: str) -> None:
         bool(listed),
         True,
     )
+
+
+RULE = BASE + "  m: {at: openai/x, price: {input: 1, output: 2}}\nroutes: {r: {rules: [{when: WHEN, use: m}], use: m}}\n"
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ("{language: kr}", ['8:40: routes.r.rules[0].when.language: no text is ever told to be in "kr"; did you mean "ko"?']),
+        (
+            "{language: [ko, eo]}",
+            ['8:40: routes.r.rules[0].when.language: no text is ever told to be in "eo"; see signals.language.plugin'],
+        ),
+        ("'stream && language == \"jp\"'", ['8:29: routes.r.rules[0].when: no text is ever told to be in "jp"; did you mean "ja"?']),
+        ("{language: [ko, ja, zh]}", []),
+    ],
+)
+def test_a_language_that_no_text_is_told_to_be_in_is_pointed_out(when: str, said: list[str]) -> None:
+    """South Korea is kr, Korean is ko: such a rule would never hold, and nobody would see it."""
+    assert [line for line in warnings(RULE.replace("WHEN", when)) if "ever told" in line] == said
+    plugged = RULE.replace("WHEN", when) + 'signals: {language: {plugin: "builtins:len"}}\n'
+    assert [line for line in warnings(plugged) if "ever told" in line] == []
+
+
+@pytest.mark.parametrize(("use", "told"), [("m", 1), ("[m, n]", 0)])
+def test_a_target_of_time_without_a_choice_is_pointed_out(use: str, told: int) -> None:
+    """It reads as a promise, and one model alone is called however slow it is."""
+    models = "  m: {at: openai/x, price: {input: 1, output: 2}}\n  n: {at: openai/y, price: {input: 1, output: 2}}\n"
+    loaded = load(BASE + models + f"routes: {{r: {{use: {use}, by: {{kind: latency, target_ms: 800}}}}}}\n")
+    said = [each.message for each in notes(loaded.settings, loaded.snapshot) if "target_ms" in each.message]
+    assert len(said) == told
+    assert all("openai/x is all that this leads to" in line for line in said)

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from policies.signals import language as told
 from policies.signals.language import language_of
-from policies.signals.names import PII_CLASSES, TASKS
+from policies.signals.names import LANGUAGES, MISTAKEN, PII_CLASSES, TASKS
 from policies.signals.pii import MAX_CHARACTERS, STEP, pii_of
 from policies.signals.task import task_of
 
@@ -44,6 +45,15 @@ from policies.signals.task import task_of
 def test_a_language_is_told_by_its_script_and_its_small_words(text: str, language: str | None) -> None:
     """A question in Korean about English code is Korean: it will be answered in Korean."""
     assert language_of(text) == language
+    assert language is None or language in LANGUAGES
+
+
+def test_the_languages_that_are_named_are_those_that_are_told_apart() -> None:
+    """A configuration that names another is warned; one that is told must not be."""
+    scripts = set(told._RUNS) - {"kana", "han", "cyrillic", "arabic", "devanagari", "latin"}
+    assert scripts | set(told._ONLY.values()) | {"uk", "bg", "ru", "fa", "ar"} | set(told._SMALL_WORDS) == LANGUAGES
+    assert LANGUAGES.issuperset(MISTAKEN.values())
+    assert LANGUAGES.isdisjoint(MISTAKEN)
 
 
 @pytest.mark.parametrize(
