@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +30,12 @@ from router.replay.hook import SECONDS, run_hook
 from router.replay.report import Table, as_text, usd
 from router.settings.env import KEY
 from router.settings.units import parse_usd
+from router.spend import printable
 
 TIMEOUT_SECONDS: Final = 300.0
 MOST_TOKENS: Final = 1024
 EXIT_STOPPED: Final = 1
+MOST_REASONS: Final = 5
 JUDGE: Final = (
     "Rate the answer to the question from 0 (useless or wrong) to 10 (right and complete). {expected}Reply with the number alone.\n\n"
     "Question:\n{question}\n\nAnswer:\n{answer}"
@@ -103,9 +106,10 @@ class Client:
                 nusd = from_usd(answer.headers.get("x-faregate-cost-usd") or "0")
                 text = said_in_body(answer.read()).text
         except urllib.error.HTTPError as error:
+            said = f"HTTP {error.code}: {error.read(300).decode(errors='replace')}"
             if error.code in (401, 402, 403):
-                self.spending.stopped = f"HTTP {error.code}: {error.read(300).decode(errors='replace')}"
-            raise
+                self.spending.stopped = said
+            raise OSError(said) from None
         self.spending.add(nusd)
         return text, nusd
 
@@ -156,13 +160,16 @@ def command(
 def _report(out: Path, spending: Spending, write: Path | None) -> None:
     scores: list[Score] = read_lines(out, Score) if out.exists() else []
     latest = list({(one.prompt, one.model): one for one in scores}.values())
-    failed = sum(bool(one.error) for one in latest)
+    errors = Counter((one.model, one.error) for one in latest if one.error)
     rows = [(one.name, f"{one.prompts:,}", f"{one.quality:.3f}", usd(one.cost_nusd)) for one in points_of(latest)]
     table = Table(title="On the prompts that all answered", columns=("model", "prompts", "score", "USD each"), rows=rows)
-    sys.stderr.write(as_text([f"{usd(spending.spent_nusd)} USD spent, {failed:,} calls failed."], [table]) + "\n")
+    reasons = [f"  {count:,} of {name}: {printable(why)}" for (name, why), count in errors.most_common(MOST_REASONS)]
+    sys.stderr.write(as_text([f"{usd(spending.spent_nusd)} USD spent, {errors.total():,} calls failed.", *reasons], [table]) + "\n")
     typer.echo(as_yaml(latest))
     if spending.stopped:
         typer.echo(f"stopped: {spending.stopped}", err=True)
+        raise typer.Exit(EXIT_STOPPED)
+    if errors and errors.total() == len(latest):
         raise typer.Exit(EXIT_STOPPED)
     if write is not None:
         write_scores(write, by_task(latest))

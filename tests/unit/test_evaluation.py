@@ -53,6 +53,23 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(load(words[0]), list(words[1:]))
 
 
+async def test_why_calls_failed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt model, or a router elsewhere: a count alone tells nobody what to do, and a pipeline must not go on without scores."""
+    monkeypatch.setenv("FAREGATE_KEY", KEY)
+    prompts, written = tmp_path / "prompts.jsonl", tmp_path / "router.yaml"
+    prompts.write_text(json.dumps(PROMPTS[0]))
+    written.write_text("not touched")
+    words = ["evaluate", str(prompts), "--model", "smal", "--grade", "number", "--write", str(written), "--out"]
+    async with running(tmp_path, CONFIG) as app:
+        misspelt = await asyncio.to_thread(run, *words, str(tmp_path / "a"), "--base-url", app.base_url)
+        gone = app.base_url
+    elsewhere = run(*words, str(tmp_path / "b"), "--base-url", gone)
+    assert (misspelt.exit_code, elsewhere.exit_code, written.read_text()) == (1, 1, "not touched")
+    assert "1 of smal: HTTP 404:" in misspelt.stderr
+    assert "The model 'smal' does not exist here" in misspelt.stderr
+    assert "1 of smal: <urlopen error" in elsewhere.stderr
+
+
 async def test_models_are_scored_through_the_router_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a key's own budget; run again, nothing is asked twice; the catalogue's YAML and the picture come from the same file."""
     monkeypatch.setenv("FAREGATE_KEY", KEY)
