@@ -34,6 +34,9 @@ def command(
     from router.logs import configure_logging
     from router.settings import load_snapshot
 
+    if worker is not None and run_folder is None:
+        # The supervisor gives both. Alone it is a slip, and would serve without a banner on a port that others may share.
+        raise typer.BadParameter("there is no such option; did you mean --workers?", param_hint="--worker")
     if log_level.lower() not in LEVELS:
         raise typer.BadParameter(f"{log_level!r} is not one of {', '.join(LEVELS)}", param_hint="--log-level")
     config = one_file(file, config)

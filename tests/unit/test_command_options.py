@@ -45,6 +45,7 @@ def run(verb: str, *args: str, stdin: str = "") -> tuple[int, str, str]:
         ("serve", "--port", "99999"),
         ("serve", "--port", "-1"),
         ("serve", "--log-level", "chatty"),
+        ("serve", "--worker", "2"),
         ("demo", "--report", "/no/such/folder/x.json"),
     ],
     ids=" ".join,
