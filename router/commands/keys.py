@@ -19,10 +19,12 @@ from router.commands.changes import Why, operator
 from router.commands.options import Books, Names, Store
 from router.controls import Desk
 from router.domain import keys
+from router.domain.controls import Known
 from router.domain.store_address import without_password
 from router.errors import ConfigError, RouterError
 from router.inputs import parse_expiry
 from router.keyring import MAX_OVERLAP_SECONDS, Keyring
+from router.known import unknown
 from router.ports import StoredKey
 from router.settings import load_snapshot
 from router.settings.env import CONFIG
@@ -68,7 +70,7 @@ def new(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     allowed = [m.strip() for m in models.split(",") if m.strip()]
-    _check_names(config, team, allowed)
+    checked = _check_names(config, team, allowed)
     minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES))
     stored = StoredKey(
         key_id=minted.key_id,
@@ -81,7 +83,7 @@ def new(
         expires_ms=expires_ms,
     )
     books = choose_store(store, config)
-    first = asyncio.run(_hash_and_keep(books, stored, minted.text, keep=not as_yaml))
+    first = asyncio.run(_hash_and_keep(books, stored, minted.text, keep=not as_yaml, check=not checked and not as_yaml))
     if as_yaml:
         print(yaml_entry(stored), end="")
     # Apart from the entry, which is meant for a file.
@@ -101,14 +103,16 @@ def _say_where(books: str, *, named: bool, kept: bool) -> None:
         print("No configuration was named (--config): a router whose banner names another ledger refuses this key.", file=sys.stderr)
 
 
-def _check_names(config: str | None, team: str, models: Sequence[str]) -> None:
-    """Refuse a team or model that the configuration does not have: the key would never work, or escape its team's limits."""
+def _check_names(config: str | None, team: str, models: Sequence[str]) -> bool:
+    """Refuse a team or model that the configuration does not have: the key would never work, or escape its team's limits.
+
+    Returns whether there was one to look into.
+    """
     path = config or os.environ.get(CONFIG)
-    if not (team or models):
-        return
     if not path:
-        print("Names are not checked: no configuration was given (--config).", file=sys.stderr)
-        return
+        return False
+    if not (team or models):
+        return True
     snapshot = load_snapshot(path)
     if team and team not in snapshot.teams:
         raise typer.BadParameter(f'{path} has no team "{team}"{one_of(team, snapshot.teams)}', param_hint="--team")
@@ -116,11 +120,27 @@ def _check_names(config: str | None, team: str, models: Sequence[str]) -> None:
         if name not in snapshot.routes:
             known = [route for route in snapshot.routes if "/" not in route]
             raise typer.BadParameter(f'{path} has no route or model "{name}"{one_of(name, known)}', param_hint="--models")
+    return True
 
 
-async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool) -> bool:
+def _check_served(known: Known | None, key: StoredKey) -> None:
+    """The same by what was served last from the ledger."""
+    if known is None:
+        if key.team or key.models:
+            print("Names are not checked: no configuration was given (--config), and none was served from here yet.", file=sys.stderr)
+        return
+    asked = [("team", key.team, known.team)] if key.team else []
+    for what, name, names in [*asked, *(("model", model, known.model) for model in key.models)]:
+        if name not in names:
+            said = f"{unknown(what, name, names)} (as served last from this ledger; --config names a newer file)"
+            raise typer.BadParameter(said, param_hint="--team" if what == "team" else "--models")
+
+
+async def _hash_and_keep(store: str, key: StoredKey, text: str, *, keep: bool, check: bool = False) -> bool:
     """Whether it is the first key that is kept there."""
     async with visiting(store) as ledger:
+        if check:
+            _check_served((await Desk(ledger.control_store(), who="", via="").state()).known, key)
         first = keep and not await ledger.list_keys()
         key.secret_hmac = keys.digest(await ledger.pepper(), text)
         if keep:
@@ -208,7 +228,7 @@ def _id_of(text: str) -> str:
 
 
 async def _revoke(store: str, key_id: str, reason: str) -> StoredKey:
-    return await _at_ring(store, lambda ring: ring.revoke(key_id, now_ms=_now_ms(), reason=reason))
+    return await _at_ring(store, key_id, lambda ring: ring.revoke(key_id, now_ms=_now_ms(), reason=reason))
 
 
 @app.command()
@@ -231,20 +251,22 @@ def rotate(
     def work(ring: Keyring) -> Awaitable[tuple[StoredKey, str]]:
         return ring.rotate(_id_of(key_id), overlap_seconds=seconds, now_ms=_now_ms(), reason=reason)
 
-    key, text = asyncio.run(_at_ring(books, work))
+    key, text = asyncio.run(_at_ring(books, key_id, work))
     print(text)
     print("This is the only time that the key is shown.", file=sys.stderr)
     if seconds:
         print(f"The secret before is good until {_moment(key.previous_until_ms)}.", file=sys.stderr)
 
 
-async def _at_ring(store: str, work: Callable[[Keyring], Awaitable[T]]) -> T:
-    """Change a key of the ledger."""
+async def _at_ring(store: str, key_id: str, work: Callable[[Keyring], Awaitable[T]]) -> T:
+    """Change a key of the ledger. One that is called by its name is told its id: names need not be unique."""
     async with visiting(store) as ledger:
         try:
             return await work(Keyring(ledger, Desk(ledger.control_store(), who=operator(), via="command")))
         except RouterError as error:
-            raise ConfigError(f"{error.message} `faregate keys list` shows them.") from None
+            named = ", ".join(key.key_id for key in await ledger.list_keys() if key.name == key_id)
+            hint = f"A key of that name has the id: {named}." if named else "`faregate keys list` shows them."
+            raise ConfigError(f"{error.message} {hint}") from None
 
 
 def _now_ms() -> int:

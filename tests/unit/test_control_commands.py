@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from router import cli
 from router.adapters.choose import visiting
 from router.commands.changes import operator
+from router.errors import ConfigError
 from router.fleet import Fleet
 from router.live_controls import LiveControls
 from tests.running import compiled
@@ -119,6 +120,30 @@ def test_a_stop_of_what_does_not_exist_is_refused(store: str, verb: str, target:
     result = run(store, verb, target, "--reason", "wild")
     assert (result.exit_code, result.stdout) == (2, "")
     assert told in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--team", "serach"), "--team: there is no team 'serach'; did you mean 'search'?"),
+        (("--team", "search", "--models", "m,nope"), "--models: there is no model 'nope'; known: m"),
+    ],
+)
+def test_a_key_of_a_team_that_does_not_exist_is_not_minted(store: str, words: tuple[str, ...], told: str) -> None:
+    """It would spend beside the limits of the team that was meant; what was served last says which there are."""
+    result = run(store, "keys", "new", "bot", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in " ".join(result.stderr.replace("│", " ").split())
+    assert run(store, "keys", "list").stdout.count("\n") == 1
+    kept = run(store, "keys", "new", "bot", "--team", "search", "--models", "m")
+    assert (kept.exit_code, "not checked" in kept.stderr) == (0, False)
+
+
+def test_a_key_that_is_called_by_its_name_is_told_its_id(store: str) -> None:
+    """The list shows the name, too: nobody should look for what is wrong with it."""
+    made = run(store, "keys", "new", "bot").stdout
+    with pytest.raises(ConfigError, match=f"There is no key 'bot' .* A key of that name has the id: {made[6:14]}."):
+        run(store, "keys", "revoke", "bot")
 
 
 def test_keys_that_were_minted_and_users_can_be_frozen(store: str) -> None:
