@@ -175,7 +175,8 @@ def bucket_at(budget: Budget, scope: str, now_ms: int) -> Bucket:
         before=window_at(budget.window, budget.timezone, starts_ms - 1)[0] if budget.carry_ppm and starts_ms else "",
         carry_ppm=budget.carry_ppm,
         max_scopes=budget.max_scopes if any(is_invented(f"{name}=") for name in budget.dimensions) else 0,
-        shares_rest=budget.beyond == "other",
+        # What never refuses for its limit does not refuse for the number of its scopes either.
+        shares_rest=budget.beyond == "other" or not budget.hard or budget.shadow,
         steers=bool(budget.steps) or budget.watched,
     )
 
