@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.domain.budgets import Budget
 from router.domain.money import format_amount
+from router.settings.types import format_duration
 from router.snapshot import Snapshot
 
 
@@ -14,7 +15,7 @@ def first_name(snapshot: Snapshot) -> str:
 
 
 def _described(budget: Budget) -> str:
-    window = f"{budget.rolling_ms // 1000:,} s" if budget.rolling_ms else budget.window
+    window = format_duration(budget.rolling_ms / 1000) if budget.rolling_ms else budget.window
     return f"{budget.name} {format_amount(budget.limit_nusd, budget.unit)}/{window}"
 
 

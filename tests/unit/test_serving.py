@@ -72,7 +72,7 @@ def test_the_greeting_writes_each_budget_in_its_own_unit() -> None:
         "  rolling: {limit: $2/rolling 2h}\n"
     )
     shown = greeting(compiled(text), "http://x/v1", store="x", keys=False)
-    assert "  budgets  money 5.00 USD/day, tokens 5,000 tokens/day, calls 3 requests/hour, rolling 2.00 USD/7,200 s\n" in shown
+    assert "  budgets  money 5.00 USD/day, tokens 5,000 tokens/day, calls 3 requests/hour, rolling 2.00 USD/2h\n" in shown
 
 
 def test_a_worker_is_started_as_this_program_was() -> None:
