@@ -203,8 +203,8 @@ if fresh then
 end
 
 if crowded > 0 or (tightest > 0 and by > 0 and least < 0) then
-  -- Refused: as if nothing had been written.
-  local back = '-' .. amount
+  -- Refused: as if nothing had been written. Redis takes '-0' for no number.
+  local back = by > 0 and '-' .. amount or '0'
   for i = 1, plain do
     local id = ARGV[ids + i]
     if redis.call('HINCRBY', books, id, back) == 0
