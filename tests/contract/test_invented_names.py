@@ -1,4 +1,4 @@
-"""Names that clients make up, in budgets that never refuse."""
+"""Names that clients make up: how many are counted by themselves, and when what is known of them is forgotten."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from router.domain.budgets import BucketSet, Budget, Refusal, Reservation
 from router.domain.windows import bucket_set
 from router.ports import Ledger
-from tests.contract.stores import counters, held
+from tests.contract.stores import Store, counters, held
 
 SOFT = Budget(name="users", limit_nusd=100, window="lifetime", each="user", hard=False, max_scopes=1)
 TRIAL = Budget(name="users", limit_nusd=100, window="lifetime", each="user", shadow=True, max_scopes=1)
@@ -50,3 +50,32 @@ async def test_a_free_call_beyond_two_budgets_is_counted_with_all_others(ledger:
         assert [left for _, left in held_now.left] == [100]
     none = (0, 0, 0)
     assert await counters(ledger) == {f"{budget}/user={user}/all": none for budget in ("plain", "trial") for user in ("ann", "*")}
+
+
+async def test_those_that_came_too_late_take_no_place_and_leave_none(store: Store, ledger: Ledger) -> None:
+    """When what they share is forgotten, there is room for one name more only if a name of its own was."""
+    budget = Budget(name="users", limit_nusd=100, window="rolling", rolling_ms=86_400_000, each="user", max_scopes=2, beyond="other")
+    for user in ("ann", "bob", "cem"):
+        held_now = await held(ledger, 30, of(budget, user))
+        await ledger.settle(held_now, charge_nusd=30, record=b"{}")
+    for gone, left in (("*", {"ann", "bob"}), ("ann", {"bob", "*"})):
+        await store.forget(f"users|user={gone}|last-86400s")
+        await ledger.sweep()
+        await held(ledger, 0, of(budget, "dan"))
+        assert {state.scope.removeprefix("user=") for state in await ledger.bucket_states()} >= left
+    assert {state.scope.removeprefix("user=") for state in await ledger.bucket_states()} == {"bob", "*", "dan"}
+    assert await ledger.verify() == []
+
+
+async def test_what_something_is_held_in_is_not_forgotten(store: Store, ledger: Ledger) -> None:
+    """A clock that jumps by weeks makes a window old in which a call is still under way: its charge must find it."""
+    budget = Budget(name="users", limit_nusd=100, window="day", each="user")
+    where = bucket_set([budget], dims={"user": "ann"}, tags={}, now_ms=await store.now_ms())
+    name = f"users|user=ann|{where.buckets[0].window}"
+    held_now = await held(ledger, 30, where)
+    await store.forget(name)
+    await ledger.sweep()
+    assert list((await counters(ledger)).values()) == [(0, 30, 0)]
+    await ledger.settle(held_now, charge_nusd=20, record=b"{}")
+    assert list((await counters(ledger)).values()) == [(20, 0, 0)]
+    assert await ledger.verify() == []

@@ -275,7 +275,7 @@ class Batch:
     def _scopes_of(self, bucket: Bucket) -> int:
         found = self._scopes.get((bucket.budget, bucket.window))
         if found is None:
-            query = "SELECT count(*) FROM bucket WHERE budget=? AND label=?"
+            query = "SELECT count(*) FROM bucket WHERE budget=? AND label=? AND scope NOT LIKE '%=*%'"
             found = self._scopes[bucket.budget, bucket.window] = self._db.execute(query, (bucket.budget, bucket.window)).fetchone()[0]
         return found
 

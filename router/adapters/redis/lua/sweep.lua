@@ -69,10 +69,11 @@ end
 local function drop(index, id)
   local length = slot_length(id)
   if used_since(index, id) then return end
+  local have = redis.call('HMGET', KEYS[1], id, id .. '|s', id .. '|d')
+  local used, spent, debt = tonumber(have[1] or 0), tonumber(have[2] or 0), tonumber(have[3] or 0)
+  -- Something is held in it: the clock jumped over its age while a call was under way.
+  if used ~= spent then return end
   if length or (string.find(id, 'session=', 1, true) and string.find(id, '|all', 1, true)) then
-    local have = redis.call('HMGET', KEYS[1], id, id .. '|s', id .. '|d')
-    local used, spent, debt = tonumber(have[1] or 0), tonumber(have[2] or 0), tonumber(have[3] or 0)
-    if used ~= spent then return end
     local unit = string.match(id, '~(%l)$')
     local s, d = unit == 't' and 't' or unit == 'r' and 'n' or 's', unit == 't' and 'u' or unit == 'r' and 'm' or 'd'
     local line = {r = '', a = '', b = id, s = 0, h = 0, d = 0, o = 'closed'}
@@ -90,8 +91,9 @@ local function drop(index, id)
   end
   redis.call('HDEL', KEYS[1], id, id .. '|s', id .. '|d', id .. '|x')
   redis.call('ZREM', index, id)
+  -- What all share that came too late was not counted as a scope.
   local scopes = scopes_of(id)
-  if redis.call('HEXISTS', KEYS[1], scopes) == 1 and redis.call('HINCRBY', KEYS[1], scopes, -1) <= 0 then
+  if not string.find(id, '=*', 1, true) and redis.call('HEXISTS', KEYS[1], scopes) == 1 and redis.call('HINCRBY', KEYS[1], scopes, -1) <= 0 then
     redis.call('HDEL', KEYS[1], scopes)
   end
 end
