@@ -22,6 +22,7 @@ from router.domain.records import SpendRecord
 from router.domain.windows import bucket_id
 from router.ports import Ledger
 from tests.contract.stores import ROLLING_MS, RedisStore, SqliteStore, bucket, rolling_bucket
+from tests.property.examples import EXAMPLES
 from tests.property.ledger_model import ROLLING, Key, Model, amounts, unit
 
 T = TypeVar("T")
@@ -255,12 +256,12 @@ def _check(make: Any, *, examples: int, steps: int, phases: Sequence[Phase] = UN
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples,
+            max_examples=examples * EXAMPLES,
             phases=phases,
             stateful_step_count=steps,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            derandomize=True,
+            derandomize=EXAMPLES == 1,
         ),
     )
 
