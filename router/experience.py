@@ -42,7 +42,7 @@ MOST_NAMES: Final = 200
 
 
 def read_row(row: bytes) -> Experience:
-    """What `Exchange` wrote; nothing of a row that another version of this program wrote in another form."""
+    """What `Exchange` wrote; nothing of a row that another version of this program wrote in another form, or of impossible figures."""
     try:
         return msgspec.json.decode(row, type=Experience)
     except msgspec.MsgspecError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -20,15 +20,21 @@ LEAST_VENDOR_CALLS: Final = 20
 KEEP_MS: Final = 90 * 86_400_000
 """What nothing was added to for so long is forgotten: nobody asks for it any more."""
 
+MOST: Final = 2**60
+"""No figure of these is larger: what a store gives back beyond is no experience, and would overflow."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+Figure = Annotated[float, msgspec.Meta(ge=-MOST, le=MOST)]
+Positive = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
+
 T = TypeVar("T")
 
 
 class Belief(msgspec.Struct, gc=False):
     """What is known of one candidate of a bandit."""
 
-    seen: float = 0.0
-    mean: float = PRIOR_MEAN
-    memory: float = 1.0
+    seen: Positive = 0.0
+    mean: Figure = PRIOR_MEAN
+    memory: Positive = 1.0
     """So many answers count at most."""
 
     def add(self, reward: float, memory: float) -> None:
@@ -58,14 +64,14 @@ def _beliefs(*weighted: tuple[Belief, float]) -> Belief:
 class CascadeState(msgspec.Struct, gc=False):
     """What a cascade costs beside what the last step alone would."""
 
-    requests: int = 0
-    asked: int = 0
+    requests: Count = 0
+    asked: Count = 0
     """Requests whose first answers did not do."""
-    spent: float = 0.0
+    spent: Figure = 0.0
     """Moving average of what a request cost, nano-USD."""
-    alone: float = 0.0
+    alone: Figure = 0.0
     """Moving average of what the last step alone costs, nano-USD."""
-    escalated: float = 0.0
+    escalated: Figure = 0.0
     """Moving share of requests that went to the last step."""
 
     def add(self, *, spent_nusd: int, alone_nusd: int, escalated: bool) -> None:
@@ -109,10 +115,10 @@ def _cascades(*weighted: tuple[CascadeState, float]) -> CascadeState:
 class VendorSpend(msgspec.Struct):
     """What providers have had of late; money counts less and less as time passes."""
 
-    half_seconds: float
-    nusd: dict[str, float] = {}
-    calls: int = 0
-    at: float = 0.0
+    half_seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST)]
+    nusd: dict[str, Figure] = {}
+    calls: Count = 0
+    at: Figure = 0.0
     """When money was added last, Unix seconds."""
 
     def add(self, provider: str, nusd: int, now: float) -> None:
@@ -169,11 +175,11 @@ def trials_together(parts: Iterable[Trial]) -> Trial:
 class Experience(msgspec.Struct, omit_defaults=True):
     """All that one process, or several together, have learned: by the mark of a kind in a rule."""
 
-    at_ms: int = 0
+    at_ms: Count = 0
     """When this was written, by the store's clock."""
     taken_over: list[str] = []
     """Processes that are gone, and whose experience is in here."""
-    used_ms: dict[str, int] = {}
+    used_ms: dict[str, Count] = {}
     """When something was added last, by mark."""
     trials: dict[str, Trial] = {}
     bandits: dict[str, dict[str, Belief]] = {}

@@ -243,6 +243,27 @@ async def test_a_row_of_another_form_is_none() -> None:
     assert (await read_all(store)).cascades[mark_of(KEY)].requests == 1
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"vendors":{"m":{"half_seconds":0.0,"nusd":{"a":1.0},"calls":30}}}',
+        b'{"cascades":{"m":{"requests":1' + b"0" * 400 + b"}}}",
+        b'{"bandits":{"m":{"c":{"seen":-2.0}}}}',
+    ],
+)
+async def test_a_row_of_impossible_figures_is_none(row: bytes) -> None:
+    """It would be read at each start: a service that fails by it does not come up again."""
+    store = Rows()
+    store.kept["broken"] = row
+    store.kept["other"] = b'{"vendors":{"m":{"half_seconds":60.0,"nusd":{"a":1.0},"at":5.0}}}'
+    process = Process(store)
+    await process.exchange.look()
+    others = process.memory.others
+    assert not others.cascades
+    assert not others.bandits
+    assert others.vendors["m"].nusd == {"a": 1.0}
+
+
 def test_what_was_read_of_others_replaces_what_was_known_of_them() -> None:
     """It is all of it each time, not an addition."""
     memory = Memory(lambda: 1.0)
