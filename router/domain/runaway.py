@@ -127,7 +127,8 @@ def _named(function: Any) -> tuple[str, str] | None:
     if not isinstance(function, dict):
         return None
     given = str(function.get("arguments"))
-    with suppress(msgspec.MsgspecError):
+    # Arguments are text, whose depth nobody has looked at.
+    with suppress(msgspec.MsgspecError, RecursionError):
         # Written otherwise it is the same call.
         given = msgspec.json.encode(msgspec.json.decode(given), order="sorted").decode()
     return str(function.get("name")), given

@@ -90,3 +90,12 @@ def test_what_is_no_list_of_messages_is_not_looked_at() -> None:
     assert signal(rules, Run(NOW), msgspec.Raw(b"7"), NOW) is None
     assert signal(rules, Run(NOW), said(), NOW) is None
     assert signal(RunawayRules(), Run(NOW), said(), NOW) is None
+
+
+def test_arguments_nested_beyond_all_depth_are_taken_as_they_are() -> None:
+    """They are text to the check of a body's depth; a request must not fail by them."""
+    function = {"name": "f", "arguments": "[" * 100_000 + "]" * 100_000}
+    said = msgspec.Raw(msgspec.json.encode([{"role": "assistant", "tool_calls": [{"function": function}] * 3}]))
+    found = signal(RunawayRules(same_tool_call=3), Run(0), said, 1)
+    assert found is not None
+    assert found[0] == "same_tool_call"
