@@ -107,6 +107,7 @@ class Outbox:
         self._older: list[tuple[Reservation, int, bytes, int | None]] = []
         self._aged_at = 0.0
         self._run_id = ""
+        self._resets = 0
 
     @property
     def depth(self) -> int:
@@ -124,6 +125,7 @@ class Outbox:
             log.warning("%d settlements of an earlier process wait for the store", len(self._waiting))
             self._wake.set()
         self._run_id = getattr(self._store, "run_id", "")
+        self._resets = self._store.resets
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def _open(self) -> int:
@@ -341,14 +343,14 @@ class Outbox:
         self._age()
 
     async def _resend(self) -> None:
-        """Send the last settlements again if the server is not the one that acknowledged them."""
-        run_id = getattr(self._store, "run_id", "")
-        if run_id == self._run_id:
+        """Send the last settlements again if the server is not the one that acknowledged them, or was emptied since."""
+        run_id, resets = getattr(self._store, "run_id", ""), self._store.resets
+        if (run_id, resets) == (self._run_id, self._resets):
             return
-        self._run_id = run_id
+        self._run_id, self._resets = run_id, resets
         recent = self._older + self._recent
         self._older, self._recent = [], []
-        log.warning("the store was restarted or replaced: sending the last %d settlements again", len(recent))
+        log.warning("the store was restarted, replaced or emptied: sending the last %d settlements again", len(recent))
         for held, charge_nusd, record, tokens in recent:
             await self.settle(held, charge_nusd=charge_nusd, record=record, tokens=tokens)
 
