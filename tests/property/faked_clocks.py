@@ -9,10 +9,16 @@ from typing import Protocol
 import pytest
 from fakeredis.commands_mixins import server_mixin
 
-from router.adapters.redis import controls, reads, scripts
+from router.adapters.redis import audit, controls, reads, scripts
+from router.domain.budgets import NEVER_MS
 from tests.contract.stores import RedisStore, SqliteStore
 
 CLOCK = "clock"
+
+
+async def long_ago(_read: reads.Read) -> int:
+    """Entries of a log in Redis have the server's time, not ours: whether one is too young to be forgotten is not asked here."""
+    return NEVER_MS
 
 
 class ClockedStore(Protocol):
@@ -38,6 +44,7 @@ class ClockedFake(RedisStore):
     def __init__(self, url: str, patch: pytest.MonkeyPatch) -> None:
         super().__init__(url)
         self._ms = 0
+        patch.setattr(audit, "now_ms", long_ago)
         patch.setattr(server_mixin, "time", types.SimpleNamespace(time=lambda: self._ms / 1000))
 
     async def set_clock(self, now_ms: int) -> None:
@@ -56,6 +63,7 @@ class ClockedRedis(RedisStore):
 
         for module in (reads, controls):
             patch.setattr(module, "now_ms", now_ms)
+        patch.setattr(audit, "now_ms", long_ago)
 
     async def set_clock(self, now_ms: int) -> None:
         self._ms = now_ms
