@@ -62,5 +62,16 @@ CASES: Final = (
         "stopped", "the store away for 10 s", stream=0.5, seconds=20, at_once=10, wait_ms=400, budget_usd=0.1005, fault="stop", fault_at=2
     ),
     Case("emptied", "the store emptied", stream=0.5, seconds=8, at_once=10, wait_ms=400, budget_usd=0.0505, fault="empty", fault_at=3),
+    Case(
+        "clock",
+        "the clock goes 3 h forward, then back to 2 h before",
+        stream=0.5,
+        seconds=16,
+        at_once=10,
+        wait_ms=1000,
+        budget_usd=0.1005,
+        fault="clock",
+        fault_at=2,
+    ),
     Case("rollover", "the end of the window with open streams", stream=1.0, seconds=12, at_once=10, wait_ms=5000, minute=True),
 )

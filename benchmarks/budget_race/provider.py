@@ -26,10 +26,12 @@ class Bill:
     calls: int = 0
     nusd: int = 0
     by_minute: dict[int, int] = field(default_factory=dict)
+    begins: float = 0.0
+    """When a minute began, Unix time."""
 
     def add(self, tokens: int, began: float) -> None:
         price = PROMPT_TOKENS * INPUT_NUSD + tokens * OUTPUT_NUSD
-        minute = int(began // 60)
+        minute = int((began - self.begins) // 60)
         self.calls += 1
         self.nusd += price
         self.by_minute[minute] = self.by_minute.get(minute, 0) + price

@@ -29,6 +29,12 @@ KEY: Final = "sk-bench-0123456789abcdefghijklmnopqrstuv"
 START_SECONDS: Final = 120.0
 SETTLE_SECONDS: Final = 40.0
 QUIET_SECONDS: Final = 5.0
+FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+"""Where Debian's package `libfaketime` puts it."""
+JUMPS: Final = ("+3h", "-2h")
+"""Of the clock of the proxies, against the real one. A Redis does not bear libfaketime: its clock stays right."""
+JUMP_SECONDS: Final = 4.0
+"""From one jump to the next."""
 
 
 def free_port() -> int:
@@ -84,10 +90,12 @@ class Target(ABC):
     urls: list[str]
     key: str = KEY
     model: str = "m"
-    breakable: frozenset[str] = frozenset({"", "kill", "stop", "empty"})
+    breakable: frozenset[str] = frozenset({"", "kill", "stop", "empty", "clock"})
     """The faults that it can be put to."""
     windows: bool = True
     """Whether it can be run across the end of a window."""
+    begins_with_a_call: bool = False
+    """A window begins with the first call in it, not with the minute."""
     replicas: int = 2
 
     @abstractmethod
@@ -114,9 +122,28 @@ class Target(ABC):
 class Started(Target):
     """A proxy that is started here, with a Redis of its own."""
 
+    faketime = FAKETIME
+
     def __init__(self) -> None:
         self.redis: Process | None = None
         self.processes: list[Process] = []
+        self._clock: Path | None = None
+
+    def carries(self, case: Case) -> bool:
+        return super().carries(case) and (case.fault != "clock" or self.faketime.exists())
+
+    def set_clock(self, case: Case, folder: Path) -> None:
+        """Let the proxies of a case in which the clock jumps read theirs from a file."""
+        self._clock = folder / "clock" if case.fault == "clock" else None
+        if self._clock:
+            self._clock.write_text("+0")
+
+    def _environment(self) -> dict[str, str]:
+        if self._clock is None:
+            return {}
+        # Waiting goes by the monotonic clock, which no correction of the time moves.
+        never = {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}
+        return {"LD_PRELOAD": str(self.faketime), "FAKETIME_TIMESTAMP_FILE": str(self._clock), **never}
 
     async def run_redis(self, folder: Path) -> int:
         port = free_port()
@@ -132,7 +159,7 @@ class Started(Target):
         for number in range(replicas):
             port = free_port()
             words = [word.replace("PORT", str(port)) for word in command]
-            environment = {**environment, "XDG_STATE_HOME": str(folder / f"state-{number}")}
+            environment = {**environment, **self._environment(), "XDG_STATE_HOME": str(folder / f"state-{number}")}
             self.processes.append(Process(folder, f"proxy-{number}", words, environment, port))
         self.urls = [f"http://127.0.0.1:{process.port}/v1" for process in self.processes]
         await asyncio.gather(*(process.start() for process in self.processes))
@@ -145,6 +172,10 @@ class Started(Target):
             self.redis.kill()
             await asyncio.sleep(10)
             await self.redis.start()
+        if fault == "clock" and self._clock:
+            for jump in JUMPS:
+                self._clock.write_text(jump)
+                await asyncio.sleep(JUMP_SECONDS)
         if fault == "empty" and self.redis:
             async with redis.Redis(port=self.redis.port) as client:
                 await client.flushall()
@@ -166,9 +197,10 @@ class Faregate(Started):
         self._kind = store
         self._store = ""
         if store != "redis":
-            self.breakable = frozenset({"", "kill"})
+            self.breakable = frozenset({"", "kill", "clock"})
 
     async def start(self, case: Case, folder: Path, provider: int) -> None:
+        self.set_clock(case, folder)
         self._store = str(folder / "ledger.sqlite")
         if self._kind == "redis":
             self._store = f"redis://127.0.0.1:{await self.run_redis(folder)}/0"
@@ -213,16 +245,20 @@ class LiteLLM(Started):
     """LiteLLM's proxy without Postgres: a budget on the key and one on the provider, both in Redis."""
 
     name = "LiteLLM 1.106.2"
-    windows = False
-    """Its windows begin with the first call, not with the minute."""
+    begins_with_a_call = True
 
     def __init__(self, installed: Path) -> None:
         super().__init__()
         self._program = installed / "bin" / "litellm"
+        self._period = "1d"
 
     async def start(self, case: Case, folder: Path, provider: int) -> None:
+        self.set_clock(case, folder)
         port = await self.run_redis(folder)
-        words = {"@PROVIDER@": provider, "@REDIS@": port, "@BUDGET@": case.budget_usd, "@KEY@": KEY}
+        self._period = "1m" if case.minute else "1d"
+        words = {"@PROVIDER@": provider, "@REDIS@": port, "@BUDGET@": case.budget_usd, "@KEY@": KEY, "@PERIOD@": self._period}
+        # Its key has one window, which begins with the process: where windows are looked at, only the provider has a budget.
+        words["@KEY_BUDGET@"] = None if case.minute else case.budget_usd
         words |= {"@INPUT@": f"{INPUT_NUSD / 1e9:.9f}", "@OUTPUT@": f"{OUTPUT_NUSD / 1e9:.9f}"}
         for name in ("litellm.yaml", "race_key.py"):
             text = (HERE / "peers" / name).read_text()
@@ -248,7 +284,7 @@ class LiteLLM(Started):
         assert self.redis is not None
         await asyncio.sleep(QUIET_SECONDS)
         async with redis.Redis(port=self.redis.port) as client:
-            found = await client.get("provider_spend:openai:1d")
+            found = await client.get(f"provider_spend:openai:{self._period}")
         return round(float(found or 0) * 1e9)
 
 
