@@ -41,15 +41,14 @@ class Moments(msgspec.Struct):
         self.mean += gap / self.count
         self.squares += gap * (value - self.mean)
 
-    def take_back(self, value: float) -> None:
-        """As if this value, which was added once, had not been."""
-        self.count -= 1
-        if not self.count:
-            self.mean = self.squares = 0.0
-            return
-        gap = value - self.mean
-        self.mean -= gap / self.count
-        self.squares = max(0.0, self.squares - gap * (value - self.mean))
+    def without(self, others: Moments) -> Moments:
+        """As if these, which are all among them, had never been added."""
+        count = self.count - others.count
+        if count <= 0:
+            return Moments()
+        mean = self.mean - (others.mean - self.mean) * others.count / count
+        gap = others.mean - mean
+        return Moments(count, mean, max(0.0, self.squares - others.squares - gap * gap * count * others.count / self.count))
 
     @property
     def variance(self) -> float:
@@ -68,6 +67,13 @@ class ArmState(msgspec.Struct):
     """Natural logarithms of nano-USD."""
     rated: Moments = msgspec.field(default_factory=Moments)
     """What clients said of answers, from 0 to 1."""
+    replaced: Moments = msgspec.field(default_factory=Moments)
+    """Those that a later word of the same client replaced: whoever learned of the later one need not be who learned of the earlier."""
+
+    @property
+    def ratings(self) -> Moments:
+        """What clients said last of each answer."""
+        return self.rated.without(self.replaced)
 
     def add(self, *, failed: bool, first_token_ms: float | None, charge_nusd: int) -> None:
         """One more call. Times and charges of failed calls do not count."""
@@ -89,6 +95,7 @@ def arms_together(parts: Sequence[ArmState]) -> ArmState:
         first_token=_together([part.first_token for part in parts]),
         cost=_together([part.cost for part in parts]),
         rated=_together([part.rated for part in parts]),
+        replaced=_together([part.replaced for part in parts]),
     )
 
 
@@ -108,7 +115,7 @@ def reason_to_stop(stop: Stop, arms: Mapping[str, ArmState]) -> str:
     for name, limit in (("first_token", stop.first_token), ("cost", stop.cost)):
         if limit is not None and _exceeds(getattr(own, name), [getattr(each, name) for each in others], limit, stop.least, alpha):
             return name
-    return "rating" if stop.rating is not None and _rates_lower(stop, own.rated, [each.rated for each in others], alpha) else ""
+    return "rating" if stop.rating is not None and _rates_lower(stop, own.ratings, [each.ratings for each in others], alpha) else ""
 
 
 def _errs(stop: Stop, own: ArmState, others: list[ArmState], alpha: float) -> bool:

@@ -224,9 +224,9 @@ class Service:
             started=self.started,
         )
         pages = Pages(self._view, metrics=self.scrape, ready=self.missing, notes=self.notes)
-        feedback = self.ledger.feedback_store()
-        self.ratings = Ratings(feedback, self.fleet.memory, self.metrics)
-        self._front = Front(pages, new_id=self._new_id, feedback=FeedbackDesk(self._view, feedback, self.metrics))
+        self.ratings = Ratings(self.ledger.feedback_store(), self.fleet.memory, self.metrics)
+        self._stack.push_async_callback(self.ratings.close)
+        self._front = Front(pages, new_id=self._new_id, feedback=FeedbackDesk(self._view, self.ratings, self.metrics))
         self.gate = Gate(call=self.pipeline.serve, refuses_early=self.refuses_early, asgi=self._front, settings=self.snapshot.server)
 
     async def swap(self, snapshot: Snapshot) -> None:
@@ -391,7 +391,7 @@ class Service:
         if self.reloader is not None:
             every(0.0, self.reloader.look, name="reload")
         every(POLL_SECONDS, self.controls.poll, name="controls", at_once=True)
-        every(RATINGS_SECONDS, self.ratings.read, name="ratings", at_once=True)
+        every(RATINGS_SECONDS, self.ratings.look, name="ratings")
         every(EXPERIENCE_SECONDS, self.exchange.look, name="experience")
         every(BUDGETS_SECONDS, self._read_budgets, name="budgets", at_once=True)
         every(BUDGETS_SECONDS, self.budget_watch.go_through, name="all budgets")

@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Final
-
-import msgspec
 
 from policies.plans import Stop
 from policies.sequential import ArmState, reason_to_stop
 from router.domain.controls import Control
 from router.domain.experience import Trial, trials_together
+from router.domain.feedback import Lesson
 from router.metrics import Metrics
 
 log = logging.getLogger("faregate.experiments")
 
 Key = tuple[str, str, str, str]
 """Route, rule, name, and what else tells it from an earlier one of that name."""
-
-MOST_RATED: Final = 20_000
-"""Requests whose ratings are waited for: the newest ones."""
 
 
 class Experiment:
@@ -53,15 +47,6 @@ class Experiment:
         """Why it is to be taken back now, by what all processes saw; empty: it goes on."""
         arms = self.own.arms if others is None else trials_together((self.own, others)).arms
         return next((why for stop in self.stops if (why := reason_to_stop(stop, arms))), "")
-
-
-class _Answer(msgspec.Struct, gc=False):
-    """What one request was answered with, and what was said of it."""
-
-    key_id: str
-    experiment: Key
-    arm: str
-    rating: float | None = None
 
 
 def target_of(key: Key) -> str:
@@ -90,12 +75,6 @@ class Experiments:
         """Why some were, by their mark, as the store says."""
         self._runs: Mapping[str, int] = {}
         """How often some were let begin anew, by their mark."""
-        self._answers: OrderedDict[str, list[_Answer]] = OrderedDict()
-
-    @property
-    def are_rated(self) -> bool:
-        """Whether a rating may count."""
-        return bool(self._answers)
 
     def of(self, key: Key, since: float | None = None) -> Experiment:
         """An experiment; one that is met for the first time begins now, unless `since` says when."""
@@ -108,8 +87,10 @@ class Experiments:
 
     def since(self, key: Key, given: float | None) -> float:
         """When an experiment began, Unix seconds: as is `given`, or when the first process met it."""
-        own, others = self.of(key, given).own, self.others.get(mark_of(key))
-        return own.since if given is not None or others is None or others.run != own.run else min(own.since, others.since)
+        if given is not None:
+            return given
+        own, others = self.of(key).own, self.others.get(mark_of(key))
+        return own.since if others is None or others.run != own.run else min(own.since, others.since)
 
     def count(
         self,
@@ -128,29 +109,16 @@ class Experiments:
         experiment.arms.setdefault(arm, ArmState()).add(failed=failed, first_token_ms=first_token_ms, charge_nusd=charge_nusd)
         self._look(key, experiment, metrics)
 
-    def expect_rating(self, request_id: str, key_id: str, key: Key, arm: str) -> None:
-        """A client has its answer, and may say what it was worth."""
-        self._answers.setdefault(request_id, []).append(_Answer(key_id, key, arm))
-        if len(self._answers) > MOST_RATED:
-            self._answers.popitem(last=False)
-
-    def rated(self, request_id: str, key_id: str, rating: float, metrics: Metrics) -> bool:
-        """Somebody says how good an answer was, 0 to 1; said again, the last word counts.
-
-        False: it was no part of an experiment here, that was long ago, or another key asked for it.
-        """
-        answers = [each for each in self._answers.get(request_id, ()) if each.key_id == key_id]
-        for answer in answers:
-            experiment = self.known.get(answer.experiment)
-            state = None if experiment is None else experiment.arms.get(answer.arm)
-            if experiment is None or state is None or answer.rating == rating:
-                continue
-            if answer.rating is not None:
-                state.rated.take_back(answer.rating)
-            answer.rating = rating
-            state.rated.add(rating)
-            self._look(answer.experiment, experiment, metrics)
-        return bool(answers)
+    def rated(self, lesson: Lesson, before: float | None, rating: float, metrics: Metrics) -> None:
+        """Somebody says how good an answer of an arm was, 0 to 1, whichever process gave it; `before`: what was said and counted of it."""
+        experiment = self.of(lesson.key)
+        if experiment.own.run != lesson.run:
+            return
+        state = experiment.arms.setdefault(lesson.arm, ArmState())
+        if before is not None:
+            state.replaced.add(before)
+        state.rated.add(rating)
+        self._look(lesson.key, experiment, metrics)
 
     def _look(self, key: Key, experiment: Experiment, metrics: Metrics) -> None:
         if experiment.stopped or not (reason := experiment.reason(self.others.get(mark_of(key)))):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ from policies.plans import Arm, Live, Plan, Stop
 from policies.types import RequestFacts
 from router.domain.budgets import NEVER_MS, BucketState, Budget
 from router.domain.experience import Belief, CascadeState, Experience, VendorSpend, vendors_together
+from router.domain.feedback import Answered, Lesson, Taken
 from router.domain.windows import bucket_set
 from router.experiments import Experiments, Key, mark_of
 from router.metrics import Metrics
@@ -34,7 +35,8 @@ CACHE_SECONDS: Final = 300.0
 LEAST_CACHED_TOKENS: Final = 1024
 """Shorter prompts are not kept (same source)."""
 FEWEST_TIMES: Final = 8
-MOST_RATED: Final = 10_000
+MOST_UNTOLD: Final = 20_000
+"""Answers that are waited with for the store: the newest ones."""
 BURST_OF_HEDGES: Final = 3.0
 BLAMELESS: Final = frozenset({"client", "context_length_exceeded", "too_large"})
 """Failures that say nothing of the model: the request was wrong."""
@@ -44,15 +46,6 @@ class _Cached(msgspec.Struct, gc=False):
     deployment: str
     tokens: int
     at: float
-
-
-class _Given(msgspec.Struct, gc=False):
-    """A reward that a rating may still change."""
-
-    key_id: str
-    belief: Belief
-    reward: float
-    cost: float
 
 
 class Memory:
@@ -73,7 +66,8 @@ class Memory:
         self._hedges: dict[Key, float] = {}
         """Second calls that are allowed."""
         self._sessions: OrderedDict[tuple[str, str, str], _Cached] = OrderedDict()
-        self._given: OrderedDict[str, list[_Given]] = OrderedDict()
+        self._answered: deque[Answered] = deque(maxlen=MOST_UNTOLD)
+        """Answers whose ratings teach something, until the store knows them."""
         self._spent: dict[tuple[str, str, str], tuple[int, int]] = {}
         """Used and limit, by budget, scope and window."""
         self._budgets: Mapping[str, Budget] = {}
@@ -121,7 +115,7 @@ class Memory:
     def forget_own(self) -> None:
         """Others have it by now: it would count twice."""
         self.experiments.known.clear()
-        for each in (self.beliefs, self.cascades, self.vendors, self._used, self._given):
+        for each in (self.beliefs, self.cascades, self.vendors, self._used):
             each.clear()
 
     def _belief(self, key: Key, deployment: str) -> Belief | None:
@@ -261,14 +255,19 @@ class Memory:
         if not failed and call.outcome not in ("ok", "cut"):
             return
         worth = dict(plan.rewards)
+        lessons: list[Lesson | None] = []
         for arm in plan.arms:
             metrics.experimented(experiment=arm.experiment, arm=arm.arm, outcome="failed" if failed else "ok")
             if arm.experiment in worth:
-                self._reward(call, arm, worth[arm.experiment], failed=failed)
+                lessons.append(self._reward(call, arm, worth[arm.experiment], failed=failed))
             else:
-                self._count(call, arm, plan.stops, metrics, failed=failed)
+                lessons.append(self._count(call, arm, plan.stops, metrics, failed=failed))
+        rated = tuple([lesson for lesson in lessons if lesson is not None])
+        if rated and not failed:
+            self._answered.append(Answered(call.request_id, call.principal.key_id, rated))
 
-    def _count(self, call: Call, arm: Arm, stops: tuple[Stop, ...], metrics: Metrics, *, failed: bool) -> None:
+    def _count(self, call: Call, arm: Arm, stops: tuple[Stop, ...], metrics: Metrics, *, failed: bool) -> Lesson | None:
+        """Count a call of an arm. What a rating would say; None: nobody looks at ratings."""
         key = self._key(call, arm.experiment)
         self._used[key] = self._clock()
         winner = call.winner
@@ -276,39 +275,44 @@ class Memory:
         if winner is not None and call.stream and winner.first_byte_at is not None:
             first = (winner.first_byte_at - winner.began) * 1000
         self.experiments.count(key, arm.arm, stops, metrics, failed=failed, first_token_ms=first, charge_nusd=call.charge_nusd)
-        if not failed and any(stop.experiment == arm.experiment and stop.rating is not None for stop in stops):
-            self.experiments.expect_rating(call.request_id, call.principal.key_id, key, arm.arm)
+        looked_at = any(stop.experiment == arm.experiment and stop.rating is not None for stop in stops)
+        return Lesson(key, arm.arm, self.experiments.of(key).own.run) if looked_at else None
 
-    def _reward(self, call: Call, arm: Arm, worth_nusd: int, *, failed: bool) -> None:
+    def _reward(self, call: Call, arm: Arm, worth_nusd: int, *, failed: bool) -> Lesson:
         memory = _live(call, "bandit", arm.experiment).number
         key = self._key(call, arm.experiment)
         self._used[key] = self._clock()
         belief = self.beliefs.setdefault(key, {}).setdefault(arm.arm, Belief())
         cost = call.charge_nusd / worth_nusd
-        reward = max(-1.0, (0.0 if failed else 1.0) - cost)
-        belief.add(reward, memory)
-        if not failed:
-            self._given.setdefault(call.request_id, []).append(_Given(call.principal.key_id, belief, reward, cost))
-            if len(self._given) > MOST_RATED:
-                self._given.popitem(last=False)
+        belief.add(_worth(0.0 if failed else 1.0, cost), memory)
+        return Lesson(key, arm.arm, cost=cost)
 
-    @property
-    def are_rated(self) -> bool:
-        """Whether a rating may teach something."""
-        return bool(self._given) or self.experiments.are_rated
+    def untold(self) -> list[Answered]:
+        """Answers since the last call whose ratings teach something: the store is to know them, or they are given back."""
+        untold = [*self._answered]
+        self._answered.clear()
+        return untold
 
-    def rated(self, request_id: str, key_id: str, rating: float, metrics: Metrics) -> bool:
-        """Somebody says how good an answer was, 0 to 1: that replaces what was assumed of it, and what was said before.
+    def give_back(self, untold: Iterable[Answered]) -> None:
+        """The store does not know them."""
+        self._answered = deque([*untold, *self._answered], MOST_UNTOLD)
 
-        False: neither a bandit nor a canary chose it here, that was long ago, or another key asked for it.
-        """
-        tried = self.experiments.rated(request_id, key_id, rating, metrics)
-        given = [each for each in self._given.get(request_id, ()) if each.key_id == key_id]
-        for each in given:
-            better = max(-1.0, min(max(rating, 0.0), 1.0) - each.cost)
-            each.belief.mean += (better - each.reward) / (each.belief.seen + 1.0)
-            each.reward = better
-        return bool(given) or tried
+    def rated(self, taken: Taken, rating: float, metrics: Metrics) -> None:
+        """Somebody says how good an answer was, 0 to 1, whichever process gave it: that replaces what was assumed of it or said before."""
+        for lesson in taken.lessons:
+            self._used[lesson.key] = self._clock()
+            if lesson.cost is None:
+                self.experiments.rated(lesson, taken.before, rating, metrics)
+                continue
+            # A reward that another process added is changed by a sum here: what all know together comes to the same.
+            belief = self.beliefs.setdefault(lesson.key, {}).setdefault(lesson.arm, Belief())
+            assumed = 1.0 if taken.before is None else taken.before
+            belief.mean += (_worth(rating, lesson.cost) - _worth(assumed, lesson.cost)) / (belief.seen + 1.0)
+
+
+def _worth(good: float, cost: float) -> float:
+    """The reward of an answer: how good it was, less its cost."""
+    return max(-1.0, good - cost)
 
 
 def _live(call: Call, what: str, name: str) -> Live:

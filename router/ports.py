@@ -13,7 +13,7 @@ from router.domain.budgets import Bucket, BucketSet, BucketState, Refusal, Reser
 if TYPE_CHECKING:
     from router.alerts.ports import AlertStore
     from router.domain.controls import Limit
-    from router.domain.feedback import Feedback
+    from router.domain.feedback import Answered, Feedback, Taken
     from router.experience_port import ExperienceStore
 
 
@@ -234,6 +234,8 @@ class AuditLog(Protocol):
 
 MOST_FEEDBACK: Final = 1_000_000
 """Older feedback than so many is dropped."""
+MOST_ANSWERS: Final = 100_000
+"""So many answers are remembered, about, whose ratings teach something: the newest ones."""
 
 
 class FeedbackStore(Protocol):
@@ -247,12 +249,15 @@ class FeedbackStore(Protocol):
         """What was said from then on, in the order in which it was kept; a key may come twice with a request, and the last one counts."""
         ...
 
-    async def newest(self) -> str:
-        """Where what will be said next begins, for `news`; never empty."""
+    async def expect(self, answers: Sequence[Answered]) -> None:
+        """Remember what ratings of these answers teach. What is known of an answer already stays."""
         ...
 
-    async def news(self, after: str) -> tuple[list[Feedback], str]:
-        """What was said since `after`, some hundred at most, in order; none: that is all. And where the rest begins."""
+    async def count(self, given: Sequence[Feedback]) -> list[Taken | None]:
+        """Have these ratings count, each in one step with finding out what counted before: so whoever asks learns it, and nobody twice.
+
+        `None`: no such answer is remembered, or not yet.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from router.edge.headers import Headers
 from router.edge.replies import JSON, Reply, error_reply
 from router.errors import BODY_TOO_LARGE, INVALID_REQUEST, NOT_FOUND, RATE_LIMITED, STORE_UNAVAILABLE, RouterError, StoreUnavailable
 from router.metrics import Metrics
-from router.ports import FeedbackStore
+from router.ratings import Ratings
 
 MAX_BYTES: Final = 4096
 PER_SECOND: Final = 20.0
@@ -33,7 +33,7 @@ class FeedbackDesk:
     def __init__(
         self,
         view: View,
-        store: FeedbackStore,
+        ratings: Ratings,
         metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -41,7 +41,7 @@ class FeedbackDesk:
     ) -> None:
         """`clock` gives monotonic seconds, `clock_ms` Unix milliseconds."""
         self._view = view
-        self._store = store
+        self._ratings = ratings
         self._metrics = metrics
         self._clock = clock
         self._clock_ms = clock_ms
@@ -71,7 +71,7 @@ class FeedbackDesk:
         given = parse_feedback(body, key_id=principal.key_id, at_ms=self._clock_ms())
         if not self._has_room(principal.key_id):
             raise RouterError(RATE_LIMITED, f"This key sends more than {PER_SECOND:.0f} ratings a second.", retry_after_seconds=1.0)
-        await self._store.put(given)
+        await self._ratings.put(given)
         told = {"object": "faregate.feedback", "request_id": given.request_id, "rating": given.rating, "label": given.label, "note": NOTE}
         # Whether there was such a request is known to the log only, which is read when ratings are.
         return Reply(202, [JSON], msgspec.json.encode(told))

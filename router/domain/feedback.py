@@ -26,6 +26,36 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     label: str = ""
 
 
+class Lesson(msgspec.Struct, frozen=True, array_like=True):
+    """What a rating of an answer says something about: an arm of an experiment, or a candidate of a bandit."""
+
+    key: tuple[str, str, str, str]
+    """Route, rule, name, and what else tells it from an earlier one of that name."""
+    arm: str
+    run: int = 0
+    """How often the experiment had been let begin anew."""
+    cost: float | None = None
+    """What the charge takes off the reward of a bandit; None: an arm of an experiment."""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """An answer whose rating teaches something."""
+
+    request_id: str
+    key_id: str
+    """Who may rate it."""
+    lessons: tuple[Lesson, ...]
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A rating that counts from now on."""
+
+    lessons: tuple[Lesson, ...] = ()
+    """What it teaches; empty: nothing, since another key asked, or a later word or the same one counts already."""
+    before: float | None = None
+    """The rating that counted until now."""
+
+
 class FeedbackError(ValueError):
     """What a client sent is no feedback. The message says what is wrong."""
 

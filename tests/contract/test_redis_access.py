@@ -15,6 +15,7 @@ from router.adapters.redis.ledger import RedisLedger
 from router.adapters.redis.scripts import NAMES, command, script
 from router.adapters.redis.wire import Wire
 from router.domain.budgets import Reservation
+from router.domain.feedback import Answered, Feedback, Lesson, Taken
 from router.errors import ConfigError, StoreUnavailable
 from router.ports import Correction, StoredKey
 from tests.conftest import RedisServer, free_port
@@ -84,6 +85,14 @@ async def everything(ledger: RedisLedger) -> None:
     await alerts.save(b"{}")
     await alerts.load()
     await alerts.lead("one", lease_ms=0)
+    feedback = ledger.feedback_store()
+    await feedback.put(Feedback(request_id="r", key_id="k", rating=0.5))
+    assert [one.rating async for one in feedback.all()] == [0.5]
+    await feedback.expect([Answered("r", "k", (Lesson(("a", "b", "c", "d"), "arm"),))])
+    assert await feedback.count([Feedback(request_id="r", key_id="k", rating=0.5)]) == [Taken((Lesson(("a", "b", "c", "d"), "arm"),))]
+    learned = ledger.experience_store()
+    assert await learned.put("one", b"{}", instead_of={})
+    assert (await learned.rows())[1] == {"one": b"{}"}
     readers = ledger.readers()
     await readers.note("sink", "5-0")
     assert await readers.read_until(["sink"]) == 5

@@ -7,8 +7,9 @@ import pytest
 from policies.plans import Stop
 from router.controls import ControlError, Desk
 from router.domain.controls import decode_state
-from router.domain.experience import Trial
-from router.experiments import MOST_RATED, Experiments, mark_of, target_of
+from router.domain.experience import Trial, trials_together
+from router.domain.feedback import Lesson
+from router.experiments import Experiments, mark_of, target_of
 from router.fleet import Fleet
 from router.live_controls import LiveControls
 from router.metrics import Metrics
@@ -104,22 +105,21 @@ async def test_a_worker_that_cannot_tell_the_others_keeps_to_what_it_found(monke
     assert (found.of(KEY).stopped, found.unsaid, store.audit) == ("cost", {}, [])
 
 
-def test_ratings_count_once_each_for_the_arm_that_answered() -> None:
-    """The last word of the key that asked; not of calls that nobody can rate any more."""
-    experiments, metrics = Experiments(lambda: 0.0), Metrics()
-    count(experiments, "canary")
-    experiments.expect_rating("fg-1", "k", KEY, "canary")
-    assert not experiments.rated("fg-1", "other", 0.0, metrics)
-    assert not experiments.rated("fg-2", "k", 0.0, metrics)
-    for rating in (0.25, 0.75, 0.75):
-        assert experiments.rated("fg-1", "k", rating, metrics)
-    rated = experiments.known[KEY].arms["canary"].rated
-    assert (rated.count, rated.mean, rated.squares) == (1, 0.75, 0.0)
-    for number in range(MOST_RATED):
-        experiments.expect_rating(f"fg-{number + 2}", "k", KEY, "canary")
-    assert not experiments.rated("fg-1", "k", 0.0, metrics)
-    del experiments.known[KEY]
-    assert experiments.rated("fg-2", "k", 0.0, metrics)
+def test_the_last_word_counts_whoever_learned_of_the_first() -> None:
+    """Each word may come to another worker; those about a run that has ended, or is not known of yet, count for none."""
+    one, two, metrics = Experiments(lambda: 0.0), Experiments(lambda: 5.0), Metrics()
+    count(one, "canary")
+    lesson = Lesson(KEY, "canary")
+    one.rated(lesson, None, 0.25, metrics)
+    two.rated(lesson, 0.25, 0.5, metrics)
+    one.rated(lesson, 0.5, 0.75, metrics)
+    two.rated(lesson, None, 0.25, metrics)
+    two.rated(Lesson(KEY, "canary", run=1), None, 0.0, metrics)
+    together = trials_together((one.known[KEY].own, two.known[KEY].own))
+    rated = together.arms["canary"].ratings
+    assert (rated.count, rated.mean, round(rated.squares, 12)) == (2, 0.5, 0.125)
+    assert (together.arms["canary"].calls, together.since) == (1, 0.0)
+    assert two.since(KEY, 3.0) == 3.0
     assert target_of(KEY) == "auto/default/new"
 
 

@@ -12,9 +12,11 @@ from typer.testing import CliRunner, Result
 
 from router.admin import feedback as module
 from router.cli import load
-from router.domain.feedback import Feedback, FeedbackError, latest, parse_feedback
+from router.domain.feedback import Answered, Feedback, FeedbackError, Lesson, latest, parse_feedback
+from router.errors import StoreUnavailable
 from router.memory import Memory
 from router.metrics import Metrics
+from router.ports import FeedbackStore
 from router.ratings import Ratings
 from tests.contract.stores import RedisStore, SqliteStore
 from tests.gateway import KEY
@@ -24,6 +26,7 @@ from tests.scripted_upstream import ScriptedUpstream
 from tests.unit.test_export import book
 from tests.unit.test_spend import record
 
+LESSON = Lesson(("auto", "default", "new", ""), "canary")
 OTHER = "sk-other-0123456789abcdefghijklmnopqrstuv"
 CONFIG = """
 version: 1
@@ -119,48 +122,68 @@ async def test_both_stores_keep_the_last_word(tmp_path: Path, redis_url: str) ->
         await store.close()
 
 
-async def test_both_stores_tell_what_is_new(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the newest on, in order, page by page; what was said again comes again."""
-    monkeypatch.setattr("router.adapters.redis.feedback.PAGE", 2)
-    monkeypatch.setattr("router.adapters.sqlite.feedback.PAGE", 2)
-    for store in (SqliteStore(tmp_path), RedisStore(redis_url)):
-        ledger = await store.replica("one")
-        kept = ledger.feedback_store()
-        await kept.put(Feedback(request_id="old", key_id="k", rating=0.0))
-        after = await kept.newest()
-        assert await kept.news(after) == ([], after)
-        for name in ("a", "b", "c", "a"):
-            await kept.put(Feedback(request_id=name, key_id="k", rating=1.0))
-        found = []
-        while (page := await kept.news(after))[0]:
-            after = page[1]
-            found += [one.request_id for one in page[0]]
-        assert found[-3:] == ["b", "c", "a"]
-        assert await kept.newest() == after
-        await store.close()
+class Away:
+    """A store that does not answer for a while."""
+
+    def __init__(self, store: FeedbackStore) -> None:
+        self.store = store
+        self.away = False
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked += 1
+        if self.away:
+            raise StoreUnavailable("away")
+        return getattr(self.store, name)
 
 
-async def test_a_process_learns_from_ratings_that_came_to_another(tmp_path: Path) -> None:
-    """Of what was said before it began to listen it learns nothing; and it reads nothing where no rating can count."""
+async def test_a_rating_that_comes_before_its_answer_is_known_waits_for_it(tmp_path: Path) -> None:
+    """The process that answered tells the store a moment later; without anything to tell or to learn the store is not asked."""
     store = SqliteStore(tmp_path)
-    kept = (await store.replica("one")).feedback_store()
-    memory, now = Memory(lambda: 0.0), [0.0]
-    ratings = Ratings(kept, memory, Metrics(), clock=lambda: now[0])
-    await kept.put(Feedback(request_id="fg-1", key_id="k", rating=0.0))
-    await ratings.read()
-    experiments, key = memory.experiments, ("auto", "default", "new", "")
-    await kept.put(Feedback(request_id="fg-2", key_id="k", rating=0.0))
-    await ratings.read()
-    experiments.count(key, "canary", (), Metrics(), failed=False, first_token_ms=None, charge_nusd=1)
-    for request_id in ("fg-1", "fg-2"):
-        experiments.expect_rating(request_id, "k", key, "canary")
-    await kept.put(Feedback(request_id="fg-2", key_id="k", label="only a label"))
-    await ratings.read()
-    assert experiments.known[key].arms["canary"].rated.count == 0
-    await kept.put(Feedback(request_id="fg-2", key_id="k", rating=0.5))
-    await ratings.read()
-    rated = experiments.known[key].arms["canary"].rated
+    away, now = Away((await store.replica("one")).feedback_store()), [0.0]
+    one, two = Memory(lambda: 0.0), Memory(lambda: 0.0)
+    told = Ratings(away, one, Metrics(), clock=lambda: now[0])
+    asked = Ratings(away, two, Metrics(), clock=lambda: now[0])
+    await told.look()
+    await asked.look()
+    assert away.asked == 0
+    one.give_back([Answered("fg-1", "k", (LESSON,))])
+    await asked.put(Feedback(request_id="fg-1", key_id="k", at_ms=5, rating=0.5))
+    await asked.put(Feedback(request_id="fg-1", key_id="k", at_ms=6, label="only a label"))
+    await asked.look()
+    away.away = True
+    with pytest.raises(StoreUnavailable):
+        await told.look()
+    now[0] = 1.0
+    with pytest.raises(StoreUnavailable):
+        await asked.look()
+    away.away = False
+    await told.look()
+    assert not two.experiments.known
+    await asked.look()
+    rated = two.experiments.known[LESSON.key].arms["canary"].ratings
     assert (rated.count, rated.mean) == (1, 0.5)
+    at = away.asked
+    await asked.look()
+    assert away.asked == at
+
+
+async def test_ratings_of_answers_that_nobody_remembers_are_given_up(tmp_path: Path) -> None:
+    """Most answers are chosen by nothing that learns: their ratings are for people."""
+    store = SqliteStore(tmp_path)
+    away, now = Away((await store.replica("one")).feedback_store()), [0.0]
+    ratings = Ratings(away, Memory(lambda: 0.0), Metrics(), clock=lambda: now[0])
+    await ratings.put(Feedback(request_id="fg-1", key_id="k", at_ms=5, rating=0.5))
+    looks = []
+    for _ in range(200):
+        before = away.asked
+        await ratings.look()
+        looks.append(away.asked > before)
+        now[0] += 1.0
+    assert [second for second, looked in enumerate(looks) if looked] == [0, 1, 3, 7, 15, 31, 63]
+    await ratings.put(Feedback(request_id="fg-1", key_id="k", at_ms=5, rating=0.5))
+    away.away = True
+    await ratings.close()
     await store.close()
 
 

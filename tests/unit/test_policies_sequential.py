@@ -99,17 +99,15 @@ def test_ratings_that_are_alike_stop_an_arm_seldom_without_cause() -> None:
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=50))
 def test_what_is_taken_back_was_never_there(values: list[float]) -> None:
     """A rating that is sent again replaces the first."""
-    moments, without = Moments(), Moments()
-    for value in values:
+    moments, first, last = Moments(), Moments(), Moments()
+    for index, value in enumerate(values):
         moments.add(value)
-    for value in values[:-1]:
-        without.add(value)
-    moments.take_back(values[-1])
-    assert (moments.count, moments.mean) == (without.count, pytest.approx(without.mean, abs=1e-9))
-    assert moments.squares == pytest.approx(without.squares, abs=1e-9)
-    for value in values[:-1]:
-        moments.take_back(value)
-    assert (moments.count, moments.mean, moments.squares) == (0, 0.0, 0.0)
+        (first if index % 3 else last).add(value)
+    left = moments.without(last)
+    assert (left.count, left.mean) == (first.count, pytest.approx(first.mean, abs=1e-9))
+    assert left.squares == pytest.approx(first.squares, abs=1e-9)
+    assert moments.without(Moments()) == moments
+    assert moments.without(moments) == last.without(moments) == Moments()
 
 
 def test_a_bound_on_a_share_holds_after_every_call() -> None:

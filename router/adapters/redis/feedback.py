@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
 
 from router.adapters.redis.keys import Keys
 from router.adapters.redis.reads import Read
-from router.domain.feedback import Feedback
-from router.ports import MOST_FEEDBACK
+from router.adapters.redis.scripts import script
+from router.domain.feedback import Answered, Feedback, Lesson, Taken
+from router.ports import MOST_ANSWERS, MOST_FEEDBACK
 
 PAGE: Final = 500
 
@@ -40,13 +41,27 @@ class RedisFeedback:
             if len(page) < PAGE:
                 return
 
-    async def newest(self) -> str:
-        """See `FeedbackStore.newest`."""
-        last = await self._read("XREVRANGE", self._keys.feedback, "+", "-", "COUNT", 1)
-        return str(last[0][0].decode()) if last else "0-0"
+    async def expect(self, answers: Sequence[Answered]) -> None:
+        """See `FeedbackStore.expect`."""
+        text, keys = script("expect").text, self._keys.answers
+        most = MOST_ANSWERS // (len(keys) - 1)
+        for at in range(0, len(answers), PAGE):
+            rows = [
+                part
+                for one in answers[at : at + PAGE]
+                for part in (one.request_id, b"%s\n\n0\n%s" % (one.key_id.encode(), msgspec.json.encode(one.lessons)))
+            ]
+            await self._read("EVAL", text, len(keys), *keys, most, *rows)
 
-    async def news(self, after: str) -> tuple[list[Feedback], str]:
-        """See `FeedbackStore.news`."""
-        page = await self._read("XRANGE", self._keys.feedback, f"({after}", "+", "COUNT", PAGE)
-        found = [msgspec.json.decode(fields[1], type=Feedback) for _, fields in page]
-        return found, page[-1][0].decode() if page else after
+    async def count(self, given: Sequence[Feedback]) -> list[Taken | None]:
+        """See `FeedbackStore.count`."""
+        text, keys = script("count").text, self._keys.answers
+        parts = [part for one in given for part in (one.request_id, one.key_id, repr(one.rating), one.at_ms)]
+        return [_taken(row) for row in await self._read("EVAL", text, len(keys), *keys, *parts)]
+
+
+def _taken(row: bytes) -> Taken | None:
+    if not row:
+        return None
+    before, _, lessons = row.partition(b"\n")
+    return Taken(msgspec.json.decode(lessons, type=tuple[Lesson, ...]), float(before) if before else None) if lessons else Taken()

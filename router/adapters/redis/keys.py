@@ -170,6 +170,14 @@ class Keys:
         return f"{{{self.prefix}}}:feedback"
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """Hash: which of the next ones is written to, and how much is in it; hashes: request -> who may rate its answer, what that
+        teaches and what was said. The oldest of these gives way. See `expect.lua`.
+        """
+        base = f"{{{self.prefix}}}:answers"
+        return base, *(f"{base}:{i}" for i in range(8))
+
+    @property
     def experience(self) -> str:
         """Hash: process -> what it has learned, JSON of `Experience`. See `experience.lua`."""
         return f"{{{self.prefix}}}:experience"

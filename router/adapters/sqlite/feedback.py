@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Final
 
 import msgspec
 
 from router.adapters.sqlite.side_tables import SideTables
-from router.domain.feedback import Feedback
-from router.ports import MOST_FEEDBACK
+from router.domain.feedback import Answered, Feedback, Lesson, Taken
+from router.ports import MOST_ANSWERS, MOST_FEEDBACK
 
 PAGE: Final = 500
 TRIM_EVERY: Final = 1_000
@@ -24,6 +24,8 @@ class SqliteFeedback(SideTables):
     tables = (
         "CREATE TABLE IF NOT EXISTS feedback (seq INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT NOT NULL, key_id TEXT NOT NULL,"
         " at_ms INTEGER NOT NULL, entry BLOB NOT NULL, UNIQUE (request_id, key_id))",
+        "CREATE TABLE IF NOT EXISTS answer (seq INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT NOT NULL UNIQUE, key_id TEXT NOT NULL,"
+        " lessons BLOB NOT NULL, rating REAL, at_ms INTEGER NOT NULL)",
     )
     purpose = "feedback"
 
@@ -49,20 +51,31 @@ class SqliteFeedback(SideTables):
             if len(page) < PAGE:
                 return
 
-    async def newest(self) -> str:
-        """See `FeedbackStore.newest`."""
-        return str(await self._run(_last, write=False))
+    async def expect(self, answers: Sequence[Answered]) -> None:
+        """See `FeedbackStore.expect`."""
+        rows = [(one.request_id, one.key_id, msgspec.json.encode(one.lessons)) for one in answers]
 
-    async def news(self, after: str) -> tuple[list[Feedback], str]:
-        """See `FeedbackStore.news`."""
-        page = await self._run(partial(_page, after=int(after), since_ms=0), write=False)
-        found = [msgspec.json.decode(entry, type=Feedback) for _, entry in page]
-        return found, str(page[-1][0]) if page else after
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR IGNORE INTO answer (request_id, key_id, lessons, at_ms) VALUES (?, ?, ?, 0)", rows)
+            (last,) = db.execute("SELECT COALESCE(MAX(seq), 0) FROM answer").fetchone()
+            db.execute("DELETE FROM answer WHERE seq <= ?", (last - MOST_ANSWERS,))
+
+        await self._run(write)
+
+    async def count(self, given: Sequence[Feedback]) -> list[Taken | None]:
+        """See `FeedbackStore.count`."""
+        return await self._run(lambda db: [_count(db, one) for one in given])
 
 
-def _last(db: sqlite3.Connection) -> int:
-    (last,) = db.execute("SELECT COALESCE(MAX(seq), 0) FROM feedback").fetchone()
-    return int(last)
+def _count(db: sqlite3.Connection, given: Feedback) -> Taken | None:
+    row = db.execute("SELECT key_id, lessons, rating, at_ms FROM answer WHERE request_id=?", (given.request_id,)).fetchone()
+    if row is None:
+        return None
+    key_id, lessons, before, at_ms = row
+    if key_id != given.key_id or given.at_ms < at_ms or before == given.rating:
+        return Taken()
+    db.execute("UPDATE answer SET rating=?, at_ms=? WHERE request_id=?", (given.rating, given.at_ms, given.request_id))
+    return Taken(msgspec.json.decode(lessons, type=tuple[Lesson, ...]), before)
 
 
 def _page(db: sqlite3.Connection, after: int, since_ms: int) -> list[tuple[int, bytes]]:
