@@ -452,7 +452,7 @@ def test_budgets_on_sqlite_behave_like_the_model(tmp_path: Path) -> None:
     async def make() -> ClockedSqlite:
         return ClockedSqlite(Path(tempfile.mkdtemp(dir=tmp_path)))
 
-    _check(make, examples=25, steps=30, phases=tuple(Phase))
+    _check(make, examples=18, steps=30, phases=tuple(Phase))
 
 
 def test_budgets_on_redis_behave_like_the_model(redis_url: str, clock_in_a_list: pytest.MonkeyPatch) -> None:
@@ -463,7 +463,7 @@ def test_budgets_on_redis_behave_like_the_model(redis_url: str, clock_in_a_list:
         await store.command("FLUSHALL")
         return store
 
-    _check(make, examples=12, steps=30, phases=UNSHRUNK)
+    _check(make, examples=10, steps=30, phases=UNSHRUNK)
 
 
 def test_budgets_on_a_faked_redis_behave_like_the_model(fake_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

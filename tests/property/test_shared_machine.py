@@ -151,9 +151,9 @@ def _check(folder: Path, opened: Any, *, examples: int) -> None:
 
 def test_ledgers_on_sqlite_share_a_limit(tmp_path: Path) -> None:
     """A share is raised in the register first and lowered there last, so no moment is bad to die in."""
-    _check(tmp_path, lambda folder: lambda name: SqliteLedger(str(folder / f"{name}.sqlite")), examples=5)
+    _check(tmp_path, lambda folder: lambda name: SqliteLedger(str(folder / f"{name}.sqlite")), examples=3)
 
 
 def test_ledgers_on_redis_share_a_limit(redis_url: str, tmp_path: Path) -> None:
     """The same over a real Redis; each example has ledgers of its own in it."""
-    _check(tmp_path, lambda folder: lambda name: RedisLedger(redis_url, timeout_seconds=5, prefix=f"{folder.name}-{name}"), examples=4)
+    _check(tmp_path, lambda folder: lambda name: RedisLedger(redis_url, timeout_seconds=5, prefix=f"{folder.name}-{name}"), examples=2)
