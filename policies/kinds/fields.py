@@ -182,7 +182,7 @@ def bound(options: BaseModel) -> Order:
 def inside(options: BaseModel) -> tuple[BaseModel, ...]:
     """The kinds that stand inside one."""
     branches: Any = getattr(options, "branches", None)
-    found = [getattr(options, "by", None)] if branches is None else [branch.by for branch in branches]
+    found = [getattr(options, name, None) for name in ("by", "to_by")] if branches is None else [branch.by for branch in branches]
     return tuple([one for one in found if one is not None])
 
 

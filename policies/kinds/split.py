@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -45,7 +46,10 @@ class SplitBranch(BaseModel):
     share: Share = Field(
         description="Share of the requests; all branches together have 100 %, but for rounding. Unit: 0 to 1 or a percentage."
     )
-    use: PickEntry = Field(description="Which of the models that the rule's `use` leads to: names, or classes such as `{size: small}`.")
+    use: PickEntry = Field(
+        default=Pick(),
+        description="Which of the models that the rule's `use` leads to: names, or classes such as `{size: small}`. Default: all of them.",
+    )
     by: InnerEntry = Field(default="cost", validate_default=True, description="How they are ordered: any policy kind. Default: `cost`.")
 
 
@@ -138,7 +142,7 @@ def rising(ramp: tuple[RampStep, ...], info: ValidationInfo) -> tuple[RampStep, 
 
 
 class CanaryOptions(BaseModel):
-    """A small, growing share of traffic to new models, until they turn out to be worse: then none."""
+    """A small, growing share of traffic to new models, or to a new policy, until they turn out to be worse: then none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -147,7 +151,15 @@ class CanaryOptions(BaseModel):
     to: PickEntry | None = Field(
         default=None,
         description=(
-            "The new models: names or classes, of those that the rule's `use` leads to. The others are the control. Default: by `swap`."
+            "The new models: names or classes, of those that the rule's `use` leads to. The others are the control. Default: by `to_by` or "
+            "`swap`."
+        ),
+    )
+    to_by: InnerEntry | None = Field(
+        default=None,
+        description=(
+            "The new policy: any policy kind, or the name of a policy, for the canary's share; the rest goes `by` the old one. "
+            "With `to`, it orders the new models. Default: the same as `by`."
         ),
     )
     swap: dict[str, str] = Field(
@@ -182,8 +194,10 @@ class CanaryOptions(BaseModel):
 
     @model_validator(mode="after")
     def _one_way(self) -> CanaryOptions:
-        if (self.to is None) == (not self.swap):
-            raise ValueError("give either `to`, the new models, or `swap`, new ones by those that they replace")
+        if (self.to is None and self.to_by is None) == (not self.swap):
+            raise ValueError("give `to`, the new models, `to_by`, a new policy, or else `swap`, new models by those that they replace")
+        if self.to is None and self.to_by == self.by:
+            raise ValueError("`to_by` is the same policy as `by`")
         return self
 
 
@@ -211,7 +225,8 @@ def bind_split(options: SplitOptions) -> Order:
 
 def bind_canary(options: CanaryOptions) -> Order:
     """The order function of these options."""
-    experiment, sticky, pick, by = options.name, options.sticky, options.to or Pick(), bound(options.by)
+    experiment, sticky, pick, by = options.name, options.sticky, options.to, bound(options.by)
+    to_by = by if options.to_by is None else bound(options.to_by)
     swap = Swap(options.swap) if options.swap else None
     ramp = sorted(((step.after, step.share) for step in options.ramp), reverse=True)
     stop = options.stop_if
@@ -232,7 +247,10 @@ def bind_canary(options: CanaryOptions) -> Order:
         fall_back = new or share > 0
         if swap is not None:
             return swap.order(by, facts, kept, draw, arm, new=new, stops=stops, fall_back=fall_back)
-        return _arm(by, facts, kept, draw, lambda traits: pick.fits(traits) == new, arm, stops=stops, fall_back=fall_back)
+        ordered_by = to_by if new else by
+        return _arm(
+            ordered_by, facts, kept, draw, lambda traits: pick is None or pick.fits(traits) == new, arm, stops=stops, fall_back=fall_back
+        )
 
     return order
 
@@ -271,7 +289,7 @@ def split_problems(options: SplitOptions, offered: Sequence[Traits]) -> Sequence
 def canary_problems(options: CanaryOptions, offered: Sequence[Traits]) -> Sequence[Problem]:
     """A canary without models, or without any to compare with."""
     if options.to is None:
-        return swap_problems(options.swap, ("swap",), offered, all_of_it=not options.across_rules)
+        return swap_problems(options.swap, ("swap",), offered, all_of_it=not options.across_rules) if options.swap else []
     found = list(options.to.problems(("to",), offered))
     if not found and all(options.to.fits(one) for one in offered):
         found.append((("to",), "are all models that `use` leads to: none is left to compare with"))
@@ -283,6 +301,9 @@ def canary_live(options: CanaryOptions) -> tuple[Live, ...]:
     begins = options.begins if options.begins is None or options.begins.tzinfo is not None else options.begins.replace(tzinfo=UTC)
     since = None if begins is None else begins.timestamp()
     # What was taken back stays so until there is something new to try.
-    new = str(options.swap) if options.to is None else options.to.model_dump_json()
+    new = options.to.model_dump_json() if options.to is not None else str(options.swap) if options.swap else ""
+    if options.to_by is not None:
+        # It may be long, and stands in the row of each answer that can be rated.
+        new += f" by {blake2b(options.to_by.model_dump_json().encode(), digest_size=8).hexdigest()}"
     rule = ALL_RULES if options.across_rules else ""
     return (Live(what="experiment", name=options.name, since=since, version=f"{new} {since}", rule=rule),)

@@ -25,6 +25,7 @@ def kind_fields(context: Context, path: Path, options: BaseModel, offered: Seque
     here: Path = (*path, "by")
     live: tuple[Live, ...] = ()
     worst, reads = False, None
+    _check_apart(context, here, all_inside(options))
     for number, one in enumerate(all_inside(options)):
         kind = KINDS[getattr(one, "kind", "cost")]
         _check_names(context, here, kind.names(one))
@@ -39,6 +40,16 @@ def kind_fields(context: Context, path: Path, options: BaseModel, offered: Seque
     signal: SignalName | None = "task" if reads else None
     outer = KINDS[getattr(options, "kind", "cost")]
     return {"kind": outer.name, "order": outer.bind(options), "reads_worst_case": worst, "live": live, "reads": signal}
+
+
+def _check_apart(context: Context, path: Path, kinds: Sequence[BaseModel]) -> None:
+    """Note two that have one name and differ: what they learn, and what is counted of them, goes by it."""
+    named: dict[str, BaseModel] = {}
+    for one in kinds:
+        name = getattr(one, "name", None)
+        # A name of an experiment of the route is refused there.
+        if isinstance(name, str) and name not in context.settings.experiments and named.setdefault(name, one) != one:
+            context.wrong(path, f'two different policies in it have the name "{name}"; give one of them another `name`')
 
 
 def _check_names(context: Context, path: Path, names: frozenset[str]) -> None:

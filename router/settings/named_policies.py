@@ -14,6 +14,7 @@ from router.settings.model_routing import DEFAULT_KIND
 
 SECTION: Final = "policies"
 _FIELD: Final = "by"
+_FIELDS: Final = (_FIELD, "to_by")
 MOST_PLACED: Final = 1000
 """Definitions that names stand for, in all. Names of names can be of any number in a few lines."""
 _OTHERS: Final = ("when", "use")
@@ -65,7 +66,7 @@ class _Names:
         return {name: each if name in _OTHERS else self._in_field(name, each, (*path, name), within) for name, each in value.items()}
 
     def _in_field(self, name: object, value: Any, path: Path, within: tuple[str, ...]) -> Any:
-        return self._meant(value, path, within) if name == _FIELD else self.put_in(value, path, within)
+        return self._meant(value, path, within) if name in _FIELDS and value is not None else self.put_in(value, path, within)
 
     def _meant(self, given: Any, path: Path, within: tuple[str, ...]) -> Any:
         if not isinstance(given, str) or given in KINDS:

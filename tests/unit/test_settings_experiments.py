@@ -291,7 +291,8 @@ def test_a_canary_takes_a_swap_by_itself() -> None:
     made = load(BASE + f"routes: {{auto: {{use: [tiny, big, home], by: {by}}}}}\n").snapshot
     assert order(ask(made, "default")) == ["ollama/qwen3", "openai/small", "openai/large"]
     said = wrong(BASE + "routes: {auto: {use: [tiny, home], by: {kind: canary}}}\n")
-    assert said == ["7:40: routes.auto.by: give either `to`, the new models, or `swap`, new ones by those that they replace"]
+    wanted = "give `to`, the new models, `to_by`, a new policy, or else `swap`, new models by those that they replace"
+    assert said == [f"7:40: routes.auto.by: {wanted}"]
     missing = wrong(BASE + "routes: {auto: {use: [tiny, home], by: {kind: canary, swap: {tiny: big}}}}\n")
     assert missing == ['7:68: routes.auto.by.swap.tiny: "big" is not among the models that `use` leads to; it leads to tiny, home']
     both = wrong(BASE + "routes: {auto: {use: [tiny, home], by: {kind: canary, swap: {tiny: home, home: tiny}}}}\n")
