@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from policies.figures import Figure, read_figure
-from policies.ranges import SURELY_PERCENT, Range, RangeError, read_count, read_range, read_share, read_usd
+from policies.figures import FIGURES, Figure, fields_of, read_figure, read_state
+from policies.ranges import SURELY_PERCENT, Range, RangeError, read_count, read_milliseconds, read_range, read_share, read_usd
 from policies.readers import WEEKDAYS, read_signal
 from policies.signals.names import PII_CLASSES, TASKS
 from policies.types import RequestFacts
@@ -20,7 +20,9 @@ OF_ONE: Final = {"budget_used": "used", "budget_left": "left_usd"}
 """What a field reads of one budget, if it names some."""
 SIGNALS: Final = {"language": "language", "pii": "pii", "task": "task", "difficulty": "difficulty"}
 """The signal that a field reads, the cheap ones first."""
-UNSURE: Final = frozenset({"budget_used", "budget_left", *SIGNALS})
+SECTIONS: Final = tuple(FIGURES)
+"""Fields that take figures by names: of budgets, providers, models, deployments."""
+UNSURE: Final = frozenset({"budget_used", "budget_left", *SECTIONS, *SIGNALS})
 """Fields whose condition may be neither true nor false, because what it reads cannot be told."""
 HIGHEST: Final = {"difficulty": 1.0, "budget_used": 10.0}
 """The highest number that a field which is a share can be compared with; above it, a % was forgotten. A debt may use up more than all."""
@@ -45,6 +47,22 @@ RANGES: Final[dict[str, tuple[Callable[[str], float], str]]] = {
     "budget_left": (read_usd, "'<$5'"),
 }
 """Fields that take ranges, how their numbers are read, and an example."""
+
+_MILLISECONDS: Final = (read_milliseconds, "'>800ms'")
+_OF_FIGURES: Final[dict[str, tuple[Callable[[str], float], str]]] = {
+    "used": RANGES["budget_used"],
+    "passed": (_share_below(1.0), "'>50%'"),
+    "left_usd": RANGES["budget_left"],
+    "left_tokens": (read_count, "'<10k'"),
+    "in_flight": (read_count, "'>100'"),
+    "headroom": (read_count, "'<5'"),
+    "error_rate": (_share_below(1.0), "'>30%'"),
+    "first_token_ms": _MILLISECONDS,
+    "first_token_p95_ms": _MILLISECONDS,
+    "total_ms": _MILLISECONDS,
+    "total_p95_ms": _MILLISECONDS,
+}
+"""The same of figures."""
 
 
 def compile_fact(name: str, values: tuple[object, ...]) -> Check:
@@ -79,6 +97,23 @@ def compile_fact_of(name: str, budget: str, values: tuple[object, ...]) -> Check
     return _in_ranges(read_figure(figure_read(name, budget)), ranges_of(name, values))
 
 
+def compile_figure(section: str, name: str, field: str, values: tuple[object, ...]) -> Check:
+    """The check of a figure of one budget, provider, model or deployment.
+
+    Raises:
+        ValueError: there is no such figure, or it cannot have such a value.
+    """
+    known = fields_of(section)
+    if field not in known:
+        raise ValueError(f"a {section} has no {field!r}{did_you_mean(field, known)}".replace('"', "'"))
+    _, get = read_state(section, name, field)
+    if field != "up":
+        return _in_ranges(get, _read_ranges(field, values, *_OF_FIGURES[field]))
+    if not all(isinstance(value, bool) for value in values):
+        raise ValueError(f"up is true or false, not {values[0]!r}")
+    return _one_of(get, frozenset(values))
+
+
 def figure_read(name: str, budget: str) -> Figure:
     """What a field reads of one budget."""
     return Figure("budget", budget, OF_ONE[name])
@@ -86,7 +121,10 @@ def figure_read(name: str, budget: str) -> Figure:
 
 def ranges_of(name: str, values: tuple[object, ...]) -> tuple[Range, ...]:
     """The ranges of a field that takes some."""
-    read, example = RANGES[name]
+    return _read_ranges(name, values, *RANGES[name])
+
+
+def _read_ranges(name: str, values: tuple[object, ...], read: Callable[[str], float], example: str) -> tuple[Range, ...]:
     try:
         return tuple(read_range(str(value), read) for value in values)
     except RangeError as error:
@@ -114,7 +152,7 @@ def _in_ranges(get: Callable[[RequestFacts], float | None], ranges: tuple[Range,
     return check
 
 
-def _one_of(get: Callable[[RequestFacts], Any], known: frozenset[str]) -> Check:
+def _one_of(get: Callable[[RequestFacts], Any], known: frozenset[object]) -> Check:
     def check(facts: RequestFacts) -> bool | None:
         value = get(facts)
         return None if value is None else value in known

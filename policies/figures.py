@@ -62,6 +62,22 @@ def read_figure(figure: Figure) -> Getter:
     return lambda facts: facts.moment.numbers.get(key)
 
 
+def fields_of(section: str) -> tuple[str, ...]:
+    """What is known of a budget, or of a provider, a model or a deployment."""
+    return (*(() if section == "budget" else ("up",)), *FIGURES[section])
+
+
+def read_state(section: str, name: str, field: str) -> tuple[str, Getter]:
+    """What must be filled in before one of `fields_of` is asked, and what gives its value. None: nobody knows."""
+    reads = f"{section}:{name}"
+    if field == "up":
+        return reads, lambda facts: facts.moment.up.get(reads)
+    if (section, field) == ("provider", "error_rate"):
+        return reads, lambda facts: facts.moment.error_rate.get(reads)
+    figure = Figure(section, name, field)
+    return figure.key, read_figure(figure)
+
+
 def figures_text(numbers: Mapping[str, int | float | None]) -> Iterable[str]:
     """What was read, for people: `provider openai in_flight 3`."""
     for key, value in numbers.items():

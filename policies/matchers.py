@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from policies.fact_matchers import OF_ONE, READS, SIGNALS, UNSURE, compile_fact, compile_fact_of, figure_read
+from policies.fact_matchers import OF_ONE, READS, SECTIONS, SIGNALS, UNSURE, compile_fact, compile_fact_of, compile_figure, figure_read
+from policies.figures import fields_of, read_state
 from policies.types import RequestFacts
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _FLAGS: Final = ("tools", "stream", "json_schema")
 _MAPS: Final = {"tags": "tags", "header": "headers"}
 _EXPRESSION: Final = "cel"
 _WATCHED: Final = tuple(READS)
-FIELDS: Final = ("operation", *_FLAGS, "input_tokens", "modality", *_TEXT_FIELDS, *_MAPS, *_WATCHED, _EXPRESSION, *SIGNALS)
+FIELDS: Final = ("operation", *_FLAGS, "input_tokens", "modality", *_TEXT_FIELDS, *_MAPS, *_WATCHED, *SECTIONS, _EXPRESSION, *SIGNALS)
 """Every field of a condition, the cheap ones to check first."""
 
 
@@ -68,6 +69,7 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
     | `tags`, `header` | name: values, as text with `*`; names of headers in any case |
     | `hour`, `weekday` | `9..17`, `mon..fri`, in the time zone of the route |
     | `budget_used`, `budget_left` | `>0.9`, `<$5`: of the budgets that the request falls under; name: values, of one |
+    | `budget`, `provider`, `model`, `deployment` | name: figure: ranges, as in `{openai: {error_rate: ">30%"}}`; `up` is true or false |
     | `cel` | an expression |
     | `language` | codes such as `ko` |
     | `pii` | true, false or classes of personal data |
@@ -94,6 +96,8 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
             _compile_map(name, value, checks, words)
         elif name in OF_ONE and isinstance(value, Mapping):
             _compile_budgets(name, value, checks, words)
+        elif name in SECTIONS:
+            _compile_figures(name, value, checks, words)
         elif name == _EXPRESSION:
             expression = _compiled_expression(value)
             checks.append(expression.matches)
@@ -103,7 +107,7 @@ def compile_matcher(spec: Mapping[str, object]) -> Matcher:
             checks.append(_compile_field(name, values))
             words.append(f"{name} {_phrase(values)}")
     headers = frozenset(str(name).lower() for name in _mapping("header", spec.get("header", {})))
-    reads = frozenset(read for name in spec if name in READS for read in _reads(name, spec[name]))
+    reads = frozenset(read for name in spec for read in reads_of(name, spec[name]))
     if expression is not None:
         headers, reads = headers | expression.headers, reads | expression.reads
     sure = expression is None and UNSURE.isdisjoint(spec)
@@ -209,11 +213,33 @@ def _compile_budgets(name: str, given: Mapping[object, object], checks: list[Che
         words.append(f"{name} of {budget} {_phrase(values)}")
 
 
-def _reads(name: str, value: object) -> Iterable[str]:
-    """What must be filled in before a field is asked."""
+def _compile_figures(section: str, given: object, checks: list[Check], words: list[str]) -> None:
+    """One check per figure. What nobody knows cannot be told."""
+    for name, figures in _mapping(section, given).items():
+        if not isinstance(figures, Mapping) or not figures:
+            raise MatcherError((section, str(name)), f"{section} {name} takes figures, as in {{{fields_of(section)[0]}: ...}}")
+        for field, raw_values in figures.items():
+            path = (section, str(name), str(field))
+            values = _values(path, raw_values)
+            try:
+                checks.append(compile_figure(*path, values))
+            except ValueError as error:
+                raise MatcherError(path, str(error)) from None
+            words.append(f"{field} of {section} {name} {_phrase(values)}")
+
+
+def places_of(name: str, value: object) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What a field reads by a name that must be there, and where in it that stands."""
     if name in OF_ONE and isinstance(value, Mapping):
-        return [figure_read(name, str(budget)).key for budget in value]
-    return (READS[name],)
+        yield from (((name, str(budget)), figure_read(name, str(budget)).key) for budget in value)
+    if name in SECTIONS and isinstance(value, Mapping):
+        yield from (((name, str(one), str(field)), read_state(name, str(one), str(field))[0]) for one in value for field in value[one])
+
+
+def reads_of(name: str, value: object) -> Iterable[str]:
+    """What must be filled in before a field is asked."""
+    named = [read for _, read in places_of(name, value)]
+    return named if named or name not in READS else (READS[name],)
 
 
 def _entry_check(get_map: Callable[[RequestFacts], Mapping[str, str]], key: str, accepts: Callable[[str], bool]) -> Check:

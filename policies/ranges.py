@@ -93,6 +93,19 @@ def read_share(text: str) -> float:
     return float(digits) / 100 if percent else float(digits)
 
 
+def read_milliseconds(text: str) -> float:
+    """A time such as `800ms` or `1.5s`; a bare number is one of milliseconds.
+
+    Raises:
+        RangeError: it is none.
+    """
+    if text.endswith("%"):
+        raise RangeError("is no time")
+    if text.endswith("ms"):
+        return read_share(text.removesuffix("ms"))
+    return read_share(text.removesuffix("s")) * 1000 if text.endswith("s") else read_share(text)
+
+
 def read_usd(text: str) -> float:
     """An amount in USD, with or without its sign.
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from policies.expressions.tree import Call, ExpressionError, Ident, Literal, Node, Select
-from policies.figures import FIGURES, Figure, read_figure
+from policies.figures import FIGURES, fields_of, read_state
 from policies.readers import WEEKDAYS as WEEKDAYS
 from policies.readers import Getter, read_signal
 from policies.signals.names import PII_CLASSES, TASKS
@@ -123,14 +123,6 @@ def _header(name: str) -> Fact:
     return Fact("string", lambda facts: facts.headers.get(lower, ""), header=lower)
 
 
-def _up(reads: str) -> Fact:
-    return Fact("bool", lambda facts: facts.moment.up.get(reads), sure=False, reads=reads)
-
-
-def _error_rate(reads: str) -> Fact:
-    return Fact("double", lambda facts: facts.moment.error_rate.get(reads), sure=False, reads=reads)
-
-
 def fact_of(node: Node) -> Fact | None:
     """The fact that a part of an expression names; None if it is something else.
 
@@ -150,16 +142,11 @@ def fact_of(node: Node) -> Fact | None:
 
 def _of_one(section: str, field: str, call: Call, at: int) -> Fact:
     """What is known of a budget, a provider, a model or a deployment."""
-    known = (*(() if section == "budget" else ("up",)), *FIGURES[section])
+    known = fields_of(section)
     if field not in known:
         raise ExpressionError(f'{section}() has no "{field}"{did_you_mean(field, known)}', at)
-    name = _only_text(call)
-    if field == "up":
-        return _up(f"{section}:{name}")
-    if (section, field) == ("provider", "error_rate"):
-        return _error_rate(f"{section}:{name}")
-    figure = Figure(section, name, field)
-    return Fact(FIGURES[section][field], read_figure(figure), sure=False, reads=figure.key)
+    reads, get = read_state(section, _only_text(call), field)
+    return Fact(FIGURES[section].get(field, "bool"), get, sure=False, reads=reads)
 
 
 def _only_text(call: Call) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
-from policies.fact_matchers import OF_ONE, figure_read
 from policies.figures import figure_of
-from policies.matchers import Matcher, MatcherError, compile_matcher
+from policies.matchers import Matcher, MatcherError, compile_matcher, places_of
 from router.settings.compile_context import Context
 from router.settings.compile_figures import check_read, figures_of, members
 from router.settings.findings import Finding, Path
@@ -32,10 +31,8 @@ def _places(given: WhenSettings, matcher: Matcher) -> Iterator[tuple[Path, str]]
     """What a condition reads, and where in it that stands."""
     if matcher.expression is not None:
         yield from ((("cel",), read) for read in sorted(matcher.expression.reads))
-    for field in OF_ONE:
-        named = getattr(given, field)
-        if isinstance(named, dict):
-            yield from (((field, budget), figure_read(field, budget).key) for budget in named)
+    for field, value in given.spec().items():
+        yield from places_of(field, value)
 
 
 def watch_of(reads: Iterable[str], timezone: str, deployments: Mapping[str, Deployment]) -> Watch | None:

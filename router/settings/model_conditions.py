@@ -26,7 +26,23 @@ def _pii(value: object) -> object:
     return (value,) if isinstance(value, bool) else one_or_many(value)
 
 
-Pii = Annotated[tuple[bool | Text, ...], BeforeValidator(_pii, json_schema_input_type=bool | str | list[str])]
+FlagOrMore = Annotated[tuple[bool | Text, ...], BeforeValidator(_pii, json_schema_input_type=bool | str | list[str])]
+
+
+def _figures(value: object) -> object:
+    if isinstance(value, str):
+        if value not in _STATES:
+            raise ValueError(f'cannot be "{value}"; write up, down, or figures such as {{error_rate: ">30%"}}')
+        return {"up": _STATES[value]}
+    return value
+
+
+_STATES = {"up": True, "down": False}
+Figures = Annotated[
+    dict[Text, FlagOrMore],
+    BeforeValidator(_figures, json_schema_input_type=str | dict[str, bool | str | list[str]]),
+]
+"""Figures of one provider, model or deployment; `up` and `down` are short for `{up: true}` and `{up: false}`."""
 
 
 class WhenSettings(Section):
@@ -67,7 +83,7 @@ class WhenSettings(Section):
     """What is asked for: `code`, `math`, `translation`, `summary`, `extraction`, `chat`, `other`. Worked out only if a rule asks."""
     difficulty: OneOrMore | None = None
     """`"<0.4"` or `"0.4..0.7"`: from 0, a small model will do, to 1. Worked out only if the rule is reached. Unit: 0 to 1."""
-    pii: Pii | None = None
+    pii: FlagOrMore | None = None
     """Whether the prompt has personal data: true, false, or classes such as `[email, card]`. Worked out only if the rule is reached."""
     hour: OneOrMore | None = None
     """Hours of the day in the time zone of the route: `"9..17"` is 9:00 to 17:59, `"22..5"` goes over midnight."""
@@ -78,6 +94,15 @@ class WhenSettings(Section):
     their names, `{company: ">0.9"}`. Unit: 0 to 1."""
     budget_left: Ranges | None = None
     """Least that is left in such a budget: `"<$5"`; or what is left in single ones, `{company: "<$5"}`. Unit: USD."""
+    budget: dict[Text, dict[Text, OneOrMore]] | None = None
+    """Figures of single budgets by their names: `{search: {used: ">80%", passed: "<50%"}}`; also `left_usd` and `left_tokens`."""
+    provider: dict[Text, Figures] | None = None
+    """Figures of single providers: `{openai: down}`, or `{openai: {error_rate: ">30%", in_flight: ">100"}}`; also `up`, `headroom`,
+    `first_token_ms`, `first_token_p95_ms`, `total_ms` and `total_p95_ms`."""
+    model: dict[Text, Figures] | None = None
+    """The same of models: `{frontier: {headroom: "<2"}}`."""
+    deployment: dict[Text, Figures] | None = None
+    """The same of deployments: `{openai/gpt-5.6: {first_token_p95_ms: ">2s"}}`."""
     cel: Text | None = None
     """An expression in CEL, such as `tokens.input > 4000 && tag("kind") != "agent"`. A text in place of the whole is short for it."""
 
