@@ -68,9 +68,17 @@ def config(route: Mapping[str, Any], quality: Mapping[str, float], budget_usd: f
         quality_of = {"quality": round(quality[recorded], 3)}
         models[name] = {"at": at, "price": {"input": price.input, "output": price.output}, **CLASSES[name], **quality_of}
     budgets = {"everyone": f"${budget_usd:.2f}/month"}
-    server = {"store": "STORE", "log_requests": False}
     return json.dumps(
-        {"version": 1, "server": server, "providers": providers, "models": models, "budgets": budgets, "routes": {"auto": dict(route)}}
+        {
+            "version": 1,
+            "server": {"store": "STORE", "log_requests": False},
+            # What is measured is what a text is told to be, not whether a crowded machine tells it in time.
+            "signals": {"timeout": "5s"},
+            "providers": providers,
+            "models": models,
+            "budgets": budgets,
+            "routes": {"auto": dict(route)},
+        }
     )
 
 
