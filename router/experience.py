@@ -17,15 +17,18 @@ import msgspec
 import structlog
 
 from router.domain.experience import Experience, together
-from router.domain.learning import Learned, Taught
+from router.domain.learning import Taught
 from router.errors import StoreUnavailable
 from router.experience_port import ExperienceStore
-from router.memory import Memory
+from router.fleet import Fleet
+from router.sightings import Sightings
 
 log = structlog.get_logger("faregate.experience")
 
-EXPERIENCE_SECONDS: Final = 5.0
-"""How often processes tell each other."""
+EXPERIENCE_SECONDS: Final = 1.0
+"""How often it is looked whether there is something that others should know at once: that a deployment is cooling down."""
+EXPERIENCE_EVERY: Final = 5
+"""Every so many times processes tell each other the rest, and listen."""
 TELL_MS: Final = 60_000
 """So often a process writes its row if nothing changed: who lives is told by that."""
 GONE_MS: Final = 600_000
@@ -64,12 +67,14 @@ def _of_processes(rows: Mapping[str, bytes]) -> dict[str, Experience]:
 class Exchange:
     """One process's part in it."""
 
-    def __init__(self, store: ExperienceStore, memory: Memory, learned: Learned) -> None:
-        """`memory` is what the policy kinds of this process go by, `learned` what its holds do."""
+    def __init__(self, store: ExperienceStore, fleet: Fleet) -> None:
+        """`fleet` has what this process has seen, and what its policy kinds and holds have learned."""
         self._store = store
-        self._memory = memory
-        self._learned = learned
+        self._memory = fleet.memory
+        self._learned = fleet.learned
+        self._sightings = Sightings(fleet)
         self._rounds = 0
+        self._quiet = 0
         self._name = secrets.token_hex(6)
         self._inherited = Experience()
         """What was taken over."""
@@ -79,6 +84,13 @@ class Exchange:
         """A row that may have been written, and what is inherited then."""
         self._told = (b"", 0)
         """What was written last, without the time, and when."""
+
+    async def beat(self) -> None:
+        """Look every few times, or at once if that is urgent. Raises `StoreUnavailable`, as `look` does."""
+        self._quiet += 1
+        if self._quiet >= EXPERIENCE_EVERY or self._sightings.are_urgent:
+            self._quiet = 0
+            await self.look()
 
     async def look(self, *, at_end: bool = False) -> None:
         """Learn what others know, and tell them what is known here. `at_end`: this process ends, and others may take over at once.
@@ -97,6 +109,7 @@ class Exchange:
         others = {name: each for name, each in known.items() if name != self._name and name not in taken_over}
         gone = [name for name, each in others.items() if each.at_ms < now_ms - GONE_MS][:MOST_AT_ONCE]
         self._memory.go_by(together([self._inherited, *others.values()]))
+        self._sightings.hear([each.seen for each in others.values()], now_ms)
         inherited = together([self._inherited, *(others[name] for name in gone)])
         inherited.taken_over = [*self._inherited.taken_over, *gone][-MOST_NAMES:]
         dropped = {name: rows[name] for name in (*gone, *(name for name in known if name in taken_over and name != self._name))}
@@ -134,9 +147,9 @@ class Exchange:
 
     async def _tell(self, inherited: Experience, dropped: dict[str, bytes], at_ms: int, now_ms: int) -> None:
         own = together([inherited, self._memory.own()]).kept(now_ms)
-        own.taken_over = inherited.taken_over
+        own.taken_over, own.seen = inherited.taken_over, self._sightings.tell(now_ms)
         content = msgspec.json.encode(own)
-        if not self._written and not own.used_ms and not dropped:
+        if not self._written and not own.used_ms and not own.seen and not dropped:
             return
         if self._written and content == self._told[0] and at_ms and at_ms - self._told[1] < TELL_MS and not dropped:
             return

@@ -19,15 +19,30 @@ _SLOTS: Final = 6
 class Latencies:
     """The last `RING_SIZE` values and a quantile of them."""
 
-    __slots__ = ("_ring", "at", "value")
+    __slots__ = ("_ring", "at", "borrowed", "value")
 
     def __init__(self) -> None:
         self._ring: deque[float] = deque(maxlen=RING_SIZE)
         self.value: float | None = None
         self.at = 0.0
+        self.borrowed = False
+        """Whether other processes saw them, all of them."""
+
+    @property
+    def values(self) -> Sequence[float]:
+        """What is kept, the oldest first."""
+        return self._ring
+
+    def borrow(self, values: Sequence[float], at: float, quantile: float) -> None:
+        """Go by what others saw until then; own values come beside it."""
+        self._ring.clear()
+        self.at = 0.0
+        self.add(values, at, quantile)
+        self.borrowed = True
 
     def add(self, values: Sequence[float], now: float, quantile: float) -> None:
         ring = self._ring
+        self.borrowed = False
         if now - self.at > STALE_SECONDS:
             ring.clear()
         self.at = now

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-import msgspec
-
-from policies.types import Candidate, Traits
 from router.domain.learning import Learned
-from router.figures import STALE_SECONDS, Latencies, Outcomes
+from router.figures import STALE_SECONDS, Outcomes
+from router.fleet_state import DeploymentState
+from router.fleet_state import FleetView as FleetView
 from router.memory import Memory
 
 CONSECUTIVE_FAILURES: Final = 3
@@ -62,70 +61,18 @@ def cause_of_status(status: int) -> str:
 _CAUSES: Final = {401: "auth", 402: "payment", 403: "forbidden", 408: "408", 409: "409", 429: "429"}
 
 
-class FleetView(Candidate, gc=False):
-    """A deployment at this moment, as a policy sees it. The fleet's own object: read it at once, do not keep it."""
-
-    expected_output_tokens: float | None = None
-    """Moving average for inputs of about the size that was asked for; None if nothing was ever learned."""
-    lengths: dict[int, int] = msgspec.field(default_factory=dict)
-    """Whole tokens of a likely answer of this deployment, by size of the input."""
-
-
-class _State:
-    """Everything known of one deployment."""
-
-    __slots__ = (
-        "averages",
-        "closed",
-        "cooldown_seconds",
-        "cooled_until",
-        "failed_in_a_row",
-        "first_token",
-        "known",
-        "learn_at_once",
-        "news",
-        "outcomes",
-        "probe_until",
-        "total",
-        "view",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.view = FleetView(Traits(deployment=name, model="", provider=""))
-        self.cooled_until: float | None = None
-        """End of the cooldown; None while the deployment is up. In the past: half-open."""
-        self.closed = False
-        """Whether people took it out: then nothing is sent to it, whatever its health."""
-        self.cooldown_seconds = 0.0
-        """Length of the last cooldown for failures; 0 after a success."""
-        self.probe_until = 0.0
-        """Until then the probe is taken."""
-        self.failed_in_a_row = 0
-        self.outcomes = Outcomes()
-        self.first_token = Latencies()
-        self.total = Latencies()
-        self.averages: dict[int, float] = {}
-        """Moving averages of answer lengths, by size of the input."""
-        self.news: list[_News] = []
-        """Answers that were not learned from yet."""
-        self.known = 0
-        """Answers that were."""
-        self.learn_at_once = True
-        """While little is known, or something is wrong."""
-
-
 Closed = tuple[Literal["drained", "frozen"], str]
 """How people took a deployment out, and the reason that they gave."""
 
-_News = tuple[float, float, float | None, int | None, int]
-"""When it came, milliseconds of the whole call and until its first token, output tokens, input tokens."""
+Borrowed = tuple[Sequence[float], float]
+"""Milliseconds of calls, and when the newest came."""
 
 
-class _States(dict[str, _State]):
+class _States(dict[str, DeploymentState]):
     """States by deployment; names come from the configuration, so they are few."""
 
-    def __missing__(self, name: str) -> _State:
-        state = self[name] = _State(name)
+    def __missing__(self, name: str) -> DeploymentState:
+        state = self[name] = DeploymentState(name)
         return state
 
 
@@ -139,11 +86,11 @@ class Fleet:
 
     def __init__(self, clock: Callable[[], float], *, quantile: float = 0.5) -> None:
         """`clock` gives monotonic seconds; `quantile` is the one reported of latencies, 0 to 1."""
-        self._clock = clock
+        self.clock = self._clock = clock
         self._quantile = quantile
         self._states = _States()
-        self._cooling: set[_State] = set()
-        self._closed: dict[_State, Closed] = {}
+        self._cooling: set[DeploymentState] = set()
+        self._closed: dict[DeploymentState, Closed] = {}
         self.calm = True
         """Whether all deployments are up, but for those that are `busy`: each may be called."""
         self.troubles: dict[str, tuple[str, float]] = {}
@@ -167,7 +114,7 @@ class Fleet:
 
     # -- reading
 
-    def look(self) -> Mapping[str, _State]:
+    def look(self) -> Mapping[str, DeploymentState]:
         """Bring all views up to date and return what holds them, by deployment, for routing.
 
         What calls told is in them at the latest `LEARN_EVERY` calls or `LEARN_SECONDS` later; failures are at once.
@@ -328,6 +275,29 @@ class Fleet:
         """Give a claim back that led to no call, so that the next caller may probe."""
         self._states[name].probe_until = 0.0
 
+    # -- what other processes saw
+
+    def borrow(self, name: str, *, first_token: Borrowed | None, total: Borrowed | None) -> None:
+        """Go by these times of a deployment where this process has none of its own of late."""
+        state, now = self._states[name], self._clock()
+        self._learn(state)
+        for own, told in ((state.first_token, first_token), (state.total, total)):
+            if told is not None and (own.borrowed or not own.at or now - own.at > STALE_SECONDS):
+                own.borrow(*told, self._quantile)
+        state.view.first_token_ms, state.view.total_ms = state.first_token.value, state.total.value
+        self._forget(state, now)
+
+    def cool(self, name: str, cause: str, failed_at: float, until: float, cooldown_seconds: float) -> float | None:
+        """Take over a cooldown; one that is over leaves the deployment half-open. Its end; None: an answer came since, or it cools as long."""
+        state = self._states[name]
+        self._learn(state)
+        if (not state.total.borrowed and state.total.at > failed_at) or (state.cooled_until or 0.0) >= until:
+            return None
+        self.troubles[name] = (cause, failed_at)
+        state.cooldown_seconds, state.learn_at_once = max(state.cooldown_seconds, cooldown_seconds), True
+        self._cool(state, until, 0.0)
+        return state.cooled_until
+
     # -- retries
 
     def request_started(self) -> None:
@@ -359,7 +329,7 @@ class Fleet:
 
     # -- inside
 
-    def _answered(self, state: _State, now: float) -> None:
+    def _answered(self, state: DeploymentState, now: float) -> None:
         self._learn(state)
         if state.cooled_until is None:
             state.failed_in_a_row = 0
@@ -367,7 +337,7 @@ class Fleet:
             self._close(state)
         state.learn_at_once = state.cooled_until is not None or state.known < LEARN_EVERY
 
-    def _learn(self, state: _State) -> None:
+    def _learn(self, state: DeploymentState) -> None:
         """Work what answers told into the figures that routing goes by."""
         if not state.news:
             return
@@ -385,7 +355,7 @@ class Fleet:
             state.outcomes.add(times[-1], calls=len(times))
         self._learn_lengths(state, inputs, outputs)
 
-    def _learn_lengths(self, state: _State, inputs: Sequence[int], outputs: Sequence[int | None]) -> None:
+    def _learn_lengths(self, state: DeploymentState, inputs: Sequence[int], outputs: Sequence[int | None]) -> None:
         found: dict[int, list[int]] = {}
         for input_tokens, output_tokens in zip(inputs, outputs, strict=True):
             # Embeddings have none, and would make every answer look short.
@@ -406,14 +376,14 @@ class Fleet:
             state.view.lengths[size] = int(average)
 
     @staticmethod
-    def _forget(state: _State, now: float) -> None:
+    def _forget(state: DeploymentState, now: float) -> None:
         if now - state.total.at > STALE_SECONDS:
             state.view.total_ms = None
         if now - state.first_token.at > STALE_SECONDS:
             state.view.first_token_ms = None
 
     @staticmethod
-    def _look_at_cooldown(state: _State, now: float) -> None:
+    def _look_at_cooldown(state: DeploymentState, now: float) -> None:
         view, until = state.view, state.cooled_until or 0.0
         if now < until:
             view.health, view.available_in_seconds = "cooldown", until - now
@@ -422,7 +392,7 @@ class Fleet:
         else:
             view.health, view.available_in_seconds = "probe", None
 
-    def _cool(self, state: _State, now: float, seconds: float) -> None:
+    def _cool(self, state: DeploymentState, now: float, seconds: float) -> None:
         state.cooled_until = max(now + seconds, state.cooled_until or 0.0)
         state.probe_until = 0.0
         state.failed_in_a_row = 0
@@ -430,7 +400,7 @@ class Fleet:
         self._cooling.add(state)
         self.calm = False
 
-    def _close(self, state: _State) -> None:
+    def _close(self, state: DeploymentState) -> None:
         """Half-open no more: up."""
         state.cooled_until = None
         state.probe_until = 0.0
@@ -440,7 +410,7 @@ class Fleet:
         self.calm = not (self._cooling or self._closed)
 
     @staticmethod
-    def _too_many(state: _State, now: float) -> bool:
+    def _too_many(state: DeploymentState, now: float) -> bool:
         """Count a failure. True if the deployment has to cool down."""
         state.failed_in_a_row += 1
         state.outcomes.add(now, calls=1, failures=1)
@@ -477,7 +447,7 @@ def _bounded(retry_after_seconds: float | None) -> float:
     return min(max(SHORTEST_RETRY_AFTER_SECONDS, retry_after_seconds), LONGEST_RETRY_AFTER_SECONDS)
 
 
-def _state_word(state: _State, now: float) -> str:
+def _state_word(state: DeploymentState, now: float) -> str:
     if state.cooled_until is None:
         return "up"
     return "cooldown" if now < state.cooled_until else "probe"

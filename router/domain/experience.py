@@ -172,6 +172,24 @@ def trials_together(parts: Iterable[Trial]) -> Trial:
     return Trial(min(part.since for part in parts), run, arms)
 
 
+class Sighting(msgspec.Struct, omit_defaults=True):
+    """What one process has seen of a deployment of late. Moments are Unix ms by the store's clock; 0: nothing."""
+
+    first_token: list[Positive] = []
+    """Some of the latest times to the first token, ms."""
+    first_token_at_ms: Count = 0
+    total: list[Positive] = []
+    """The same of whole calls."""
+    total_at_ms: Count = 0
+    cause: str = ""
+    """Why it is cooling down."""
+    failed_at_ms: Count = 0
+    until_ms: Count = 0
+    """When a call may probe it."""
+    cooldown_seconds: Positive = 0.0
+    """The next cooldown is twice as long."""
+
+
 class Experience(msgspec.Struct, omit_defaults=True):
     """All that one process, or several together, have learned: by the mark of a kind in a rule."""
 
@@ -186,6 +204,8 @@ class Experience(msgspec.Struct, omit_defaults=True):
     """By mark and candidate."""
     cascades: dict[str, CascadeState] = {}
     vendors: dict[str, VendorSpend] = {}
+    seen: dict[str, Sighting] = {}
+    """By deployment, what the process itself has seen; not put together with what others have."""
 
     def kept(self, now_ms: int) -> Experience:
         """Without what nobody has used for `KEEP_MS`."""

@@ -14,6 +14,7 @@ from router.domain.request import parse_request
 from router.errors import StoreUnavailable
 from router.experience import GONE_MS, HABITS, HABITS_ROUNDS, MOST_AT_ONCE, TELL_MS, Exchange, read_all
 from router.experiments import Key, mark_of
+from router.fleet import Fleet
 from router.memory import Memory
 
 QUESTION: Final = parse_request(b'{"model": "m", "messages": [{"role": "user", "content": "What is the sea?"}]}', "chat")
@@ -55,9 +56,10 @@ class Process:
     """One that serves requests of a cascade."""
 
     def __init__(self, store: Rows) -> None:
-        self.memory = Memory(lambda: store.now_ms / 1000)
-        self.learned = Learned()
-        self.exchange = Exchange(store, self.memory, self.learned)
+        fleet = self.fleet = Fleet(lambda: store.now_ms / 1000)
+        self.memory = fleet.memory = Memory(lambda: store.now_ms / 1000)
+        self.learned = fleet.learned
+        self.exchange = Exchange(store, fleet)
 
     def serve(self, times: int) -> None:
         for _ in range(times):
