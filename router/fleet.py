@@ -288,7 +288,7 @@ class Fleet:
         self._forget(state, now)
 
     def cool(self, name: str, cause: str, failed_at: float, until: float, cooldown_seconds: float) -> float | None:
-        """Take over a cooldown; one that is over leaves the deployment half-open. Its end; None: an answer came since, or it cools as long."""
+        """Take over a cooldown; one that is over leaves it half-open. The end; None: an answer came since, or it cools as long anyway."""
         state = self._states[name]
         self._learn(state)
         if (not state.total.borrowed and state.total.at > failed_at) or (state.cooled_until or 0.0) >= until:
