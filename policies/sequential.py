@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -25,14 +25,17 @@ SPREAD_OF_LOGS: Final = 0.3
 """The same for logarithms of times and charges: a third more or less."""
 SPREAD_OF_RATINGS: Final = 0.1
 """The same for means of ratings from 0 to 1."""
+MOST: Final = 2**60
+"""No figure that is read is larger: it would be no experience, and overflow."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
 class Moments(msgspec.Struct):
     """Count, mean and sum of squared differences of what was seen (Welford's way)."""
 
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    count: Count = 0
+    mean: Annotated[float, msgspec.Meta(ge=-MOST, le=MOST)] = 0.0
+    squares: Annotated[float, msgspec.Meta(ge=0, le=MOST)] = 0.0
 
     def add(self, value: float) -> None:
         """One more value."""
@@ -59,8 +62,8 @@ class Moments(msgspec.Struct):
 class ArmState(msgspec.Struct):
     """What came of the calls of one arm."""
 
-    calls: int = 0
-    failures: int = 0
+    calls: Count = 0
+    failures: Count = 0
     first_token: Moments = msgspec.field(default_factory=Moments)
     """Natural logarithms of milliseconds."""
     cost: Moments = msgspec.field(default_factory=Moments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,3 +142,13 @@ def test_nothing_is_said_of_few_calls_nor_of_what_is_not_looked_at() -> None:
     for value in (1.0, 2.0, 6.0):
         values.add(value)
     assert (values.mean, values.variance) == (3.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [b'{"calls":-5}', b'{"calls":1' + b"0" * 400 + b"}", b'{"cost":{"count":3,"squares":-1.0}}', b'{"rated":{"count":3,"mean":1e300}}'],
+)
+def test_impossible_figures_are_not_read(row: bytes) -> None:
+    """They come from a store: what is judged by them would fail at each look."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(row, type=ArmState)
