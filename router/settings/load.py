@@ -20,6 +20,7 @@ from router.settings.messages import explain, is_second_hand, written
 from router.settings.model import Settings
 from router.settings.named_policies import with_policies
 from router.settings.references import hidden_texts, resolve
+from router.settings.rule_presets import in_file, with_rule_presets
 from router.snapshot import Snapshot
 
 SECTIONS: Final = ("providers", "models", "routes", "experiments", "budgets", "teams", "keys", "admins", "notify")
@@ -85,10 +86,11 @@ def load_text(
     data = resolve(document.data, environ, folder=folder or FilePath(), findings=findings)
     document.hidden = dict(hidden_texts(data))
     unresolved = {finding.path for finding in findings}
-    data, unused = with_policies(data, findings)
+    data, doubts = _with_names_put_in(document, data, findings)
     checked = _validate(data)
     settings = checked.settings
-    findings += [f for f in checked.findings if not any(f.path[: len(path)] == path for path in unresolved)]
+    found = [in_file(f, document.moved) for f in checked.findings]
+    findings += [f for f in found if not any(f.path[: len(path)] == path for path in unresolved)]
     snapshot: Snapshot | None = None
     if settings is not None:
         try:
@@ -100,9 +102,18 @@ def load_text(
             findings += [_as_written(f, document) for f in exc.findings if _is_said(f, checked, unresolved)]
     if findings or document.findings or settings is None or snapshot is None:
         raise ConfigError(document.report(findings))
-    if unused:
-        snapshot = replace(snapshot, warnings=(*snapshot.warnings, *map(shower(document), unused)))
+    if doubts:
+        snapshot = replace(snapshot, warnings=(*snapshot.warnings, *map(document.describe, doubts)))
     return Loaded(settings, snapshot, document)
+
+
+def _with_names_put_in(document: loader.Document, data: dict[str, Any], findings: list[Finding]) -> tuple[dict[str, Any], list[Finding]]:
+    """The data with what names of policies stand for in their place; what is doubtful of the names. Adds what is wrong to `findings`."""
+    data, document.moved, doubts = with_rule_presets(data, findings)
+    wrong: list[Finding] = []
+    data, unused = with_policies(data, wrong)
+    findings += [in_file(finding, document.moved) for finding in wrong]
+    return data, [*unused, *doubts]
 
 
 def shower(document: loader.Document) -> Callable[[Finding], str]:
@@ -111,6 +122,7 @@ def shower(document: loader.Document) -> Callable[[Finding], str]:
 
 
 def _as_written(finding: Finding, document: loader.Document) -> Finding:
+    finding = in_file(finding, document.moved)
     path = written(finding.path, document.data)
     return replace(finding, path=path, message=finding.message + _ready_made(finding.path, path, document.data))
 

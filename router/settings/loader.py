@@ -80,6 +80,8 @@ class Document:
     values: dict[Path, Mark] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
     """Text that came from references -> the reference, which stands for it in messages."""
+    moved: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By route, where in the document each of its rules stands; see `rule_presets`."""
     findings: list[tuple[Mark, Finding]] = field(default_factory=list)
     """What is wrong with the document itself, such as a key that is given twice."""
 

@@ -260,6 +260,9 @@ class RuleSettings(BranchSettings):
     """Name in logs, metrics and headers. Default: `rule-1`, `rule-2`, ..."""
     when: WhenEntry = all_defaults()
     """Conditions, or an expression in CEL; none: the rule always holds."""
+    policy: Text | None = None
+    """A ready-made policy by name, such as `local-private`, for the requests of this rule: its rules, and where the rest goes. `use`, `by`,
+    `otherwise` and `at_least` beside it win over the latter. Default: none."""
 
 
 StatusWord = Literal["timeout", "context_length", "4xx", "5xx"]
