@@ -122,7 +122,7 @@ async def test_of_many_buckets_only_those_that_matter_are_read_each_time() -> No
     assert world.store.asked == ["count", "named", "named"], "and they are not counted each time"
     assert ("per-user",) not in world.gauges()["spent_usd"], "part of the users is not all of them"
     await world.watch.go_through()
-    assert world.watch.sums["per-user"] == Sums(66 * USD, 0, 11, 2, 1.1, NEVER_MS)
+    assert world.watch.sums["per-user"] == Sums(66 * USD, 0, 11, 2, 1.1, None)
     assert world.gauges()["spent_usd"] == {("company",): 40.0, ("per-user",): 66.0}
     assert world.gauges()["exhausted_instances"] == {("company",): 0.0, ("per-user",): 2.0}
     await world.watch.read()
