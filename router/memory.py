@@ -17,9 +17,10 @@ import msgspec
 from policies.engine import Branch
 from policies.plans import Arm, Live, Plan, Stop
 from policies.types import RequestFacts
-from router.domain.budgets import NEVER_MS, BucketState, Budget
+from router.domain.budgets import NEVER_MS, Bucket, BucketState, Budget
 from router.domain.experience import Belief, CascadeState, Experience, VendorSpend, vendors_together
 from router.domain.feedback import Answered, Lesson, Taken
+from router.domain.pacing import Parts
 from router.domain.windows import bucket_set
 from router.experiments import Experiments, Key, mark_of
 from router.metrics import Metrics
@@ -35,6 +36,8 @@ CACHE_SECONDS: Final = 300.0
 LEAST_CACHED_TOKENS: Final = 1024
 """Shorter prompts are not kept (same source)."""
 FEWEST_TIMES: Final = 8
+MOST_PACED: Final = 10_000
+"""Instances of budgets whose spending is looked at part by part."""
 MOST_UNTOLD: Final = 20_000
 """Answers that are waited with for the store: the newest ones."""
 BURST_OF_HEDGES: Final = 3.0
@@ -70,6 +73,8 @@ class Memory:
         """Answers whose ratings teach something, until the store knows them."""
         self._spent: dict[tuple[str, str, str], tuple[int, int]] = {}
         """Used and limit, by budget, scope and window."""
+        self._paced: OrderedDict[tuple[str, str], Parts] = OrderedDict()
+        """What budgets spent in parts of their windows, by budget and scope, those met first at the front."""
         self._budgets: Mapping[str, Budget] = {}
         self.copies: set[asyncio.Task[None]] = set()
         """Copies of requests that are under way."""
@@ -207,8 +212,21 @@ class Memory:
         for bucket in bucket_set((budget,), dims=dims, tags=call.tags, now_ms=now_ms).buckets:
             used, limit = self._spent.get((bucket.budget, bucket.scope, bucket.window), (0, bucket.limit_nusd))
             if bucket.ends_ms < NEVER_MS and limit > 0:
-                numbers[f"spent/{live.name}"] = used / limit
-                numbers[f"passed/{live.name}"] = (now_ms - bucket.starts_ms) / (bucket.ends_ms - bucket.starts_ms)
+                spent, passed = used / limit, (now_ms - bucket.starts_ms) / (bucket.ends_ms - bucket.starts_ms)
+                numbers[f"spent/{live.name}"], numbers[f"passed/{live.name}"] = spent, passed
+                lead = self._parts(bucket, spent, passed).lead(spent, passed)
+                if lead:
+                    numbers[f"lead/{live.name}"] = lead
+
+    def _parts(self, bucket: Bucket, spent: float, passed: float) -> Parts:
+        key = bucket.budget, bucket.scope
+        parts = self._paced.get(key)
+        if parts is None or parts.window != bucket.window:
+            parts = self._paced[key] = Parts(bucket.window, spent, passed)
+            self._paced.move_to_end(key)
+            if len(self._paced) > MOST_PACED:
+                self._paced.popitem(last=False)
+        return parts
 
     def read_budgets(self, states: Iterable[BucketState], budgets: Iterable[Budget]) -> None:
         """Learn from the counters of the current windows what budgets have spent."""

@@ -17,6 +17,7 @@ from typing import Final
 
 from policies.registry import KINDS
 from policies.types import Candidate, RequestFacts, Traits
+from router.domain.pacing import Parts
 
 HOURS: Final = 720
 CALLS: Final = 12_000
@@ -48,12 +49,14 @@ def month(weigh: Callable[[int, random.Random], float], seed: int) -> tuple[floa
     price = {"p/small": SMALL, "p/large": LARGE}
     spent = known = furthest = 0.0
     made = 0
+    parts = Parts("month", 0.0, 0.0)
     for hour, count in enumerate(calls):
         for _ in range(count):
             if made % STALE == 0:
                 known = spent
             made += 1
-            live = {"spent/month": known / budget, "passed/month": hour / HOURS}
+            lead = parts.lead(known / budget, hour / HOURS)
+            live = {"spent/month": known / budget, "passed/month": hour / HOURS, "lead/month": lead}
             first = order(RequestFacts(operation="chat", route="auto", live=live), candidates, chance.random()).order[0].deployment
             spent += price[first] * chance.lognormvariate(-SIGMA * SIGMA / 2, SIGMA)
         if hour % 24 == 23 and hour >= 72:

@@ -43,7 +43,8 @@ def bind(options: PaceOptions) -> Order:
     name, usual, keep_cache = options.budget, options.price_weight, options.keep_cache
 
     def order(facts: RequestFacts, kept: Sequence[Candidate], draw: float) -> Ranking:
-        weight = usual * pressure(facts.live.get(f"spent/{name}"), facts.live.get(f"passed/{name}"))
+        live = facts.live
+        weight = usual * pressure(live.get(f"spent/{name}"), live.get(f"passed/{name}"), live.get(f"lead/{name}", 0.0))
         dearest = max([expected(c) for c in kept], default=0) or 1
         scored = []
         for index, c in enumerate(kept):
@@ -60,18 +61,19 @@ def bind(options: PaceOptions) -> Order:
     return order
 
 
-def pressure(spent: float | None, passed: float | None) -> float:
+def pressure(spent: float | None, passed: float | None, lead: float = 0.0) -> float:
     """What the weight of the price is multiplied by: 1 on the pace, more as the budget runs ahead, less as it stays behind.
 
     The gap between the share spent and the share of the window that has passed counts the more the less of the window is
-    left to make it up. None: nothing is known of the budget yet; it is taken to be on its pace.
+    left to make it up. `lead`: how far ahead of the pace it is to be now. None: nothing is known of the budget yet; it is
+    taken to be on its pace.
     """
     if spent is None or passed is None:
         return 1.0
-    gap = (spent - passed) / max(1.0 - passed, LEAST_LEFT)
+    gap = (spent - min(1.0, passed + lead)) / max(1.0 - passed, LEAST_LEFT)
     return math.exp(min(max(STEEPNESS * gap, -LARGEST), LARGEST))
 
 
 def live(options: PaceOptions) -> tuple[Live, ...]:
-    """How much of the budget is spent, how much of its window has passed, and where the session's prompt is cached."""
+    """How much of the budget is spent and of its window has passed, how far ahead it is to be, and where the session's prompt is cached."""
     return (Live(what="pace", name=options.budget), *live_of(options.keep_cache))

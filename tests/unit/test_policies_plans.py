@@ -337,6 +337,9 @@ def test_the_pressure_of_the_price_is_smooth_and_bounded() -> None:
     assert pressure(None, 0.5) == pressure(0.5, None) == pressure(0.5, 0.5) == 1.0
     assert pressure(0.45, 0.5) < 1.0 < pressure(0.51, 0.5) < pressure(0.55, 0.5)
     assert pressure(5.0, 1.0) == pressure(9.0, 1.0)
+    # Nearer to the end it may be ahead, and never beyond the whole budget.
+    assert pressure(0.92, 0.9, 0.02) == 1.0 < pressure(0.92, 0.9, 0.01)
+    assert pressure(1.0, 0.99, 0.5) == 1.0
 
 
 def test_a_month_of_bursts_ends_within_a_hundredth_of_its_budget() -> None:
