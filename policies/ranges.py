@@ -99,7 +99,7 @@ def read_milliseconds(text: str) -> float:
     Raises:
         RangeError: it is none.
     """
-    if text.endswith("%"):
+    if "%" in text:
         raise RangeError("is no time")
     if text.endswith("ms"):
         return read_share(text.removesuffix("ms"))

@@ -37,6 +37,7 @@ def about(up: bool | None = None, error_rate: float | None = None, **numbers: fl
         ({"budget": {"mine": {"used": ">80%", "passed": "<50%"}}}, 'budget("mine").used > 0.8 && budget("mine").passed < 0.5'),
         ({"budget": {"mine": {"left_usd": "<$5"}}}, 'budget("mine").left_usd < 5.0'),
         ({"model": {"big": {"first_token_ms": ">1.5s"}}}, 'model("big").first_token_ms > 1500.0'),
+        ({"model": {"big": {"first_token_ms": ">1500ms"}}}, 'model("big").first_token_ms > 1500.0'),
     ],
 )
 def test_the_short_form_says_what_the_long_one_says(short: dict[str, Any], long: str) -> None:
@@ -76,6 +77,7 @@ def test_every_figure_has_a_short_form() -> None:
             "{provider: {openai: {error_rate: '>30'}}}",
             'error_rate cannot be ">30": it is a share, of which 1 is all, and 30% is 0.3; write ">30%"',
         ),
+        ("{model: {big: {total_ms: '>5%s'}}}", 'total_ms cannot be ">5%s": it is no time; write ">800ms"'),
         ("{model: {big: {first_token_ms: '>50%'}}}", 'first_token_ms cannot be ">50%": it is no time; write ">800ms"'),
         ("{model: {big: {headroom: '<1.5'}}}", 'headroom cannot be "<1.5": it is no whole number; write "<5"'),
         ("{budget: {mine: {up: '>1'}}}", 'budget.mine.up: a budget has no "up"; known: used, left_usd, left_tokens, passed'),
