@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -34,8 +34,19 @@ class Lesson(msgspec.Struct, frozen=True, array_like=True):
     arm: str
     run: int = 0
     """How often the experiment had been let begin anew."""
-    cost: float | None = None
+    cost: Annotated[float, msgspec.Meta(ge=0, le=2**60)] | None = None
     """What the charge takes off the reward of a bandit; None: an arm of an experiment."""
+
+
+_decode_lessons: Final = msgspec.json.Decoder(tuple[Lesson, ...]).decode
+
+
+def read_lessons(row: bytes) -> tuple[Lesson, ...]:
+    """What a store kept of an answer; none of a row that another version of this program wrote in another form."""
+    try:
+        return _decode_lessons(row)
+    except msgspec.MsgspecError:
+        return ()
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from router.admin import feedback as module
 from router.cli import load
-from router.domain.feedback import Answered, Feedback, FeedbackError, Lesson, latest, parse_feedback
+from router.domain.feedback import Answered, Feedback, FeedbackError, Lesson, latest, parse_feedback, read_lessons
 from router.errors import StoreUnavailable
 from router.memory import Memory
 from router.metrics import Metrics
@@ -166,6 +167,13 @@ async def test_a_rating_that_comes_before_its_answer_is_known_waits_for_it(tmp_p
     at = away.asked
     await asked.look()
     assert away.asked == at
+
+
+@pytest.mark.parametrize("row", [b"{}", b"[[1]]", b'[[["a","b","c","d"],"arm",0,-1.0]]', b"\xff"])
+def test_a_row_of_another_form_teaches_nothing(row: bytes) -> None:
+    """Or all ratings behind it would wait for it for ever."""
+    assert read_lessons(row) == ()
+    assert read_lessons(msgspec.json.encode((LESSON,))) == (LESSON,)
 
 
 async def test_ratings_of_answers_that_nobody_remembers_are_given_up(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from router.adapters.redis.keys import Keys
 from router.adapters.redis.reads import Read
 from router.adapters.redis.scripts import script
-from router.domain.feedback import Answered, Feedback, Lesson, Taken
+from router.domain.feedback import Answered, Feedback, Taken, read_lessons
 from router.ports import MOST_ANSWERS, MOST_FEEDBACK
 
 PAGE: Final = 500
@@ -64,4 +64,4 @@ def _taken(row: bytes) -> Taken | None:
     if not row:
         return None
     before, _, lessons = row.partition(b"\n")
-    return Taken(msgspec.json.decode(lessons, type=tuple[Lesson, ...]), float(before) if before else None) if lessons else Taken()
+    return Taken(read_lessons(lessons), float(before) if before else None) if lessons else Taken()

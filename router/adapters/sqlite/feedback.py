@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from router.adapters.sqlite.side_tables import SideTables
-from router.domain.feedback import Answered, Feedback, Lesson, Taken
+from router.domain.feedback import Answered, Feedback, Taken, read_lessons
 from router.ports import MOST_ANSWERS, MOST_FEEDBACK
 
 PAGE: Final = 500
@@ -75,7 +75,7 @@ def _count(db: sqlite3.Connection, given: Feedback) -> Taken | None:
     if key_id != given.key_id or given.at_ms < at_ms or before == given.rating:
         return Taken()
     db.execute("UPDATE answer SET rating=?, at_ms=? WHERE request_id=?", (given.rating, given.at_ms, given.request_id))
-    return Taken(msgspec.json.decode(lessons, type=tuple[Lesson, ...]), before)
+    return Taken(read_lessons(lessons), before)
 
 
 def _page(db: sqlite3.Connection, after: int, since_ms: int) -> list[tuple[int, bytes]]:
