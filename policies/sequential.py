@@ -28,14 +28,16 @@ SPREAD_OF_RATINGS: Final = 0.1
 MOST: Final = 2**60
 """No figure that is read is larger: it would be no experience, and overflow."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+Figure = Annotated[float, msgspec.Meta(ge=-MOST, le=MOST)]
+Positive = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
 
 
 class Moments(msgspec.Struct):
     """Count, mean and sum of squared differences of what was seen (Welford's way)."""
 
     count: Count = 0
-    mean: Annotated[float, msgspec.Meta(ge=-MOST, le=MOST)] = 0.0
-    squares: Annotated[float, msgspec.Meta(ge=0, le=MOST)] = 0.0
+    mean: Figure = 0.0
+    squares: Positive = 0.0
 
     def add(self, value: float) -> None:
         """One more value."""

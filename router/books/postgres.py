@@ -85,11 +85,26 @@ class Table:
         """Make what is missing. Who may only write finds everything there, and changes nothing."""
         found = "SELECT column_name FROM information_schema.columns WHERE table_schema=%s AND table_name='spend'"
         have = {row[0] for row in await (await self.db.execute(found, (self._schema,))).fetchall()}
+        if not have:
+            await self._refuse_a_lost_table()
         if have < {*COLUMNS} or not have:
             await self._make(have)
         newest = await (await self.db.execute(self._sql("SELECT max(version) FROM {}.sink"))).fetchone()
         if newest and (newest[0] or 0) > VERSION:
             raise ConfigError(f"The tables in {self._schema} are of version {newest[0]}, this program knows {VERSION}: use a newer one.")
+
+    async def _refuse_a_lost_table(self) -> None:
+        """Where records were taken in, a missing table is no new one: made again it would lack all that is behind the cursor."""
+        found = "SELECT to_regclass(quote_ident(%(schema)s) || '.spend'), to_regclass(quote_ident(%(schema)s) || '.sink')"
+        spend, cursors = await (await self.db.execute(found, {"schema": self._schema})).fetchone() or (None, None)
+        if spend is not None or cursors is None:
+            return
+        row = await (await self.db.execute(self._sql("SELECT sum(records) FROM {}.sink"))).fetchone()
+        if row and row[0]:
+            raise ConfigError(
+                f"Table {self._schema}.spend is missing, but {self._schema}.sink says that {row[0]:,} records are in it. Bring it back "
+                f"from a backup; or drop {self._schema}.sink, too: then everything that the log still has is taken in again."
+            )
 
     async def _make(self, have: set[str]) -> None:
         from psycopg import sql

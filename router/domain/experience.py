@@ -7,7 +7,7 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
-from policies.sequential import ArmState, arms_together
+from policies.sequential import MOST, ArmState, Count, Figure, Positive, arms_together
 
 PRIOR_MEAN: Final = 0.5
 """Of a reward, before any is known; it counts as one answer."""
@@ -19,12 +19,6 @@ LEAST_VENDOR_CALLS: Final = 20
 """Calls before shares of providers say anything."""
 KEEP_MS: Final = 90 * 86_400_000
 """What nothing was added to for so long is forgotten: nobody asks for it any more."""
-
-MOST: Final = 2**60
-"""No figure of these is larger: what a store gives back beyond is no experience, and would overflow."""
-Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
-Figure = Annotated[float, msgspec.Meta(ge=-MOST, le=MOST)]
-Positive = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
 
 T = TypeVar("T")
 
@@ -155,9 +149,9 @@ def vendors_together(parts: Iterable[VendorSpend]) -> VendorSpend:
 class Trial(msgspec.Struct):
     """What came of an experiment's arms."""
 
-    since: float
+    since: Figure
     """When it began, Unix seconds."""
-    run: int = 0
+    run: Count = 0
     """How often it was let begin anew."""
     arms: dict[str, ArmState] = {}
 

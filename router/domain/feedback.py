@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
+
+from policies.sequential import Positive
 
 MAX_LABEL: Final = 64
 WORDS: Final[dict[str, float]] = {"up": 1.0, "good": 1.0, "down": 0.0, "bad": 0.0}
@@ -34,7 +36,7 @@ class Lesson(msgspec.Struct, frozen=True, array_like=True):
     arm: str
     run: int = 0
     """How often the experiment had been let begin anew."""
-    cost: Annotated[float, msgspec.Meta(ge=0, le=2**60)] | None = None
+    cost: Positive | None = None
     """What the charge takes off the reward of a bandit; None: an arm of an experiment."""
 
 

@@ -129,6 +129,21 @@ def test_a_table_of_another_release_is_brought_up_to_date_or_refused(database: s
         take(store, database, "older")
 
 
+def test_a_table_that_is_gone_is_no_new_one(database: str, tmp_path: Path) -> None:
+    """Made again it would have what comes from now on only, and nobody would know. Without its cursor it is filled from the log."""
+    store = str(tmp_path / "ledger.sqlite")
+    asyncio.run(book(store, calls(0, 3)))
+    take(store, database, "Gone")
+    with psycopg.connect(database) as db:
+        db.execute('DROP TABLE "Gone".spend')
+    asyncio.run(book(store, calls(3, 4)))
+    with pytest.raises(ConfigError, match=r"Table Gone.spend is missing, but Gone.sink says that 3 records are in it.*drop Gone.sink, too"):
+        take(store, database, "Gone")
+    with psycopg.connect(database) as db:
+        db.execute('DROP TABLE "Gone".sink')
+    assert take(store, database, "Gone") == Taken(records=4, new=4)
+
+
 def test_of_two_at_once_one_is_refused(database: str, tmp_path: Path) -> None:
     """Both began at the same place of the log."""
 
