@@ -22,6 +22,7 @@ class ErrorSpec:
 
 INVALID_JSON: Final = ErrorSpec("invalid_json", 400, "invalid_request_error", "client", False)
 INVALID_REQUEST: Final = ErrorSpec("invalid_request", 400, "invalid_request_error", "client", False)
+CONTEXT_LENGTH_EXCEEDED: Final = ErrorSpec("context_length_exceeded", 400, "invalid_request_error", "client", False)
 REQUEST_LIMIT: Final = ErrorSpec("request_limit_exceeded", 400, "invalid_request_error", "client", False)
 BAD_HTTP: Final = ErrorSpec("bad_http", 400, "invalid_request_error", "client", False)
 INVALID_API_KEY: Final = ErrorSpec("invalid_api_key", 401, "authentication_error", "client", False)

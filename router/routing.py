@@ -20,6 +20,7 @@ from router.domain.request import ParsedRequest, unpriced
 from router.edge.headers import DEADLINE_MS, LABELS, MAX_COST_USD, SESSION, TAGS, USE
 from router.errors import (
     BUDGET_EXCEEDED,
+    CONTEXT_LENGTH_EXCEEDED,
     FROZEN,
     INVALID_REQUEST,
     MAX_COST_EXCEEDED,
@@ -332,6 +333,9 @@ def nothing_left(call: Call, decision: Decision, fleet: Fleet) -> RouterError:
     if causes == {"too_expensive"}:
         details["request_id"] = call.request_id
         return RouterError(MAX_COST_EXCEEDED, message + _whose_ceiling(call, decision.rejected), details=details)
+    if causes - {"not_selected"} == {"context_too_long"}:
+        way_out = f" A shorter prompt or a smaller max_tokens fits. Request {call.request_id}."
+        return RouterError(CONTEXT_LENGTH_EXCEEDED, message + way_out, details=details)
     if causes == {"excluded_by_request"}:
         return RouterError(INVALID_REQUEST, f"{message}{_unknown_wishes(call)}", details=details)
     if causes == {"frozen"}:

@@ -34,6 +34,7 @@ models:
   other: {at: up/other, price: {input: 0, output: 10}, default_max_output: 100}
   gone: {at: gone/g, price: {input: 0, output: 10}}
   texts: {at: up/texts, price: {input: 0, output: 10}, capabilities: [chat, stream]}
+  narrow: {at: up/narrow, price: {input: 0, output: 10}, context: 100}
 routes:
   plain: {use: m, fallback: {tries: 1, retries: 0}}
   lonely: {use: gone, fallback: {tries: 1, retries: 0}}
@@ -186,6 +187,10 @@ async def refused_us(app: Running) -> httpx.Response:
     return await app.ask("plain")
 
 
+async def too_long(app: Running) -> httpx.Response:
+    return await app.ask("narrow", max_tokens=101)
+
+
 async def nowhere_to_go(app: Running) -> httpx.Response:
     return await app.ask("texts", tools=[{"type": "function", "function": {"name": "f"}}])
 
@@ -221,6 +226,7 @@ SCENARIOS: dict[str, Scenario] = {
     "bad_http": bad_http,
     "invalid_api_key": no_key,
     "key_expired": old_key,
+    "context_length_exceeded": too_long,
     "budget_exceeded": no_money,
     "max_cost_exceeded": too_dear,
     "model_not_allowed": not_theirs,

@@ -244,6 +244,21 @@ def test_nothing_that_can_serve_is_told_with_every_reason() -> None:
     assert error.retry_after_seconds is None
 
 
+def test_a_prompt_too_long_for_every_model_is_the_clients_to_shorten() -> None:
+    """400 with the code that client libraries know; a model that could take it and rests is waited for instead."""
+    call = call_of()
+    decision = route_call(call, fleet(), 0.0)
+    told = Rejection("one/small", "context_too_long", "needs 9,120 tokens, limit 8,192")
+    error = nothing_left(
+        call, msgspec.structs.replace(decision, order=(), rejected=(told, Rejection("one/large", "not_selected"))), fleet()
+    )
+    assert (error.spec.http_status, error.spec.code, error.spec.retryable) == (400, "context_length_exceeded", False)
+    assert "needs 9,120 tokens, limit 8,192" in error.message
+    assert "smaller max_tokens" in error.message
+    resting = msgspec.structs.replace(decision, order=(), rejected=(told, Rejection("one/large", "cooldown")))
+    assert nothing_left(call, resting, fleet()).spec.code == "no_deployment_available"
+
+
 def test_a_cooldown_says_when_to_come_back() -> None:
     """The shortest of all waits, so that nobody waits for the longest."""
     state = fleet()
