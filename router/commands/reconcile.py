@@ -50,10 +50,9 @@ def command(
         raise ConfigError(f"{file}: has no lines")
     made = reconciliation(provider, account)
     begin = datetime.fromisoformat(min(made.days)).replace(tzinfo=UTC)
-    end = datetime.fromisoformat(max(made.days)).replace(tzinfo=UTC) + timedelta(days=1)
     address = must_exist(choose_store(store, config))
-    # Records are found by when the store wrote them, which may be a little later than they say.
-    late = timedelta(days=1)
+    # Records are found by when the store wrote them, by its own clock: any time after the call, if the store was away.
+    clocks_differ = timedelta(days=1)
     seen = set[str]()
 
     def add(record: SpendRecord) -> None:
@@ -63,8 +62,7 @@ def command(
     unreadable = each_record(
         open_ledger(address, timeout_seconds=TIMEOUT_SECONDS),
         add,
-        since_ms=int((begin - late).timestamp() * 1000),
-        until_ms=int((end + late).timestamp() * 1000),
+        since_ms=int((begin - clocks_differ).timestamp() * 1000),
     )
     if provider not in seen:
         _must_be_known(provider, address, config)

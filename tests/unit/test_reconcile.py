@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from router import cli
+from router.adapters.sqlite.ledger import SqliteLedger
 from router.books.provider_files import read_account
 from router.errors import ConfigError
 from tests.unit.test_export import book
@@ -54,6 +55,17 @@ def test_an_account_that_agrees_has_no_gap(store: str, tmp_path: Path) -> None:
     done = run(store, put(tmp_path, costs), "--all")
     assert done.exit_code == 0, done.output
     assert "2 figures compared, 0 gaps." in done.stdout
+
+
+@pytest.mark.parametrize("days", [0, 40])
+def test_calls_that_were_settled_late_are_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """A store may be away for days, and calls wait in a file meanwhile: they are booked when it is back, on the day they were made."""
+    late = str(tmp_path / "late.sqlite")
+    then = NOW_MS + days * 86_400_000
+    monkeypatch.setattr("tests.unit.test_export.open_ledger", lambda path: SqliteLedger(path, clock_ms=lambda: then))
+    asyncio.run(book(late, [record(provider="openai", deployment="openai/o3", charge_nusd=10**9)]))
+    done = run(late, put(tmp_path, openai_costs((1.0, "o3, input"))), "--all")
+    assert done.exit_code == 0, done.output
 
 
 def test_each_kind_of_gap_is_named(store: str, tmp_path: Path) -> None:
