@@ -15,6 +15,8 @@ ENDED: Final = frozenset({"", "stop", "tool_calls", "function_call", "end_turn",
 LOOKED_AT: Final = 300
 """Characters at the beginning of an answer in which a refusal shows itself."""
 MOST_DEPTH: Final = 32
+MOST_LOOKS: Final = 100_000
+"""So often a value is held against a part of a schema, or a member of an `enum`: a client writes it, and all others wait meanwhile."""
 
 _REFUSALS: Final = re.compile(
     r"\bI(?:'m| am) (?:sorry|unable|not able)\b[^.]{0,80}\b(?:can(?:'t|not)|unable|not able|won't|assist|help|fulfill)\b"
@@ -79,9 +81,24 @@ _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
 }
 
 
-def fits(value: Any, schema: object, depth: int = 0) -> bool:
-    """Whether a value follows a schema. Deeper than 32 levels nothing is looked at."""
-    if not isinstance(schema, dict) or depth > MOST_DEPTH:
+class _Looks:
+    """What may still be looked at."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MOST_LOOKS
+
+    def are_used_up(self, schema: dict[str, Any]) -> bool:
+        """Count one more part of a schema, with what it enumerates."""
+        self.left -= 1 + sum([len(part) for name in ("type", "enum", "required") if isinstance(part := schema.get(name), list)])
+        return self.left < 0
+
+
+def fits(value: Any, schema: object, depth: int = 0, looks: _Looks | None = None) -> bool:
+    """Whether a value follows a schema. Deeper than 32 levels, and after 100,000 looks, nothing is looked at."""
+    looks = _Looks() if looks is None else looks
+    if not isinstance(schema, dict) or depth > MOST_DEPTH or looks.are_used_up(schema):
         return schema is not False
     kinds = schema.get("type")
     allowed: list[Any] = kinds if isinstance(kinds, list) else [kinds]
@@ -91,41 +108,41 @@ def fits(value: Any, schema: object, depth: int = 0) -> bool:
         return False
     if "const" in schema and value != schema["const"]:
         return False
-    return _fits_one_of(value, schema, depth) and _PARTS.get(type(value), _nothing)(value, schema, depth)
+    return _fits_one_of(value, schema, depth, looks) and _PARTS.get(type(value), _nothing)(value, schema, depth, looks)
 
 
-def _nothing(value: Any, schema: dict[str, Any], depth: int) -> bool:
+def _nothing(value: Any, schema: dict[str, Any], depth: int, looks: _Looks) -> bool:
     return True
 
 
-def _fits_one_of(value: Any, schema: dict[str, Any], depth: int) -> bool:
+def _fits_one_of(value: Any, schema: dict[str, Any], depth: int, looks: _Looks) -> bool:
     branches = schema.get("anyOf", schema.get("oneOf"))
-    return not isinstance(branches, list) or any(fits(value, branch, depth + 1) for branch in branches)
+    return not isinstance(branches, list) or any(fits(value, branch, depth + 1, looks) for branch in branches)
 
 
-def _object(value: dict[str, Any], schema: dict[str, Any], depth: int) -> bool:
+def _object(value: dict[str, Any], schema: dict[str, Any], depth: int, looks: _Looks) -> bool:
     known = schema.get("properties")
     known = known if isinstance(known, dict) else {}
     if any(name not in value for name in schema.get("required", ())):
         return False
     rest = schema.get("additionalProperties", True)
-    return all(fits(each, known.get(name, rest), depth + 1) for name, each in value.items())
+    return all(fits(each, known.get(name, rest), depth + 1, looks) for name, each in value.items())
 
 
-def _array(value: list[Any], schema: dict[str, Any], depth: int) -> bool:
+def _array(value: list[Any], schema: dict[str, Any], depth: int, looks: _Looks) -> bool:
     least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
-    return least <= len(value) <= most and all(fits(each, schema.get("items", True), depth + 1) for each in value)
+    return least <= len(value) <= most and all(fits(each, schema.get("items", True), depth + 1, looks) for each in value)
 
 
-def _number(value: float, schema: dict[str, Any], depth: int) -> bool:
+def _number(value: float, schema: dict[str, Any], depth: int, looks: _Looks) -> bool:
     return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
 
 
-def _string(value: str, schema: dict[str, Any], depth: int) -> bool:
+def _string(value: str, schema: dict[str, Any], depth: int, looks: _Looks) -> bool:
     return bool(schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)))
 
 
-_PARTS: Final[Mapping[type, Callable[[Any, dict[str, Any], int], bool]]] = {
+_PARTS: Final[Mapping[type, Callable[[Any, dict[str, Any], int, _Looks], bool]]] = {
     dict: _object,
     list: _array,
     int: _number,

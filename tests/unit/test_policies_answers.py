@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from policies.answers import Said, agree, extracted, said_in_body, said_in_events, without_logprobs
 from policies.plans import Verify
-from policies.verifiers import failed_check
+from policies.verifiers import failed_check, fits
 
 ENCODE = msgspec.json.encode
 
@@ -24,6 +25,7 @@ ENCODE = msgspec.json.encode
         ({"message": {"content": "", "refusal": "No."}}, Said(refused=True)),
         ({"message": {"content": "x"}, "logprobs": {"content": [{"logprob": -0.5}, {"logprob": "?"}]}}, Said(text="x", logprob=-0.5)),
         ({"message": {"content": "x"}, "logprobs": {"content": 7}}, Said(text="x")),
+        ({"text": "x", "logprobs": {"token_logprobs": [-(2**63), -1.0]}}, Said(text="x", logprob=-1.0)),
         ("odd", Said()),
     ],
 )
@@ -50,6 +52,18 @@ def test_a_stream_is_read_as_the_same_answer() -> None:
     ]
     said = said_in_events([*map(ENCODE, events), b"[DONE]"])
     assert said == Said(text="Hey!", finish="stop", tools=True, logprob=-1.5)
+
+
+def test_a_number_beyond_all_bounds_is_no_probability() -> None:
+    """A provider that sends one must not fail its client's request."""
+    body = b'{"choices": [{"text": "x", "logprobs": {"token_logprobs": [-%s, -1.0]}}]}' % (b"9" * 400)
+    assert said_in_body(body) == Said(text="x", logprob=-1.0)
+
+
+def test_a_long_stream_is_read_in_one_go() -> None:
+    """All others wait meanwhile: what each event says is not added to a text that is copied each time, which takes minutes here."""
+    event = ENCODE({"choices": [{"index": 0, "delta": {"content": "0123456789" * 3}}]})
+    assert len(said_in_events(itertools.repeat(event, 200_000)).text) == 6_000_000
 
 
 @pytest.mark.parametrize(
@@ -147,6 +161,22 @@ def test_the_clients_own_cap_is_no_fault_of_the_model() -> None:
 def test_an_answer_follows_the_schema_that_was_asked_for(text: str, schema: dict[str, Any], failed: str) -> None:
     """A schema that makes no sense is the provider's to refuse."""
     assert failed_check(Verify(), Said(text=text, finish="stop"), schema=schema, own_cap=False) == failed
+
+
+@pytest.mark.parametrize(
+    ("items", "good", "bad"),
+    [
+        ({"anyOf": [*[{"type": "string"}] * 20_000, {"type": "integer"}]}, 1, None),
+        ({"enum": [*range(20_000)]}, 19_999, -1),
+        ({"required": ["a"] * 20_000}, {"a": 1}, {}),
+        ({"type": ["integer"] * 20_000}, 1, "x"),
+    ],
+)
+def test_a_schema_that_would_take_minutes_is_looked_at_for_a_while(items: dict[str, Any], good: Any, bad: Any) -> None:
+    """A client writes it, and may ask for an answer that takes long to hold against it: all others wait. What is not looked at passes."""
+    schema = {"type": "array", "items": items}
+    assert not fits([good, good, bad], schema)
+    assert fits([*[good] * 20_000, bad], schema)
 
 
 def test_an_uncertain_answer_does_not_pass() -> None:
