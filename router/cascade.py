@@ -37,7 +37,7 @@ class Chain:
         self._client = client
         self._cascade = cascade
         self._kept: tuple[Captured, Attempt, Usage | None] | None = None
-        """The latest answer that did not pass: better than none."""
+        """The latest answer that did not pass, or has not passed yet: better than none."""
         decision = call.decision
         # Set by routing, or routing has raised.
         assert decision is not None  # noqa: S101
@@ -85,10 +85,11 @@ class Chain:
         said = captured.said()
         if asks_more:
             captured.replace(without_logprobs(captured.data, stream=not captured.whole))
+        # From here on there is something to show, also if the time is over while others are asked about it.
+        self._kept = captured, winner, call.usage
+        call.kept = self._show_kept
         verdict = await self._verdict(said)
         if verdict:
-            self._kept = captured, winner, call.usage
-            call.kept = self._show_kept
             return None, verdict
         await self._show(captured)
         return None, "accepted"
@@ -111,11 +112,14 @@ class Chain:
 
     def _is_too_late(self, step: Step) -> bool:
         """Whether all of a step's models usually need longer than there is time, and there is an answer to be shown instead."""
+        return self._kept is not None and self._come_too_late(step.deployments)
+
+    def _come_too_late(self, names: tuple[str, ...]) -> bool:
         deadline = self._call.deadline
-        if deadline is None or self._kept is None:
+        if deadline is None:
             return False
         left_ms = (deadline - self._doors.clock()) * 1000
-        usual = [self._doors.fleet.usual_ms(name) for name in step.deployments]
+        usual = [self._doors.fleet.usual_ms(name) for name in names]
         return all(ms is not None and ms > left_ms for ms in usual)
 
     async def _ask_the_last(self, step: Step) -> Failure | None:
@@ -181,8 +185,8 @@ class Chain:
         return ""
 
     async def _second(self, names: tuple[str, ...], request: ParsedRequest, what: str) -> Said | None:
-        """What another model says; None: it cannot be asked, or does not answer."""
-        if not names:
+        """What another model says; None: it cannot be asked, or not in time, or does not answer."""
+        if not names or self._come_too_late(names):
             return None
         call, captured = self._call, Captured(self._client)
         operation, call.operation = call.operation, request.operation

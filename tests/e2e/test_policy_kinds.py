@@ -180,6 +180,30 @@ async def test_the_small_answer_is_shown_when_the_deadline_passes(tmp_path: Path
         assert 0 < await overhead_seconds(app) < 1.5
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_shown_although_nobody_has_judged_it_in_time(tmp_path: Path, stream: bool) -> None:
+    """It is there and paid for; 504 in its place would help nobody."""
+    by = "{kind: cascade, steps: [small, large], verify: {judge: {model: judge, at_least: 70%}}}"
+    async with running(tmp_path, config(by)) as app:
+        app.up.on("small", Stream(tokens=3, text="four"))
+        app.up.on("judge", Json(before=Gate()))
+        answer = await app.ask("auto", stream=stream, faregate={"deadline_ms": 2000})
+        assert (answer.status_code, answer.text.count("four")) == (200, 3)
+        assert await books(app) == [("up/small", "cascade:small", "ok"), ("up/judge", "cascade:judge", "upstream_lost")]
+        assert stream or await charged(app) == usd(answer.headers["x-faregate-cost-usd"]) > 0
+
+
+async def test_a_judge_who_usually_comes_too_late_is_not_asked(tmp_path: Path) -> None:
+    """What it costs would be paid for nothing."""
+    by = "{kind: cascade, steps: [small, large], verify: {judge: {model: judge, at_least: 70%}}}"
+    async with running(tmp_path, config(by)) as app:
+        app.app.service.fleet.succeeded("up/judge", first_token_ms=None, total_ms=60_000.0, output_tokens=5)
+        app.up.on("large", Json(text="43"))
+        answer = await app.ask("auto", headers={"x-faregate-deadline-ms": "30000"})
+        assert text_of(answer) == "43"
+        assert await books(app) == [("up/small", "cascade:small", "ok"), ("up/large", "cascade:large", "ok")]
+
+
 async def test_a_hedge_takes_whoever_begins_first_and_charges_the_other(tmp_path: Path) -> None:
     """The slow call is cancelled; what it may have cost is booked, never nothing."""
     slow = Gate()
