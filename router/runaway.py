@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from policies.types import Rejection
@@ -25,6 +25,9 @@ log = logging.getLogger("faregate.runaway")
 PAUSED: Final = "session_paused"
 KEEP_MS: Final = 30 * 86_400_000
 """How long a pause lasts if nobody approves the session."""
+MOST_PAUSED: Final = 1000
+"""Paused sessions of a key. Clients invent the names, and a request costs them nothing if it is refused: beyond, sessions are refused as
+long as they run away, which needs no memory."""
 
 
 class Marks(Protocol):
@@ -71,6 +74,8 @@ class Runaway:
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._paused: dict[str, str] = {}
         """Tokens by session."""
+        self._paused_of: Counter[str] = Counter()
+        """How many are paused, by key."""
         self._unsaved: set[str] = set()
         """Paused here, and the store does not know it yet."""
 
@@ -103,6 +108,8 @@ class Runaway:
 
     def _act(self, call: Call, name: str, what: str, figures: str) -> None:
         action = self._rules.then
+        if action == "pause" and self._paused_of[_key_of(name)] >= MOST_PAUSED:
+            action = "refuse"
         self._metrics.ran_away(signal=what, action=action)
         log.warning("session '%s' runs away: %s; %s", call.session, figures, action)
         if action == "slow":
@@ -116,6 +123,7 @@ class Runaway:
             raise RouterError(SESSION_REFUSED, message, details={"session": call.session, "signal": what})
         else:
             self._paused[name] = secrets.token_hex(8)
+            self._paused_of[_key_of(name)] += 1
             self._unsaved.add(name)
             raise self._refusal(call, name, figures)
 
@@ -143,22 +151,21 @@ class Runaway:
         for name in sorted(self._unsaved):
             await store.mark(f"{PAUSED}|{self._paused[name]}|{name}", keep_ms=KEEP_MS, event=b"")
             self._unsaved.discard(name)
-        known = paused_in(await store.marks())
+        known = dict(pauses_in(await store.marks()))
         for name in [name for name in self._paused if name not in known and name not in self._unsaved]:
             del self._paused[name]
             self._runs.pop(name, None)
         self._paused.update({name: token for name, token in known.items() if name not in self._unsaved})
+        self._paused_of = Counter(map(_key_of, self._paused))
 
 
-def paused_in(marks: Mapping[str, object]) -> dict[str, str]:
-    """Tokens by session of what is paused."""
-    found = {}
+def pauses_in(marks: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Sessions that are paused, and their tokens: one has several if several workers paused it at the same moment."""
     for mark in marks:
         kind, _, rest = mark.partition("|")
         token, _, name = rest.partition("|")
         if kind == PAUSED:
-            found[name] = token
-    return found
+            yield name, token
 
 
 async def approve(store: Marks, token: str) -> str | None:
@@ -167,9 +174,10 @@ async def approve(store: Marks, token: str) -> str | None:
     Raises:
         StoreUnavailable: it stays paused.
     """
-    for name, known in paused_in(await store.marks()).items():
-        if secrets.compare_digest(known.encode(), token.encode()):
-            await store.clear([f"{PAUSED}|{known}|{name}"])
+    pauses = list(pauses_in(await store.marks()))
+    for name, known in pauses:
+        if secrets.compare_digest(known.encode(), token.encode("utf-8", "replace")):
+            await store.clear([f"{PAUSED}|{each}|{name}" for other, each in pauses if other == name])
             return name
     return None
 
@@ -177,3 +185,7 @@ async def approve(store: Marks, token: str) -> str | None:
 def _name(call: Call) -> str:
     """A session of one key is none of another key's."""
     return f"{escape_scope(call.principal.key_id)}|{escape_scope(call.session)}"
+
+
+def _key_of(name: str) -> str:
+    return name.partition("|")[0]

@@ -73,9 +73,10 @@ def signal(rules: RunawayRules, run: Run, messages: msgspec.Raw | None, now_ms: 
         return None
     try:
         said = _decode(messages)
+        return _repeats(rules, run, said) or _loops(rules, said)
     except msgspec.MsgspecError:
+        # Not a list, or it has numbers that nothing here holds: the provider's to refuse.
         return None
-    return _repeats(rules, run, said) or _loops(rules, said)
 
 
 def _repeats(rules: RunawayRules, run: Run, said: list[msgspec.Raw]) -> tuple[Signal, str] | None:

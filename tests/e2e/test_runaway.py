@@ -32,6 +32,9 @@ keys:
 """
 
 
+OTHER = "sk-other-0123456789abcdefghijklmnopqrst"
+
+
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
@@ -73,6 +76,45 @@ async def test_a_paused_session_goes_on_when_somebody_approves_it(tmp_path: Path
         assert not await ledger.alert_store().marks()
         told = [msgspec.json.decode(entry, type=AuditEntry) async for _, entry in ledger.control_store().history()]
     assert [(each.via, each.target) for each in told if each.action == "session.approve"] == [("command", "run-1")]
+
+
+async def test_any_token_of_a_session_lets_it_go_on(tmp_path: Path, store: str) -> None:
+    """Workers that pause it at the same moment each make a token: who was told either one need not find the other."""
+    config = CONFIG.format(store=store, rules="same_prompt: 2")
+    async with running(tmp_path, config) as app, visiting(store) as ledger:
+        told = [await ask(app) for _ in range(2)][1].json()["error"]["approval"]
+        marks = ledger.alert_store()
+        for token in ("0000000000000000", "ffffffffffffffff"):
+            await marks.mark(f"session_paused|{token}|tester|run-1", keep_ms=60_000, event=b"")
+        await app.app.service._sync_pauses()
+        assert (await ask(app)).status_code == 403
+        assert await said("approve", told, "--store", store) == "session run-1 of key tester goes on\n"
+        assert not await marks.marks()
+        await app.app.service._sync_pauses()
+        assert (await ask(app)).status_code == 200
+
+
+async def test_a_key_can_have_so_many_sessions_paused_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients invent their names, and need not pay for it: no worker remembers them all, nor does the store. The others are refused."""
+    monkeypatch.setattr("router.runaway.MOST_PAUSED", 2)
+    config = CONFIG.format(store="STORE", rules="same_prompt: 2") + "  other: {secret: $OTHER_KEY}\n"
+    async with running(tmp_path, config, environment={"OTHER_KEY": OTHER}) as app:
+
+        async def code(session: str, **more: str) -> str:
+            headers = {"x-faregate-session": session, **more}
+            return [await app.ask("unknown", headers=headers) for _ in range(2)][1].json()["error"]["code"]
+
+        assert [await code(f"run-{i}") for i in range(4)] == ["session_paused", "session_paused", "session_refused", "session_refused"]
+        assert await code("run-1", authorization=f"Bearer {OTHER}") == "session_paused"
+        await app.app.service._sync_pauses()
+        assert await code("run-4") == "session_refused"
+        assert (await ask(app, "run-4", "Another")).status_code == 200
+        async with visiting(app.store) as ledger:
+            marks = ledger.alert_store()
+            assert len(await marks.marks()) == 3
+            await marks.clear([name for name in await marks.marks() if name.endswith("|tester|run-0")])
+        await app.app.service._sync_pauses()
+        assert await code("run-5") == "session_paused"
 
 
 async def test_a_session_that_spends_too_fast_is_led_to_small_models(tmp_path: Path) -> None:

@@ -99,3 +99,14 @@ def test_arguments_nested_beyond_all_depth_are_taken_as_they_are() -> None:
     found = signal(RunawayRules(same_tool_call=3), Run(0), said, 1)
     assert found is not None
     assert found[0] == "same_tool_call"
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "1e999"])
+def test_numbers_beyond_all_bounds_are_the_providers_to_refuse(number: str) -> None:
+    """A client that sends one is not to get an internal error for it."""
+    rules, run = RunawayRules(same_prompt=2, same_tool_call=2), Run(NOW)
+    messages = msgspec.Raw(b'[{"role": "assistant", "tool_calls": [], "x": %s}]' % number.encode())
+    assert signal(rules, run, messages, NOW) is None
+    found = signal(rules, run, messages, NOW)
+    assert found is not None
+    assert found[0] == "same_prompt"
