@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
@@ -64,13 +64,17 @@ def _listed(value: object) -> object:
     return {name: {} for name in names}
 
 
+def _names_a_host(value: str, parts: SplitResult) -> bool:
+    try:
+        return bool(parts.hostname) and parts.port != 0 and re.search(r"[\s\x00-\x1f\x7f]", value) is None
+    except ValueError:
+        # The port is none.
+        return False
+
+
 def _url(value: str) -> str:
     parts = urlsplit(value)
-    try:
-        port_is_good = parts.port is None or parts.port >= 0
-    except ValueError:
-        port_is_good = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or re.search(r"[\s\x00-\x1f\x7f]", value):
+    if parts.scheme not in ("http", "https") or not _names_a_host(value, parts):
         raise ValueError(f"{shown(value)} is not a URL; write https://host/v1")
     if parts.username is not None:
         raise ValueError("a URL must not hold a credential; write it into api_key or headers")
@@ -81,7 +85,7 @@ def _url(value: str) -> str:
 
 def _proxy_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https", "socks5", "socks5h") or not parts.hostname:
+    if parts.scheme not in ("http", "https", "socks5", "socks5h") or not _names_a_host(value, parts):
         raise ValueError(f"{shown(hide_password(value))} is not the URL of a proxy; write http://host:3128")
     return value
 

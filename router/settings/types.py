@@ -64,8 +64,8 @@ def format_money(nusd: int) -> str:
 
 
 def hide_password(address: str) -> str:
-    """An address without the credentials in it."""
-    return re.sub(r"://[^@/]*@", "://***@", address)
+    """An address without the credentials in it, also if they have an @ or a slash that should have been encoded."""
+    return re.sub(r"://.*@", "://***@", address, flags=re.DOTALL)
 
 
 def _price_rate(value: object) -> int:

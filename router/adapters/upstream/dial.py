@@ -54,7 +54,7 @@ async def connect(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, context: 
     """
     proxy = proxy_of(endpoint)
     host, port = (endpoint.host, endpoint.port) if proxy is None else (proxy.host, proxy.port)
-    where = f"{host}:{port}" if proxy is None else f"the proxy {host}:{port}"
+    where = f"{host}:{port}" if proxy is None else f"the proxy {in_url(host)}:{port}"
     addresses = await _resolve(endpoint.name, loop, host, port)
     failure = UpstreamError("dns", f"{endpoint.name}: {host} has no address", sent=False)
     for position, address in enumerate(addresses):
@@ -114,7 +114,7 @@ async def _tunnel(endpoint: Endpoint, loop: asyncio.AbstractEventLoop, address: 
         where = f"{in_url(endpoint.host)}:{endpoint.port}"
         credentials = f"proxy-authorization: {proxy.credentials}\r\n" if proxy.credentials else ""
         await loop.sock_sendall(tunnel, f"CONNECT {where} HTTP/1.1\r\nhost: {where}\r\n{credentials}\r\n".encode())
-        await _opened(endpoint.name, loop, tunnel, f"{proxy.host}:{proxy.port}")
+        await _opened(endpoint.name, loop, tunnel, f"{in_url(proxy.host)}:{proxy.port}")
     except BaseException:
         tunnel.close()
         raise
