@@ -101,6 +101,14 @@ def test_no_error_of_a_provider_shows_a_secret(providers: str) -> None:
     assert SECRET[8:] not in text
 
 
+@pytest.mark.parametrize("at", ["w@h:99999", "w@h:x", "w@h:0", "/w@h:1", "@w@h:port", "w@h h:1"])
+def test_a_proxy_that_cannot_be_dialled_is_refused_without_its_password(at: str) -> None:
+    """It would fail each call, and not before; an @ or a slash that was not encoded does not show the rest."""
+    shown_as = f"http://***@{at.rpartition('@')[2]}"
+    text = "\n".join(wrong(f"version: 1\nproviders: {{ollama: {{proxy: 'http://me:p{at}'}}}}\n", ENVIRON))
+    assert f'providers.ollama.proxy: "{shown_as}" is not the URL of a proxy' in text
+
+
 @pytest.mark.parametrize(
     "text", ["sk-proj-abcdefgh1234", "AKIAIOSFODNN7EXAMPLE", "gsk_abcdefghijkl", "9f8e7d6c5b4a39281706", "Bearer sk-abcdefgh12"]
 )
