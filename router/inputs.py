@@ -16,13 +16,15 @@ _USD: Final = re.compile(rf"\+?(?:\$ *({NUMBER})|({NUMBER}) *usd)", re.IGNORECAS
 _COUNT: Final = re.compile(rf"\+?({NUMBER})([kKmM]?)")
 _COUNTS: Final = {"": 1, "k": 10**3, "m": 10**6}
 _EXPIRY: Final = re.compile(r"([0-9]{1,6})([hdw])")
+LATEST_MS: Final = 253_402_300_799_000
+"""9999-12-31T23:59:59Z, Unix ms: what lies beyond cannot be shown as a date."""
 
 
 def parse_until(text: str, *, now: datetime) -> int:
     """When something ends, Unix ms; a time of day, or a moment without a time zone, is in that of `now`.
 
     Raises:
-        ValueError: not a time, or it has passed already.
+        ValueError: not a time, it has passed already, or it is beyond the year 9999.
     """
     clock, length = _CLOCK.fullmatch(text), _LENGTH.fullmatch(text)
     if clock:
@@ -38,7 +40,13 @@ def parse_until(text: str, *, now: datetime) -> int:
         moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
     if moment <= now:
         raise ValueError(f"{text} has passed already")
-    return round(moment.timestamp() * 1000)
+    return _in_calendar(round(moment.timestamp() * 1000), text)
+
+
+def _in_calendar(moment_ms: int, text: str) -> int:
+    if moment_ms > LATEST_MS:
+        raise ValueError(f"{text} is beyond the year 9999")
+    return moment_ms
 
 
 def parse_amount(text: str, unit: str) -> int:
@@ -67,7 +75,7 @@ def parse_expiry(text: str, *, now: datetime) -> int:
     """When a key ends, Unix ms: a date (its first moment, UTC), a date with time, or a time from now such as `30d`.
 
     Raises:
-        ValueError: neither, or it has passed already.
+        ValueError: neither, it has passed already, or it is beyond the year 9999.
     """
     length = _EXPIRY.fullmatch(text)
     if length:
@@ -80,4 +88,4 @@ def parse_expiry(text: str, *, now: datetime) -> int:
         moment_ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     if moment_ms <= now.timestamp() * 1000:
         raise ValueError(f"{text} has passed already")
-    return moment_ms
+    return _in_calendar(moment_ms, text)

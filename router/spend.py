@@ -46,6 +46,8 @@ TAG: Final = "tag:"
 
 _AGO: Final = re.compile(r"(\d{1,5})\s*([hdw])")
 _AGO_UNIT: Final = {"h": "hours", "d": "days", "w": "weeks"}
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -136,17 +138,23 @@ def _add(sums: Sums, record: SpendRecord, charged: int, *, known_sweep: bool) ->
 def parse_moment(text: str, *, now: datetime, zone: tzinfo) -> datetime:
     """Read `7d`, `24h`, `2w` (that long ago), `2026-11-01` or `2026-11-01T14:00` (in `zone` unless it says otherwise).
 
+    What lies before 1970 or after 9998 is moved there: there are no records, and stores and calendars end.
+
     Raises:
         ValueError: none of these.
     """
     ago = _AGO.fullmatch(text.strip().lower())
     if ago:
-        return now - timedelta(**{_AGO_UNIT[ago[2]]: int(ago[1])})
+        return _within(now - timedelta(**{_AGO_UNIT[ago[2]]: int(ago[1])}))
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise ValueError(f"{text!r} is not a moment: write 7d, 24h, 2026-11-01 or 2026-11-01T14:00") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+    return _within(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
+
+
+def _within(moment: datetime) -> datetime:
+    return min(max(moment, _FIRST), _LAST)
 
 
 def dimension(name: str) -> Dimension:

@@ -42,6 +42,7 @@ class Serving(Protocol):
     """The process whose office this is."""
 
     snapshot: Snapshot
+    store: str
     ledger: Ledger
     controls: LiveControls
     versions: Versions

@@ -13,6 +13,7 @@ from router.domain.money import to_usd
 from router.domain.windows import bucket_set
 from router.edge.headers import Headers
 from router.fleet import Fleet
+from router.inputs import LATEST_MS
 from router.ports import Books
 from router.routing import find_route, may_ask
 from router.scopes import NO_KEY, NO_TEAM
@@ -80,8 +81,8 @@ class View:
 
 
 def moment(at_ms: int) -> str:
-    """Unix milliseconds as people and programs read them: ISO 8601, UTC, whole seconds."""
-    return datetime.fromtimestamp(at_ms // 1000, UTC).isoformat().replace("+00:00", "Z")
+    """Unix milliseconds as people and programs read them: ISO 8601, UTC, whole seconds. The calendar ends with the year 9999."""
+    return datetime.fromtimestamp(min(at_ms, LATEST_MS) // 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def model_card(view: View, route: Route) -> dict[str, Any]:

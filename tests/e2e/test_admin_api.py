@@ -6,8 +6,10 @@ import asyncio
 import csv
 import json
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,9 @@ async def test_the_books_are_read_by_page_by_request_and_as_csv(desk: Desk) -> N
     for path, query in (
         ("spend", {"by": "nonsense"}),
         ("records", {"cursor": "x"}),
+        ("records", {"cursor": "0.0.1-1"}),
+        ("records", {"cursor": "0.0.999999.01234567"}),
+        ("records", {"cursor": "٣.0."}),
         ("records", {"since": "soon"}),
         ("audit", {"limit": "0"}),
     ):
@@ -254,6 +259,35 @@ async def test_the_books_are_read_by_page_by_request_and_as_csv(desk: Desk) -> N
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, *{name.replace("limit", "limit") for name in query}), (
             answer.text
         )
+
+
+async def test_a_record_of_another_release_does_not_keep_the_others_from_being_shown(desk: Desk, tmp_path: Path) -> None:
+    """After a step back to an older release, its pages go on."""
+    for _ in range(3):
+        await desk.ask()
+    async with asyncio.timeout(20):
+        while len((await desk.get("records"))["data"]) < 3:
+            await asyncio.sleep(0.02)
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db, db:
+        db.execute("UPDATE log SET record = ? WHERE seq = (SELECT min(seq) FROM log)", (b'{"route": 5}',))
+    assert len((await desk.get("records"))["data"]) == 2
+
+
+async def test_moments_beyond_the_calendar_are_refused_and_lists_go_on(desk: Desk) -> None:
+    """One entry that cannot be shown would take all others with it, for good."""
+    late = "9999-12-31T23:59:59-23:59"
+    for path, body in (
+        ("keys", {"name": "x", "expires": "999999w"}),
+        ("keys", {"name": "x", "expires": late}),
+        ("freezes", {"target": "team=search", "reason": "x", "until": late}),
+        ("budgets/everyone/raise", {"amount": "1usd", "reason": "x", "until": late}),
+    ):
+        assert "beyond the year 9999" in (await desk.post(path, status=400, **body))["error"]["message"]
+    for path in ("keys", "freezes", "budgets", "audit"):
+        await desk.get(path)
+    for moment in (late, "0001-01-01T00:00:00+23:59", "99999w"):
+        for path in ("spend", "audit", "records"):
+            await desk.get(path, since=moment, until=moment)
 
 
 async def test_hostile_input_is_refused_in_one_shape_and_nothing_leaks(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:

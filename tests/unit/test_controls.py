@@ -29,7 +29,7 @@ from router.domain.controls import (
 )
 from router.errors import StoreUnavailable
 from router.fleet import Fleet
-from router.inputs import parse_amount, parse_until
+from router.inputs import LATEST_MS, parse_amount, parse_until
 from router.live_controls import LiveControls
 from tests.control_fakes import MemoryControls
 from tests.pipeline_fakes import World, ask, json_answer, snapshot
@@ -139,6 +139,14 @@ def test_the_end_of_a_change_is_read_as_people_write_it(text: str, expected: dat
 def test_what_is_no_end_is_refused(text: str) -> None:
     """Rather than guessed: a change without an end stays."""
     with pytest.raises(ValueError, match=r"no time|has passed"):
+        parse_until(text, now=NOW)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59-00:01"])
+def test_an_end_beyond_the_calendar_is_refused(text: str) -> None:
+    """It could be kept, but never shown: every list with it in would fail."""
+    assert parse_until("9999-12-31T23:59:59+00:00", now=NOW) == LATEST_MS
+    with pytest.raises(ValueError, match="beyond the year 9999"):
         parse_until(text, now=NOW)
 
 

@@ -78,7 +78,16 @@ def test_expiry_is_written_as_people_write_it(text: str, expected: str) -> None:
     assert inputs.parse_expiry(text, now=NOW) == datetime.fromisoformat(expected).timestamp() * 1000
 
 
-@pytest.mark.parametrize(("text", "message"), [("soon", "is no time"), ("2020-01-01", "has passed"), ("d", "is no time")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("soon", "is no time"),
+        ("2020-01-01", "has passed"),
+        ("d", "is no time"),
+        ("999999w", "beyond the year 9999"),
+        ("9999-12-31T23:59:59-09:00", "beyond the year 9999"),
+    ],
+)
 def test_an_expiry_that_makes_no_sense_is_refused(text: str, message: str) -> None:
     """A key that has expired already is a mistake."""
     with pytest.raises(ValueError, match=message):
