@@ -46,7 +46,7 @@ TAG: Final = "tag:"
 
 _AGO: Final = re.compile(r"(\d{1,5})\s*([hdw])")
 _AGO_UNIT: Final = {"h": "hours", "d": "days", "w": "weeks"}
-_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -138,7 +138,7 @@ def _add(sums: Sums, record: SpendRecord, charged: int, *, known_sweep: bool) ->
 def parse_moment(text: str, *, now: datetime, zone: tzinfo) -> datetime:
     """Read `7d`, `24h`, `2w` (that long ago), `2026-11-01` or `2026-11-01T14:00` (in `zone` unless it says otherwise).
 
-    What lies before 1970 or after 9998 is moved there: there are no records, and stores and calendars end.
+    What lies before 1970 or after 9998 is moved to a moment close to it: there are no records, and stores and calendars end.
 
     Raises:
         ValueError: none of these.

@@ -129,8 +129,8 @@ def test_days_are_in_order_and_the_dearest_first_within() -> None:
         ("2026-11-01", datetime(2026, 10, 31, 15, tzinfo=UTC)),
         ("2026-11-01T09:30", datetime(2026, 11, 1, 0, 30, tzinfo=UTC)),
         ("2026-11-01T09:30+00:00", datetime(2026, 11, 1, 9, 30, tzinfo=UTC)),
-        ("0001-01-01T00:00:00+23:59", datetime(1970, 1, 1, tzinfo=UTC)),
-        ("99999w", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("0001-01-01T00:00:00+23:59", datetime(1970, 1, 2, tzinfo=UTC)),
+        ("99999w", datetime(1970, 1, 2, tzinfo=UTC)),
         ("9999-12-31T23:59:59-23:59", datetime(9999, 1, 1, tzinfo=UTC)),
     ],
 )
