@@ -7,10 +7,11 @@ certain. Nothing here reads a clock; what was seen is forgotten by count.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
+from policies.sequential import Count, Positive
 from policies.types import TEXT_ONLY
 from router.domain.experience import KEEP_MS
 from router.domain.request import INPUTS, ParsedRequest
@@ -242,19 +243,27 @@ class Habits:
         return lengths
 
 
+_InputKind = Annotated[str, msgspec.Meta(pattern=r"^[a-z]+ [0-9]{1,3}$")]
+"""Script and size."""
+_AnswerKind = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,3} [01]$")]
+"""Size, and whether the model thinks."""
+_Place = Annotated[int, msgspec.Meta(ge=4 * _EIGHTHS, lt=65 * _EIGHTHS)]
+"""Of a length in `Lengths`."""
+
+
 class Seen(msgspec.Struct, array_like=True, gc=False):
     """What a `Share` goes by."""
 
-    seen: int = 0
-    highest: float = 0.0
+    seen: Count = 0
+    highest: Positive = 0.0
 
 
 class Taught(msgspec.Struct, omit_defaults=True):
     """What answers taught, in a form that can be kept: by deployment, and by route and model with a line break between; then by kind."""
 
-    shares: dict[str, dict[str, Seen]] = {}
-    lengths: dict[str, dict[str, dict[int, int]]] = {}
-    used_ms: dict[str, int] = {}
+    shares: dict[str, dict[_InputKind, Seen]] = {}
+    lengths: dict[str, dict[_AnswerKind, dict[_Place, Count]]] = {}
+    used_ms: dict[str, Count] = {}
     """When something was added last, by the names of the first two."""
 
     def with_news(self, news: Taught, now_ms: int) -> Taught:

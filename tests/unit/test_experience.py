@@ -342,10 +342,23 @@ async def test_news_that_nobody_took_are_told_again(fails: str) -> None:
     assert (lengths(one).seen, share(one).seen) == ((4, 2) if fails == "after" else (3, 1))
 
 
-async def test_habits_in_another_form_begin_anew() -> None:
-    """Of another version of the program."""
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"shares": 7}',
+        b'{"shares": {"p/m": {"latin 2": [100, 1e308]}}}',
+        b'{"shares": {"p/m": {"latin 2": [100, -5.0]}}}',
+        b'{"shares": {"p/m": {"latin": [100, 0.5]}}}',
+        b'{"lengths": {"auto\\nm": {"x 0": {"60": 300}}}}',
+        b'{"lengths": {"auto\\nm": {"4 0": {"9": 300}}}}',
+        b'{"lengths": {"auto\\nm": {"4 0": {"99999999999": 300}}}}',
+        b'{"lengths": {"auto\\nm": {"4 0": {"60": -300}}}}',
+    ],
+)
+async def test_habits_in_another_form_begin_anew(row: bytes) -> None:
+    """Of another version of the program, or of impossible figures: these would fail each request, and each start."""
     store = Rows()
-    store.kept[HABITS] = b'{"shares": 7}'
+    store.kept[HABITS] = row
     one = Process(store)
     await one.look()
     lengths(one).add(100)
