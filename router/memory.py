@@ -25,6 +25,7 @@ from router.domain.windows import bucket_set
 from router.experiments import Experiments, Key, mark_of
 from router.metrics import Metrics
 from router.scopes import dims_of
+from router.tasks import end
 
 if TYPE_CHECKING:
     from router.call import Attempt, Call
@@ -81,10 +82,7 @@ class Memory:
 
     async def close(self) -> None:
         """Give up the copies that are under way; what they cost so far is booked."""
-        copies = list(self.copies)
-        for task in copies:
-            task.cancel()
-        await asyncio.gather(*copies, return_exceptions=True)
+        await end([*self.copies])
 
     def savings(self) -> Iterator[tuple[str, float]]:
         """What each cascade saves that has been used often enough: its name, and the share of the price of its last step alone."""

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from router.errors import StoreUnavailable
+from router.memory import Memory
 from router.tasks import Background, end
 
 
@@ -78,7 +79,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
 
 
-async def test_a_task_that_lost_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["task", "copy of a request"])
+async def test_a_task_that_lost_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """A library may take the first one for the end of its own time limit; the service would never end."""
     monkeypatch.setattr("router.tasks.INSIST_SECONDS", 0.01)
     lost = 0
@@ -95,5 +97,7 @@ async def test_a_task_that_lost_a_cancellation_is_cancelled_again(monkeypatch: p
 
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
-    await end([task])
+    memory = Memory(lambda: 0.0)
+    memory.copies.add(task)
+    await (end([task]) if what == "task" else memory.close())
     assert (task.cancelled(), lost) == (True, 2)
