@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -33,6 +35,9 @@ from router.ports import Controls, ControlStore, KeyStore
 
 TRIES: Final = 20
 """How often a change is tried anew because somebody else was faster."""
+PAUSE_SECONDS: Final = 0.02
+"""Longest pause before the first new try; before each further one it is so much longer."""
+MOST_PAUSE_SECONDS: Final = 0.25
 MOST_CONTROLS: Final = 1000
 """In force at a time: every worker keeps them all."""
 MAX_REASON: Final = 500
@@ -215,6 +220,14 @@ class Desk:
 
         await self._change(edit, reason=None)
 
+    async def has_noted(self, action: str, target: str, *, since_ms: int) -> bool:
+        """Whether the audit log says that somebody did this since then, by the store's clock."""
+        async for _, stored in self._store.history(since_ms=since_ms):
+            entry = msgspec.json.decode(stored, type=AuditEntry)
+            if (entry.action, entry.target) == (action, target):
+                return True
+        return False
+
     async def reload(self, *, reason: str = "") -> None:
         """Have all workers of all replicas read their configuration now."""
 
@@ -312,7 +325,10 @@ async def change(store: Controls, edit: Edit, *, limits: bool) -> ControlState:
     Raises:
         StoreUnavailable: the store does not answer, or others are always faster.
     """
-    for _ in range(TRIES):
+    for tries in range(TRIES):
+        if tries:
+            # Of those that try at the same time one succeeds: at different times, more do.
+            await asyncio.sleep(random.uniform(0, min(tries * PAUSE_SECONDS, MOST_PAUSE_SECONDS)))  # noqa: S311
         expected, now_ms = await store.look()
         state = decode_state(await store.load())
         if state.version != expected:

@@ -18,8 +18,12 @@ from router.known import unknown
 from router.ports import KeyStore, StoredKey
 from router.snapshot import Snapshot
 
+REVOKED: Final = "key.revoke"
+"""What the audit log calls it."""
 MAX_OVERLAP_SECONDS: Final = 90 * 86_400
 _TRIES: Final = 5
+_SKEW_MS: Final = 3_600_000
+"""By how much the store's clock may be behind ours."""
 
 
 class Keyring:
@@ -101,7 +105,7 @@ class Keyring:
         """
         key = await self.find(key_id)
         if key.revoked_ms is not None:
-            raise RouterError(INVALID_REQUEST, f"Key '{key_id}' is revoked, for good; mint another one.")
+            raise _is_revoked(key_id)
         minted = keys.mint(secrets.token_bytes(keys.RANDOM_BYTES), key_id=key_id)
         rotated = msgspec.structs.replace(
             key,
@@ -111,6 +115,10 @@ class Keyring:
         )
         await self._store.put_key(rotated)
         await self._desk.keys_changed("key.rotate", key_id, after=f"the secret before is good for {overlap_seconds:.0f} s", reason=reason)
+        # Whoever revoked it in the same moment may have found it revoked, and gone, before it was written back here.
+        if await self._desk.has_noted(REVOKED, key_id, since_ms=max(0, now_ms - _SKEW_MS)):
+            await self.revoke(key_id, now_ms=now_ms, reason="revoked while it was rotated")
+            raise _is_revoked(key_id)
         return rotated, minted.text
 
     async def revoke(self, key_id: str, *, now_ms: int, reason: str = "") -> StoredKey:
@@ -121,12 +129,13 @@ class Keyring:
             StoreUnavailable: the store does not answer, or others change the key all the time.
         """
         key = await self.find(key_id)
-        if key.revoked_ms is not None:
+        if key.revoked_ms is not None and await self._desk.has_noted(REVOKED, key_id, since_ms=max(0, key.revoked_ms - _SKEW_MS)):
             return key
+        # Also one that is revoked in the store, if nobody was told: whoever did it was stopped in the middle.
         for _ in range(_TRIES):
-            key = msgspec.structs.replace(key, revoked_ms=now_ms, previous_hmac="", previous_until_ms=0)
+            key = msgspec.structs.replace(key, revoked_ms=key.revoked_ms or now_ms, previous_hmac="", previous_until_ms=0)
             await self._store.put_key(key)
-            await self._desk.keys_changed("key.revoke", key_id, before="active", after="revoked", reason=reason)
+            await self._desk.keys_changed(REVOKED, key_id, before="active", after="revoked", reason=reason)
             # Whoever rotated it in the same moment may have written it back.
             key = await self.find(key_id)
             if key.revoked_ms is not None:
@@ -146,6 +155,10 @@ class Keyring:
             shown = f"'{key_id}'" if len(key_id) <= keys.ID_LENGTH else "of this id"
             raise RouterError(NOT_FOUND, f"There is no key {shown} in the ledger. Those of the configuration are changed there.")
         return found
+
+
+def _is_revoked(key_id: str) -> RouterError:
+    return RouterError(INVALID_REQUEST, f"Key '{key_id}' is revoked, for good; mint another one.")
 
 
 def check_names(snapshot: Snapshot, team: str, models: Sequence[str]) -> None:

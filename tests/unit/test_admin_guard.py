@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from router.admin import guard as guards
@@ -186,6 +187,39 @@ async def test_a_key_that_is_revoked_stays_so_although_it_is_rotated_in_the_same
         await ring.rotate(key.key_id, overlap_seconds=0, now_ms=1)
     with pytest.raises(RouterError, match="no key of this id"):
         await ring.find(text)
+
+
+async def test_a_rotation_does_not_bring_back_a_key_that_was_revoked_while_it_was_made() -> None:
+    """The one who revoked it has looked, found it revoked, and gone, before the other writes what it read before."""
+
+    class Slow(MemoryKeys):
+        revoked: Keyring | None = None
+
+        async def pepper(self) -> bytes:
+            other, self.revoked = self.revoked, None
+            if other is not None:
+                await other.revoke(key.key_id, now_ms=2000)
+            return await super().pepper()
+
+    store, controls = Slow(), MemoryControls()
+    ring = Keyring(store, Desk(controls, who="alice", via="admin"))
+    key, _ = await ring.mint(name="bot", tags={}, now_ms=1)
+    store.revoked = Keyring(store, Desk(controls, who="oscar", via="admin"))
+    with pytest.raises(RouterError, match="revoked, for good"):
+        await ring.rotate(key.key_id, overlap_seconds=60, now_ms=2001)
+    kept = store.kept[key.key_id]
+    assert (kept.revoked_ms, kept.previous_hmac) == (2001, "")
+
+
+async def test_a_key_that_was_revoked_without_a_word_is_told_of_by_the_next_try() -> None:
+    """Whoever revoked it was killed, or the store was busy: workers would believe in it until they look again."""
+    store, controls = MemoryKeys(), MemoryControls()
+    ring = Keyring(store, Desk(controls, who="alice", via="admin"))
+    key, _ = await ring.mint(name="bot", tags={}, now_ms=1)
+    store.kept[key.key_id] = msgspec.structs.replace(key, revoked_ms=5)
+    for _ in range(2):
+        assert (await ring.revoke(key.key_id, now_ms=9)).revoked_ms == 5
+    assert [entry.action for entry in controls.audit] == ["key.mint", "key.revoke"]
 
 
 async def test_workers_tell_each_other_what_only_they_know(tmp_path: Path) -> None:

@@ -194,6 +194,20 @@ async def test_a_change_that_makes_no_sense_is_refused() -> None:
         await Desk(MemoryControls(), who="a", via="b").change_limit("b", "raise", 5, reason="x")
 
 
+async def test_many_changes_at_the_same_time_are_all_made() -> None:
+    """Forty leaked keys are revoked by a script, all at once: in lockstep, most would lose each round."""
+
+    class Lockstep(MemoryControls):
+        async def load(self) -> bytes:
+            found = await super().load()
+            await asyncio.sleep(0)
+            return found
+
+    store = Lockstep()
+    await asyncio.gather(*(Desk(store, who="alice", via="admin").keys_changed("key.revoke", f"k{number}") for number in range(40)))
+    assert sorted(entry.target for entry in store.audit) == sorted(f"k{number}" for number in range(40))
+
+
 async def test_a_change_is_tried_anew_if_somebody_was_faster() -> None:
     """On top of theirs; but not for ever."""
     store = MemoryControls(b=BaseLimit(100))
