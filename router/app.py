@@ -251,7 +251,7 @@ class Service:
         self.metrics.configure(snapshot)
         if self.escrow is not None:
             self.escrow.configure(snapshot)
-        self.pipeline = pipeline
+        self.pipeline = pipeline.in_place_of(self.pipeline)
         self._view.switch(snapshot, admission)
         self.gate.switch(self.pipeline.serve)
         if self.draining:

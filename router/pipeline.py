@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
@@ -47,6 +47,12 @@ class Pipeline(Attempts):
     """Once a rule has asked for one."""
     _plans: Plans | None = None
     """Once a call had one, or a deadline."""
+
+    def in_place_of(self, before: Pipeline) -> Self:
+        """Know of sessions that run away what the one before knew."""
+        if self.runaway is not None and before.runaway is not None:
+            self.runaway.take_over(before.runaway)
+        return self
 
     async def warm_up(self) -> None:
         """Load what rules read of prompts, before there is a request that would wait for it."""

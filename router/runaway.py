@@ -71,13 +71,19 @@ class Runaway:
         self._metrics = metrics
         self._only_small = OnlySmall(steering)
         self._clock_ms = clock_ms
-        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._runs: dict[str, OrderedDict[str, Run]] = {}
+        """By key and session; those that sent something last at the end."""
         self._paused: dict[str, str] = {}
         """Tokens by session."""
         self._paused_of: Counter[str] = Counter()
         """How many are paused, by key."""
         self._unsaved: set[str] = set()
         """Paused here, and the store does not know it yet."""
+
+    def take_over(self, before: Runaway) -> None:
+        """Know what the one before knew, which calls under way go on telling: a reload lets no session go on."""
+        self._runs, self._unsaved = before._runs, before._unsaved
+        self._paused, self._paused_of = before._paused, before._paused_of
 
     def check(self, call: Call) -> None:
         """Look at a request before it is routed.
@@ -97,14 +103,25 @@ class Runaway:
             self._act(call, name, *found)
 
     def _run(self, name: str) -> Run:
-        now, runs = self._clock_ms(), self._runs
+        now, key = self._clock_ms(), _key_of(name)
+        runs = self._runs.setdefault(key, OrderedDict())
         run = runs.get(name)
+        is_new = run is None
         if run is None or run.seen_ms < now - self._rules.within_ms:
             run = runs[name] = Run(now)
         runs.move_to_end(name)
-        if len(runs) > self._rules.max_sessions:
-            runs.popitem(last=False)
+        if is_new and sum(map(len, self._runs.values())) > self._rules.max_sessions:
+            # Of who has most of them: a key that invents sessions must not blind the worker for those of others.
+            most = max(self._runs, key=lambda each: (len(self._runs[each]), each != key))
+            self._forget(next(iter(self._runs[most])))
         return run
+
+    def _forget(self, name: str) -> None:
+        runs = self._runs.get(_key_of(name))
+        if runs is not None:
+            runs.pop(name, None)
+            if not runs:
+                del self._runs[_key_of(name)]
 
     def _act(self, call: Call, name: str, what: str, figures: str) -> None:
         action = self._rules.then
@@ -138,7 +155,8 @@ class Runaway:
 
     def spent(self, call: Call) -> None:
         """Learn what a request has cost."""
-        run = self._runs.get(_name(call))
+        name = _name(call)
+        run = self._runs.get(_key_of(name), OrderedDict[str, Run]()).get(name)
         if run is not None:
             run.spent(self._clock_ms(), call.charge_nusd)
 
@@ -154,9 +172,10 @@ class Runaway:
         known = dict(pauses_in(await store.marks()))
         for name in [name for name in self._paused if name not in known and name not in self._unsaved]:
             del self._paused[name]
-            self._runs.pop(name, None)
+            self._forget(name)
         self._paused.update({name: token for name, token in known.items() if name not in self._unsaved})
-        self._paused_of = Counter(map(_key_of, self._paused))
+        self._paused_of.clear()
+        self._paused_of.update(map(_key_of, self._paused))
 
 
 def pauses_in(marks: Mapping[str, object]) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from pathlib import Path
 
@@ -115,6 +116,32 @@ async def test_a_key_can_have_so_many_sessions_paused_and_no_more(tmp_path: Path
             await marks.clear([name for name in await marks.marks() if name.endswith("|tester|run-0")])
         await app.app.service._sync_pauses()
         assert await code("run-5") == "session_paused"
+
+
+async def test_a_key_that_invents_sessions_does_not_hide_those_of_others(tmp_path: Path) -> None:
+    """Its own are forgotten for it: names cost nothing, and a worker remembers only so many."""
+    config = CONFIG.format(store="STORE", rules="same_prompt: 2, then: refuse, max_sessions: 3") + "  other: {secret: $OTHER_KEY}\n"
+    async with running(tmp_path, config, environment={"OTHER_KEY": OTHER}) as app:
+        assert (await ask(app)).status_code == 200
+        for session in "abcdef":
+            headers = {"x-faregate-session": session, "authorization": f"Bearer {OTHER}"}
+            assert (await app.ask("auto", headers=headers)).status_code == 200
+        assert (await ask(app)).status_code == 403
+        assert (await app.ask("auto", headers=headers)).status_code == 403
+        assert (await app.ask("auto", headers={**headers, "x-faregate-session": "a"})).status_code == 200
+
+
+async def test_a_reload_forgets_neither_what_is_paused_nor_what_runs(tmp_path: Path) -> None:
+    """Also what the store does not know yet; and a configuration without the rule forgets it."""
+    config = CONFIG.format(store="STORE", rules="same_prompt: 2")
+    async with running(tmp_path, config) as app:
+        service = app.app.service
+        assert [(await ask(app)).status_code for _ in range(2)] == [200, 403]
+        assert (await ask(app, "run-2")).status_code == 200
+        await service.swap(service.snapshot)
+        assert [(await ask(app, session)).status_code for session in ("run-1", "run-2")] == [403, 403]
+        await service.swap(dataclasses.replace(service.snapshot, runaway=None))
+        assert (await ask(app)).status_code == 200
 
 
 async def test_a_session_that_spends_too_fast_is_led_to_small_models(tmp_path: Path) -> None:
