@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,9 @@ from router.books.columns import FOCUS, focus_row, plain_row, plain_types
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
 
+FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a text begins with that a spreadsheet runs."""
+NUMBER: Final = re.compile(r"-[0-9]+(?:\.[0-9]+)?")
 Format = Literal["csv", "parquet", "focus", "jsonl"]
 
 
@@ -60,7 +64,8 @@ def csv_cell(value: object) -> str:
         return "true" if value else "false"
     text = str(value)
     # Names come from clients. A spreadsheet runs a text that begins like a formula; a negative number is none.
-    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "@", "\t", "\r")) else text
+    formula = isinstance(value, str) and text.startswith(FORMULAS) and not NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
 
 
 def write_parquet(path: Path, records: Sequence[SpendRecord]) -> None:

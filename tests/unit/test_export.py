@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 
 from router import cli
 from router.adapters.choose import open_ledger
+from router.adapters.sqlite import markers
 from router.books import export as module
 from router.books.columns import FOCUS, entry_id, plain_types
 from router.books.export import CURSOR_FILE, Exported
-from router.books.writers import Format, write_focus
+from router.books.writers import Format, csv_cell, write_focus
 from router.domain.budgets import NEVER_MS, BucketSet, Reservation
 from router.domain.records import SpendRecord
 from router.errors import ConfigError
@@ -240,12 +241,36 @@ def test_focus_keeps_the_rules_of_its_columns(tmp_path: Path) -> None:
     assert len({name.lower() for name in FOCUS}) == len(FOCUS)
 
 
-def test_a_name_cannot_carry_a_formula(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["=1+1", "+1+1", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\tx"])
+def test_a_name_cannot_carry_a_formula(name: str, tmp_path: Path) -> None:
     """A spreadsheet runs what begins like one."""
     store, out = str(tmp_path / "ledger.sqlite"), tmp_path / "out"
-    asyncio.run(book(store, [record(user="=1+1")]))
+    asyncio.run(book(store, [record(user=name)]))
     export(store, out, "csv")
-    assert rows(out)[0]["user"] == "'=1+1"
+    assert rows(out)[0]["user"] == f"'{name}"
+
+
+def test_a_negative_amount_is_no_formula() -> None:
+    """Corrections have some, also as texts; they are to be added up."""
+    assert [csv_cell(value) for value in (-7, "-0.00002", "-7", "-", "a-b")] == ["-7", "-0.00002", "-7", "'-", "a-b"]
+
+
+def test_a_reader_does_not_read_the_whole_log_for_every_page(tmp_path: Path) -> None:
+    """With millions of records each page would take a second: all exports, sinks and alerts read by pages."""
+    steps: dict[int, int] = {}
+    for size in (50, 5000):
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            db.execute("CREATE TABLE log (seq INTEGER PRIMARY KEY, at_ms INTEGER, attempt_id TEXT, outcome TEXT)")
+            db.executemany("INSERT INTO log VALUES (?, 1, 'a', 'ok')", ((number,) for number in range(1, size)))
+            taken = [0]
+
+            def count(taken: list[int] = taken) -> None:
+                taken[0] += 1
+
+            db.set_progress_handler(count, 1)
+            markers._check(db, "7", 7)
+            steps[size] = taken[0]
+    assert steps[50] == steps[5000]
 
 
 def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:

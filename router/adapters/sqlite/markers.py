@@ -128,7 +128,8 @@ def _check(db: sqlite3.Connection, cursor: str, place: int) -> None:
     """A file that was restored or made anew gives numbers a second time: what is new would be taken for read."""
     mark = cursor.partition(".")[2]
     row = db.execute("SELECT at_ms, attempt_id, outcome FROM log WHERE seq=?", (place,)).fetchone()
-    least, most = db.execute("SELECT min(seq), max(seq) FROM log").fetchone()
+    # Both in one SELECT would make SQLite read the whole log.
+    least, most = db.execute("SELECT (SELECT min(seq) FROM log), (SELECT max(seq) FROM log)").fetchone()
     # A line that is not there was trimmed, as all before it were, or has not been written.
     replaced = (mark and _mark(*row) != mark) if row else least is not None and place and (least <= place or most < place)
     if replaced:
