@@ -233,6 +233,7 @@ class RunningApp:
             loop.add_signal_handler(number, self._asked.set)
         # Ignored where the configuration is fixed: the signal would end the process.
         loop.add_signal_handler(signal.SIGHUP, self.service.reload_soon)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     async def until_signal(self) -> None:
         """Wait for a signal that was caught; a worker whose supervisor was killed ends, too."""
@@ -288,6 +289,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         with tempfile.TemporaryDirectory(prefix="faregate-") as folder:
             results = await asyncio.gather(*(self._keep(number, folder) for number in range(self._workers)))
         return max(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -31,6 +32,8 @@ def command(
     run_folder: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve a configuration file, or what is found in the environment."""
+    # It asks for a reload, and would end a process that starts: it waits until it is caught.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from router.logs import configure_logging
     from router.settings import load_snapshot
 
